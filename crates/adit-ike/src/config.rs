@@ -1,0 +1,158 @@
+//! What the operator asked for, as the machine needs it: connections, their children, and shared secrets.
+//!
+//! This module owns the meaning of a configuration, never its text: files, references and diagnostics live in the `adit` crate.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use adit_crypto::Secret;
+use adit_wire::ikev2::{Proposal, TrafficSelector};
+
+use crate::identity::{Identity, IdentityPattern};
+
+/// Settings of the whole gateway.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Half-open IKE SAs (as responder) above which a cookie is demanded (RFC 7296 2.6).
+    pub cookie_threshold: usize,
+    /// Hard cap on half-open IKE SAs; beyond it requests without a fitting cookie or not are dropped.
+    pub half_open_limit: usize,
+    /// How long an IKE SA may stay half-open as responder.
+    pub half_open_timeout: Duration,
+    /// The UDP port of IKE without NAT traversal.
+    pub ike_port: u16,
+    /// The UDP port of IKE and ESP with NAT traversal (RFC 3948).
+    pub nat_t_port: u16,
+    /// Interval of NAT keepalives while we are behind a NAT and otherwise silent.
+    pub nat_keepalive: Duration,
+    /// Emit [`crate::Output::KeyLog`]: every key in the clear, for debugging only.
+    pub key_log: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cookie_threshold: 30,
+            half_open_limit: 10_000,
+            half_open_timeout: Duration::from_secs(30),
+            ike_port: 500,
+            nat_t_port: 4500,
+            nat_keepalive: Duration::from_secs(20),
+            key_log: false,
+        }
+    }
+}
+
+/// One `connections.<name>` section.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Name of the section.
+    pub name: String,
+    /// Local addresses it may use; empty means any.
+    pub local_addrs: Vec<AddressSpec>,
+    /// Peers it may talk to; empty means any (then it can only respond).
+    pub remote_addrs: Vec<AddressSpec>,
+    /// Local IKE port to start from.
+    pub local_port: u16,
+    /// Peer's IKE port to start from.
+    pub remote_port: u16,
+    /// IKE proposals in order of preference (protocol IKE, no SPI, numbered from 1).
+    pub proposals: Vec<Proposal>,
+    /// Who we are; `None` means our address of the IKE SA.
+    pub local_id: Option<Identity>,
+    /// Whom we accept.
+    pub remote_id: IdentityPattern,
+    /// Force UDP encapsulation by faking NAT detection.
+    pub encap: bool,
+    /// Idle time after which the peer's liveness is checked; zero means never.
+    pub dpd_delay: Duration,
+    /// How requests are repeated.
+    pub retransmission: Retransmission,
+    /// The children in the order of the file.
+    pub children: Vec<Child>,
+}
+
+/// One `connections.<conn>.children.<name>` section.
+#[derive(Clone, Debug)]
+pub struct Child {
+    /// Name of the section.
+    pub name: String,
+    /// ESP proposals in order of preference (protocol ESP, no SPI; may hold KE transforms for PFS).
+    pub proposals: Vec<Proposal>,
+    /// Local side of the traffic to protect.
+    pub local_ts: Vec<SelectorSpec>,
+    /// Remote side of the traffic to protect.
+    pub remote_ts: Vec<SelectorSpec>,
+    /// Anti-replay window in packets (RFC 4303 3.4.3); 0 switches the check off.
+    pub replay_window: u32,
+    /// Bring the child up when the configuration is loaded.
+    pub start: bool,
+}
+
+/// One address, prefix or range of `local_addrs` / `remote_addrs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressSpec {
+    /// First address.
+    pub first: IpAddr,
+    /// Last address (equal to `first` for a single address).
+    pub last: IpAddr,
+}
+
+impl AddressSpec {
+    /// The single address, if it is one: what an initiator can dial.
+    #[must_use]
+    pub fn single(&self) -> Option<IpAddr> {
+        (self.first == self.last).then_some(self.first)
+    }
+
+    /// Does it hold `address`? Families never mix.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
+    }
+}
+
+/// A configured traffic selector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SelectorSpec {
+    /// Addresses from the configuration.
+    Fixed(TrafficSelector),
+    /// `dynamic`: the IKE SA's own address on that side, with protocol and ports.
+    Dynamic {
+        /// IP protocol, 0 for any.
+        protocol: u8,
+        /// First port.
+        start_port: u16,
+        /// Last port.
+        end_port: u16,
+    },
+}
+
+/// Retransmission of requests (RFC 7296 2.1, 2.4): bit-identical, exponential, bounded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retransmission {
+    /// Wait before the first repetition.
+    pub first: Duration,
+    /// Longest wait between two repetitions.
+    pub most: Duration,
+    /// The request is given up this long after it was first sent.
+    pub give_up: Duration,
+}
+
+impl Default for Retransmission {
+    /// 0.5 s, 1, 2, 4, 8, 16, 30, 30 ... until 165 s: quick on a lossy link, patient on a dead one.
+    fn default() -> Self {
+        Self { first: Duration::from_millis(500), most: Duration::from_secs(30), give_up: Duration::from_secs(165) }
+    }
+}
+
+/// One `secrets.ike*` section.
+#[derive(Debug)]
+pub struct SharedSecret {
+    /// Name of the section, for messages.
+    pub name: String,
+    /// Whose secret it is; empty means anybody's.
+    pub owners: Vec<IdentityPattern>,
+    /// The secret.
+    pub secret: Secret,
+}

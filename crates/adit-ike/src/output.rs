@@ -1,0 +1,350 @@
+//! What the machine wants done, in the order it must be done, and what it reports.
+//!
+//! Outputs are facts and orders; nothing here has behaviour. Whoever drives a [`crate::Gateway`] drains
+//! [`crate::Gateway::poll_output`] after every input.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use adit_crypto::{EspKeys, EspTransforms, IkeTransforms};
+use adit_wire::ikev2::{IkeSpi, KeId, NotifyType, Proposal, Spi, TrafficSelector};
+
+use crate::identity::Identity;
+
+/// Identifies one Child SA pair for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChildHandle(pub u64);
+
+/// Identifies one IKE SA for the life of the process (`uniqueid` of vici).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IkeSaHandle(pub u64);
+
+/// Chosen by the caller of `initiate` or `terminate`, returned with [`Event::RequestDone`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// One order or report.
+#[derive(Debug)]
+pub enum Output {
+    /// Send this datagram. The non-ESP marker is added by whoever sends from the NAT traversal port.
+    Transmit(Transmit),
+    /// Send one NAT keepalive octet (RFC 3948 2.3) between these addresses.
+    NatKeepalive {
+        /// Our address and port.
+        local: SocketAddr,
+        /// The peer's address and port.
+        remote: SocketAddr,
+    },
+    /// Put both halves of a Child SA into the data plane. Inbound before outbound.
+    InstallChild(Box<InstallChild>),
+    /// Take both halves of a Child SA out of the data plane.
+    RemoveChild(ChildHandle),
+    /// Something an operator or a program waiting for it wants to know.
+    Event(Event),
+    /// A negotiation ended: what each side offered and why it ended so.
+    Record(Box<NegotiationRecord>),
+    /// Keys in the clear, only with [`crate::config::Settings::key_log`].
+    KeyLog(IkeKeyLog),
+}
+
+/// A datagram to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+    /// The IKE message.
+    pub datagram: Vec<u8>,
+}
+
+/// A negotiated Child SA with its keys.
+#[derive(Debug)]
+pub struct InstallChild {
+    /// Name for later orders.
+    pub handle: ChildHandle,
+    /// The IKE SA it belongs to.
+    pub ike_sa: IkeSaHandle,
+    /// Name of the connection.
+    pub connection: String,
+    /// Name of the child.
+    pub child: String,
+    /// The SPI we chose: what arrives for us carries it.
+    pub inbound_spi: Spi,
+    /// The SPI the peer chose.
+    pub outbound_spi: Spi,
+    /// Algorithms of both directions.
+    pub transforms: EspTransforms,
+    /// Keys of what arrives.
+    pub inbound_keys: EspKeys,
+    /// Keys of what we send.
+    pub outbound_keys: EspKeys,
+    /// Anti-replay window in packets.
+    pub replay_window: u32,
+    /// Negotiated selectors of our side.
+    pub local_ts: Vec<TrafficSelector>,
+    /// Negotiated selectors of the peer's side.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// Our outer address.
+    pub local: IpAddr,
+    /// The peer's outer address.
+    pub remote: IpAddr,
+    /// UDP ports (ours, the peer's) if ESP is encapsulated in UDP (RFC 3948), `None` for IP protocol 50.
+    pub encap: Option<(u16, u16)>,
+}
+
+/// A change that is visible from outside.
+#[derive(Debug)]
+pub enum Event {
+    /// An IKE SA is established.
+    IkeUp(IkeSaView),
+    /// An IKE SA is gone.
+    IkeDown(IkeSaView, DownReason),
+    /// A Child SA is installed.
+    ChildUp(IkeSaView, ChildSaView),
+    /// A Child SA is gone.
+    ChildDown(IkeSaView, ChildSaView, DownReason),
+    /// An `initiate` or `terminate` ended.
+    RequestDone {
+        /// The caller's number.
+        request: RequestId,
+        /// `Err` holds one sentence for the operator.
+        result: Result<(), String>,
+    },
+    /// Progress of an `initiate` or `terminate`, one line for a person (vici `control-log`).
+    Progress {
+        /// The caller's number.
+        request: RequestId,
+        /// The line.
+        message: String,
+    },
+}
+
+/// Why an SA went down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DownReason {
+    /// The peer deleted it.
+    DeletedByPeer,
+    /// We were told to.
+    DeletedByUs,
+    /// The peer no longer answers.
+    PeerDead,
+    /// A negotiation failed.
+    Failed,
+    /// The data plane refused it or could not go on with it.
+    DataPlane,
+}
+
+/// A snapshot of one IKE SA.
+#[derive(Clone, Debug)]
+pub struct IkeSaView {
+    /// Its number.
+    pub handle: IkeSaHandle,
+    /// Name of the connection; empty while a responder does not know it.
+    pub connection: String,
+    /// Its state.
+    pub state: IkeSaState,
+    /// Are we the original initiator?
+    pub initiator: bool,
+    /// SPI of the original initiator.
+    pub initiator_spi: IkeSpi,
+    /// SPI of the original responder.
+    pub responder_spi: IkeSpi,
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+    /// Our identity once known.
+    pub local_id: Option<Identity>,
+    /// The peer's identity once authenticated.
+    pub remote_id: Option<Identity>,
+    /// Are we behind a NAT?
+    pub nat_local: bool,
+    /// Is the peer behind a NAT?
+    pub nat_remote: bool,
+    /// Did we fake NAT detection (`encap`)?
+    pub nat_fake: bool,
+    /// Negotiated algorithms.
+    pub transforms: Option<IkeTransforms>,
+    /// When it was established.
+    pub established: Option<Instant>,
+    /// Its Child SAs.
+    pub children: Vec<ChildSaView>,
+}
+
+/// State of an IKE SA in vici's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IkeSaState {
+    /// Handshake under way.
+    Connecting,
+    /// Authenticated.
+    Established,
+    /// Being deleted.
+    Deleting,
+}
+
+impl fmt::Display for IkeSaState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connecting => "CONNECTING",
+            Self::Established => "ESTABLISHED",
+            Self::Deleting => "DELETING",
+        })
+    }
+}
+
+/// A snapshot of one Child SA.
+#[derive(Clone, Debug)]
+pub struct ChildSaView {
+    /// Its number.
+    pub handle: ChildHandle,
+    /// Name of the child.
+    pub name: String,
+    /// Being deleted?
+    pub deleting: bool,
+    /// SPI of what arrives.
+    pub inbound_spi: Spi,
+    /// SPI of what we send.
+    pub outbound_spi: Spi,
+    /// Algorithms.
+    pub transforms: EspTransforms,
+    /// Key exchange method of its own (PFS), if any.
+    pub ke: Option<KeId>,
+    /// ESP in UDP?
+    pub encap: bool,
+    /// Negotiated selectors of our side.
+    pub local_ts: Vec<TrafficSelector>,
+    /// Negotiated selectors of the peer's side.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// When it was installed.
+    pub installed: Instant,
+}
+
+/// Where a negotiation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// IKE_SA_INIT.
+    IkeSaInit,
+    /// IKE_AUTH, the peer's or our authentication.
+    IkeAuth,
+    /// A Child SA, in IKE_AUTH or CREATE_CHILD_SA.
+    ChildSa,
+}
+
+/// Who has to act (design rule 4: errors assign blame).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The peer sent what cannot be parsed.
+    PeerMalformed,
+    /// The peer broke the protocol.
+    PeerMisbehaved,
+    /// Both are right but do not fit.
+    PeerIncompatible,
+    /// Our configuration lacks something.
+    OurConfiguration,
+    /// The path or the peer is silent.
+    Network,
+    /// A defect of Adit.
+    OurBug,
+}
+
+/// How a negotiation ended, as a stable code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutcomeCode {
+    /// All that was asked for is up.
+    Success,
+    /// Up, with narrower selectors than configured.
+    Narrowed,
+    /// No common IKE or ESP proposal.
+    NoProposalChosen,
+    /// Selectors do not intersect.
+    TsUnacceptable,
+    /// No connection for the peer's address.
+    UnknownPeer,
+    /// The peer's identity fits no connection.
+    IdentityMismatch,
+    /// No secret for these identities.
+    NoSharedSecret,
+    /// The peer's AUTH payload does not verify: the keys differ.
+    AuthenticationFailed,
+    /// The peer refused our AUTH payload or identity.
+    RefusedByPeer,
+    /// No common key exchange method even after INVALID_KE_PAYLOAD.
+    InvalidKe,
+    /// The peer's message was malformed.
+    InvalidSyntax,
+    /// A payload we do not know was marked critical.
+    UnsupportedCriticalPayload,
+    /// No answer.
+    Timeout,
+    /// The data plane refused the SA.
+    DataPlane,
+    /// Ended from outside before it was done.
+    Cancelled,
+}
+
+/// What each side offered and why the negotiation ended as it did.
+#[derive(Clone, Debug)]
+pub struct NegotiationRecord {
+    /// When it ended.
+    pub at: Instant,
+    /// How.
+    pub code: OutcomeCode,
+    /// Where.
+    pub stage: Stage,
+    /// Who has to act.
+    pub blame: Blame,
+    /// The connection, if one was found.
+    pub connection: Option<String>,
+    /// The child, if it is about one.
+    pub child: Option<String>,
+    /// Were we the initiator of the exchange?
+    pub initiator: bool,
+    /// Our address.
+    pub local: SocketAddr,
+    /// The peer's address.
+    pub remote: SocketAddr,
+    /// Our identity, if it came so far.
+    pub local_id: Option<Identity>,
+    /// The identity the peer claimed, if it came so far.
+    pub remote_id: Option<Identity>,
+    /// Our proposals.
+    pub our_proposals: Vec<Proposal>,
+    /// The peer's proposals, as far as it showed them.
+    pub peer_proposals: Vec<Proposal>,
+    /// What was chosen.
+    pub chosen: Option<Proposal>,
+    /// Our selectors: local side, remote side.
+    pub our_selectors: (Vec<TrafficSelector>, Vec<TrafficSelector>),
+    /// The peer's selectors, from our point of view: local side, remote side.
+    pub peer_selectors: (Vec<TrafficSelector>, Vec<TrafficSelector>),
+    /// The notify that went over the wire, if one did.
+    pub notify: Option<NotifyType>,
+    /// One sentence for the operator: what happened and what to change on which side.
+    pub message: String,
+}
+
+/// Keys of one IKE SA for a key log.
+pub struct IkeKeyLog {
+    /// SPI of the original initiator.
+    pub initiator_spi: IkeSpi,
+    /// SPI of the original responder.
+    pub responder_spi: IkeSpi,
+    /// Algorithms.
+    pub transforms: IkeTransforms,
+    /// SK_ei with salt.
+    pub sk_ei: Vec<u8>,
+    /// SK_er with salt.
+    pub sk_er: Vec<u8>,
+    /// SK_ai, empty with AEAD.
+    pub sk_ai: Vec<u8>,
+    /// SK_ar, empty with AEAD.
+    pub sk_ar: Vec<u8>,
+}
+
+impl fmt::Debug for IkeKeyLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IkeKeyLog({}_i {}_r)", self.initiator_spi, self.responder_spi)
+    }
+}
