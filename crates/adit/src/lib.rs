@@ -1,0 +1,4 @@
+#![forbid(unsafe_code)]
+//! The `adit` program as a library: what the daemon and the command line are made of.
+
+pub mod config;
