@@ -1,0 +1,176 @@
+//! Adit as a gateway: the program, started and asked as its users do.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use crate::lab::{Lab, Side};
+use crate::peer::{CHILD, CONNECTION, Connection, IkeSa, Peer, sas_from_json};
+use crate::process::{Process, Signal, eventually, read_lossy, run, run_unchecked};
+
+/// A running `adit run`.
+#[derive(Debug)]
+pub struct Adit {
+    side: Side,
+    namespace: String,
+    config: PathBuf,
+    control: String,
+    keys: PathBuf,
+    log: PathBuf,
+    process: Process,
+}
+
+/// The part of a configuration that is about the gateway itself.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Write Wireshark's key tables.
+    pub key_log: bool,
+    /// More lines for the `gateway` section.
+    pub extra: String,
+}
+
+impl Adit {
+    /// Starts the daemon in the gateway's namespace and waits until it answers.
+    pub fn start(lab: &Lab, side: Side, connection: &Connection) -> Result<Self> {
+        Self::start_with(lab, side, connection, &Settings::default())
+    }
+
+    /// Starts the daemon with settings of its own.
+    pub fn start_with(lab: &Lab, side: Side, connection: &Connection, settings: &Settings) -> Result<Self> {
+        let config = lab.dir().join(format!("adit-{side}.conf"));
+        let keys = lab.dir().join(format!("keys-{side}"));
+        let control = format!("unix://{}", lab.dir().join(format!("adit-{side}.vici")).display());
+        let key_log = if settings.key_log { format!("key_log = {}", keys.display()) } else { String::new() };
+        let text = format!(
+            "{}gateway {{\n  control = {control}\n  {key_log}\n  {}\n}}\n",
+            connection.render(),
+            settings.extra
+        );
+        std::fs::create_dir_all(&keys)?;
+        std::fs::write(&config, text)?;
+        Self::run(lab, side, &config, &control)
+    }
+
+    /// Starts the daemon again with the configuration of an earlier start.
+    pub fn restart(lab: &Lab, side: Side) -> Result<Self> {
+        let control = format!("unix://{}", lab.dir().join(format!("adit-{side}.vici")).display());
+        Self::run(lab, side, &lab.dir().join(format!("adit-{side}.conf")), &control)
+    }
+
+    fn run(lab: &Lab, side: Side, config: &Path, control: &str) -> Result<Self> {
+        let name = format!("adit-{side}");
+        let mut command = lab.command(side.gateway(), program()?);
+        command.arg("run").arg("--config").arg(config).arg("--control").arg(control);
+        let process = Process::spawn(&name, &mut command, lab.dir())?;
+        let mut peer = Self {
+            side,
+            namespace: lab.namespace(side.gateway()),
+            config: config.to_owned(),
+            control: control.to_owned(),
+            keys: lab.dir().join(format!("keys-{side}")),
+            log: lab.dir().join(format!("{name}.log")),
+            process,
+        };
+        eventually("adit to answer on its control socket", Duration::from_secs(15), || {
+            ensure!(!peer.process.ended()?, "adit ended: {}", peer.log());
+            Ok(run_unchecked(peer.command().args(["status", "--json"]))?.status.success().then_some(()))
+        })?;
+        Ok(peer)
+    }
+
+    /// The daemon's process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The control socket as a URI.
+    pub fn control(&self) -> &str {
+        &self.control
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The directory of the key log.
+    pub fn keys(&self) -> &Path {
+        &self.keys
+    }
+
+    /// A command of `adit` that talks to this daemon.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]);
+        // `program` has answered before, when the daemon started.
+        command.arg(program().unwrap_or_default()).args(["--control", &self.control]);
+        command
+    }
+
+    /// Ends the daemon as an operator does, and waits for its end.
+    pub fn terminate_daemon(mut self) -> Result<()> {
+        let code = self.process.stop(Signal::TERM)?;
+        ensure!(code == Some(0), "adit ended with {code:?} after SIGTERM: {}", self.log());
+        Ok(())
+    }
+
+    /// Ends the daemon at once.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.stop(Signal::KILL).map(drop)
+    }
+}
+
+impl Peer for Adit {
+    fn side(&self) -> Side {
+        self.side
+    }
+
+    fn initiate(&self) -> Result<String> {
+        run(self.command().args(["up", CHILD]))
+    }
+
+    fn terminate_child(&self) -> Result<String> {
+        run(self.command().args(["down", CHILD]))
+    }
+
+    fn terminate(&self) -> Result<String> {
+        run(self.command().args(["down", CONNECTION]))
+    }
+
+    fn sas(&self) -> Result<Vec<IkeSa>> {
+        let output = run(self.command().args(["status", "--json"]))?;
+        let status: serde_json::Value = serde_json::from_str(&output).with_context(|| output.clone())?;
+        sas_from_json(status.get("sas").unwrap_or(&status))
+    }
+
+    fn log(&self) -> String {
+        read_lossy(&self.log)
+    }
+}
+
+/// The program under test: `ADIT_BIN`, or the release build of this workspace.
+pub fn program() -> Result<PathBuf> {
+    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    PROGRAM
+        .get_or_init(|| find().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(|error| anyhow!(error))
+}
+
+fn find() -> Result<PathBuf> {
+    if let Some(program) = std::env::var_os("ADIT_BIN").map(PathBuf::from) {
+        ensure!(program.is_file(), "ADIT_BIN names {}, which is not a file", program.display());
+        return Ok(program);
+    }
+    // .../target/debug/deps/test -> .../target
+    let test = std::env::current_exe()?;
+    let target = test.ancestors().nth(3).context("where is the target directory?")?;
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let mut build = Command::new("cargo");
+    build.args(["build", "--release", "-p", "adit", "--manifest-path"]).arg(manifest);
+    run(build.env("CARGO_TARGET_DIR", target))?;
+    Ok(target.join("release/adit"))
+}
