@@ -1,0 +1,99 @@
+//! ESP packets around their ciphertext (RFC 4303 2).
+
+use crate::DecodeError;
+use crate::cursor::Reader;
+use crate::ikev2::Spi;
+
+/// Next header of an IPv4 packet in tunnel mode.
+pub const NEXT_HEADER_IPV4: u8 = 4;
+/// Next header of an IPv6 packet in tunnel mode.
+pub const NEXT_HEADER_IPV6: u8 = 41;
+/// Next header of a dummy packet, to be dropped in silence (RFC 4303 2.6).
+pub const NEXT_HEADER_NONE: u8 = 59;
+
+/// The fields in the clear before the IV.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EspHeader {
+    /// Names the receiver's SA.
+    pub spi: Spi,
+    /// Sequence number, the low 32 bits of an extended one.
+    pub sequence: u32,
+}
+
+impl EspHeader {
+    /// Its length in octets.
+    pub const LEN: usize = 8;
+
+    /// Decodes the header at the start of a packet.
+    ///
+    /// # Errors
+    /// The packet is shorter, or its SPI is one of 0 to 255, which are never on the wire (RFC 4303 2.1).
+    pub fn decode(packet: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(packet, "ESP header");
+        let header = Self { spi: Spi(reader.u32()?), sequence: reader.u32()? };
+        if header.spi.0 < 256 {
+            return Err(DecodeError::invalid("ESP header", "reserved SPI"));
+        }
+        Ok(header)
+    }
+
+    /// The octets.
+    #[must_use]
+    pub const fn encode(&self) -> [u8; Self::LEN] {
+        let [a, b, c, d] = self.spi.0.to_be_bytes();
+        let [e, f, g, h] = self.sequence.to_be_bytes();
+        [a, b, c, d, e, f, g, h]
+    }
+}
+
+/// The end of the plaintext: padding, pad length and next header (RFC 4303 2.4 to 2.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EspTrailer {
+    /// Octets of padding.
+    pub pad_len: u8,
+    /// What the payload data is.
+    pub next_header: u8,
+}
+
+impl EspTrailer {
+    /// Octets after the padding.
+    pub const LEN: usize = 2;
+
+    /// The trailer for `payload_len` octets of payload data when payload, padding and trailer together must be a
+    /// multiple of `block_len` (1 to 256), and of 4 in any case (RFC 4303 2.4).
+    #[must_use]
+    pub fn aligned(payload_len: usize, next_header: u8, block_len: usize) -> Self {
+        let align = if block_len.is_multiple_of(4) { block_len.clamp(4, 256) } else { 4 };
+        let filled = (payload_len + Self::LEN) % align;
+        let pad_len = u8::try_from((align - filled) % align).unwrap_or(u8::MAX);
+        Self { pad_len, next_header }
+    }
+
+    /// Appends padding (1, 2, 3 ...) and the trailer.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(1..=self.pad_len);
+        out.extend([self.pad_len, self.next_header]);
+    }
+
+    /// Splits decrypted octets into payload data and trailer. The padding must be 1, 2, 3 ... as the default of
+    /// RFC 4303 2.4 has it.
+    ///
+    /// # Errors
+    /// The trailer is not there, counts more padding than is there, or the padding is not the default one.
+    pub fn decode(plaintext: &[u8]) -> Result<(&[u8], Self), DecodeError> {
+        let error = |why| DecodeError::invalid("ESP trailer", why);
+        let Some((before, [pad_len, next_header])) = plaintext.split_last_chunk::<2>() else {
+            return Err(error("no pad length and next header"));
+        };
+        let trailer = Self { pad_len: *pad_len, next_header: *next_header };
+        let (payload, padding) = before
+            .len()
+            .checked_sub(usize::from(trailer.pad_len))
+            .and_then(|at| before.split_at_checked(at))
+            .ok_or_else(|| error("pad length beyond the plaintext"))?;
+        if padding.iter().zip(1..=u8::MAX).any(|(found, expected)| *found != expected) {
+            return Err(error("padding is not 1, 2, 3 ..."));
+        }
+        Ok((payload, trailer))
+    }
+}
