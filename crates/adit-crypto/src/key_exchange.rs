@@ -1,0 +1,115 @@
+//! Key exchange by method number. Owns the private half until it is used once; which group does what is in `curve` and
+//! `modp`. Every public value of a peer is checked here before it touches a private key (RFC 6989).
+
+use std::fmt;
+
+use adit_wire::ikev2::KeId;
+use aws_lc_rs::agreement;
+
+use crate::curve::Curve;
+use crate::modp;
+use crate::{Entropy, Error, Secret};
+
+/// The private half of one key exchange; used once, wiped on drop.
+pub struct KeyExchangeSecret {
+    method: KeId,
+    public: Vec<u8>,
+    private: Private,
+}
+
+enum Private {
+    Curve(&'static Curve, agreement::PrivateKey),
+    Modp(&'static modp::Group, modp::Exponent),
+}
+
+impl KeyExchangeSecret {
+    /// Draws a private key for `method` and computes its public value: the initiator's first half.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the method is not built in.
+    pub fn generate(method: KeId, entropy: &mut dyn Entropy) -> Result<Self, Error> {
+        match Group::of(method)? {
+            Group::Curve(curve) => {
+                let private = curve.generate(entropy)?;
+                Ok(Self { method, public: curve.public(&private)?, private: Private::Curve(curve, private) })
+            }
+            Group::Modp(group) => {
+                let private = group.generate(entropy)?;
+                Ok(Self { method, public: group.public(&private), private: Private::Modp(group, private) })
+            }
+        }
+    }
+
+    /// The public value, as the KE payload carries it.
+    pub fn public(&self) -> &[u8] {
+        &self.public
+    }
+
+    /// The method this is for.
+    pub fn method(&self) -> KeId {
+        self.method
+    }
+
+    /// The shared secret with the holder of `peer`: the initiator's second half.
+    ///
+    /// # Errors
+    /// [`Error::BadPublicValue`] for a value RFC 6989 or RFC 8031 forbids; the exchange has failed then.
+    pub fn agree(self, peer: &[u8]) -> Result<Secret, Error> {
+        match self.private {
+            Private::Curve(curve, private) => curve.agree(&private, peer),
+            Private::Modp(group, private) => group.agree(&private, peer),
+        }
+    }
+}
+
+impl fmt::Debug for KeyExchangeSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyExchangeSecret").field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+/// The responder's half in one step: our public value, and the secret shared with the holder of `peer`.
+///
+/// # Errors
+/// [`Error::Unsupported`] where the method is not built in, [`Error::BadPublicValue`] for a value RFC 6989 or RFC 8031
+/// forbids.
+pub fn respond(method: KeId, peer: &[u8], entropy: &mut dyn Entropy) -> Result<(Vec<u8>, Secret), Error> {
+    // A wrong length costs nothing to refuse, so it is refused before a key pair is paid for.
+    let expected = Group::of(method)?.len();
+    if peer.len() != expected {
+        return Err(Error::BadPublicValue { method, why: "its length is not that of the group" });
+    }
+    let mut ours = KeyExchangeSecret::generate(method, entropy)?;
+    let public = std::mem::take(&mut ours.public);
+    Ok((public, ours.agree(peer)?))
+}
+
+/// Octets of a public value, the same from either side; `None` where the method is not built in.
+pub fn public_len(method: KeId) -> Option<usize> {
+    Group::of(method).ok().map(Group::len)
+}
+
+#[derive(Clone, Copy)]
+enum Group {
+    Curve(&'static Curve),
+    Modp(&'static modp::Group),
+}
+
+impl Group {
+    fn of(method: KeId) -> Result<Self, Error> {
+        if let Some(curve) = Curve::of(method) {
+            Ok(Self::Curve(curve))
+        } else if let Some(group) = modp::Group::of(method) {
+            Ok(Self::Modp(group))
+        } else {
+            Err(Error::Unsupported { what: method.to_string() })
+        }
+    }
+
+    fn len(self) -> usize {
+        match self {
+            Self::Curve(curve) => curve.len(),
+            Self::Modp(group) => group.len(),
+        }
+    }
+}

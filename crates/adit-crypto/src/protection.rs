@@ -1,0 +1,302 @@
+//! The protection of one direction of traffic: confidentiality and integrity together, as IKE's SK payload and ESP both
+//! need it. Owns the keyed contexts; what is protected, and where IV and ICV stand in a packet, is the caller's.
+//! Nothing here allocates once the keys are set.
+
+use std::fmt;
+
+use adit_wire::ikev2::{EncrId, IntegId};
+use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::cipher::{
+    DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext, UnboundCipherKey,
+};
+use aws_lc_rs::hmac;
+use aws_lc_rs::iv::FixedLength;
+use zeroize::Zeroizing;
+
+use crate::suites::{Cipher, Integrity, SALT_LEN, Suite};
+use crate::{Error, constant_time_eq};
+
+/// Keys and algorithms for one direction.
+pub struct Protection(Method);
+
+enum Method {
+    /// RFC 4106, RFC 7634, and for IKE RFC 5282: nonce = salt | IV.
+    Aead { key: LessSafeKey, salt: Zeroizing<[u8; SALT_LEN]> },
+    /// RFC 3602 with RFC 2404 or RFC 4868: encrypt, then MAC.
+    Cbc(Box<Cbc>),
+    /// RFC 2410: integrity alone.
+    #[cfg(feature = "legacy")]
+    Null(Box<Mac>),
+}
+
+/// The keys of AES-CBC, which holds both schedules of a key, with those of its MAC and its IVs.
+struct Cbc {
+    encrypting: EncryptingKey,
+    decrypting: DecryptingKey,
+    iv: EncryptingKey,
+    mac: Mac,
+}
+
+/// Octets of the explicit IV of the AEAD ciphers here (RFC 4106 3.1, RFC 7634 2).
+const AEAD_IV_LEN: usize = 8;
+
+/// Octets of the tag of the AEAD ciphers here.
+const AEAD_ICV_LEN: usize = 16;
+
+/// Octets of the AES block, and so of the IV of AES-CBC (RFC 3602 3).
+const AES_BLOCK_LEN: usize = 16;
+
+impl Protection {
+    /// Sets the keys. `encr_key` holds the salt too where the cipher has one; the lengths are those of
+    /// [`encr_key_len`](crate::encr_key_len) and [`integ_key_len`](crate::integ_key_len).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an algorithm not built in, an AEAD cipher with an integrity algorithm, or another
+    /// cipher without one; [`Error::Length`] for a key of the wrong length.
+    pub fn new(
+        encr: EncrId,
+        key_bits: Option<u16>,
+        integ: Option<IntegId>,
+        encr_key: &[u8],
+        integ_key: &[u8],
+    ) -> Result<Self, Error> {
+        let suite = Suite::of(encr, key_bits, integ)?;
+        check_len("encryption key", suite.cipher.key_len(), encr_key.len())?;
+        check_len("integrity key", suite.integ_key_len(), integ_key.len())?;
+        let mac = suite.integrity.map(|integrity| Mac::new(integrity, integ_key));
+        let method = match (suite.cipher, mac) {
+            (Cipher::Aead(algorithm), None) => {
+                let (key, salt) = encr_key.split_last_chunk::<SALT_LEN>().ok_or(Error::BadKey)?;
+                let key = UnboundKey::new(algorithm, key).map_err(|_| Error::BadKey)?;
+                Method::Aead { key: LessSafeKey::new(key), salt: Zeroizing::new(*salt) }
+            }
+            (Cipher::AesCbc { algorithm, .. }, Some(mac)) => {
+                let key = |bytes: &[u8]| UnboundCipherKey::new(algorithm, bytes).map_err(|_| Error::BadKey);
+                let iv_key = iv_key(encr_key)?;
+                Method::Cbc(Box::new(Cbc {
+                    encrypting: EncryptingKey::cbc(key(encr_key)?).map_err(|_| Error::BadKey)?,
+                    decrypting: DecryptingKey::cbc(key(encr_key)?).map_err(|_| Error::BadKey)?,
+                    iv: EncryptingKey::ecb(key(&iv_key)?).map_err(|_| Error::BadKey)?,
+                    mac,
+                }))
+            }
+            #[cfg(feature = "legacy")]
+            (Cipher::Null, Some(mac)) => Method::Null(Box::new(mac)),
+            _ => return Err(Error::Unsupported { what: encr.to_string() }),
+        };
+        Ok(Self(method))
+    }
+
+    /// Whether one algorithm does both.
+    pub fn is_aead(&self) -> bool {
+        matches!(self.0, Method::Aead { .. })
+    }
+
+    /// Octets of the explicit IV.
+    pub fn iv_len(&self) -> usize {
+        match &self.0 {
+            Method::Aead { .. } => AEAD_IV_LEN,
+            Method::Cbc(_) => AES_BLOCK_LEN,
+            #[cfg(feature = "legacy")]
+            Method::Null(_) => 0,
+        }
+    }
+
+    /// Octets the plaintext must be a multiple of: 16 for AES-CBC, else 1.
+    pub fn block_len(&self) -> usize {
+        match &self.0 {
+            Method::Cbc(_) => AES_BLOCK_LEN,
+            _ => 1,
+        }
+    }
+
+    /// Octets of the integrity check value.
+    pub fn icv_len(&self) -> usize {
+        match &self.0 {
+            Method::Aead { .. } => AEAD_ICV_LEN,
+            Method::Cbc(cbc) => cbc.mac.icv_len,
+            #[cfg(feature = "legacy")]
+            Method::Null(mac) => mac.icv_len,
+        }
+    }
+
+    /// Writes the IV for packet number `counter` into `out`, which has [`iv_len`](Self::iv_len) octets.
+    ///
+    /// The caller never uses a counter twice with one key. For an AEAD cipher the IV is the counter, which is all it
+    /// asks for (RFC 4106 3.1, RFC 7634 2). For AES-CBC nobody without the key may foresee it (RFC 3602 3), so it is
+    /// the counter encrypted, under a key derived from the encryption key (NIST SP 800-38A appendix C, first method).
+    /// A buffer of another length is left as it is, and [`seal`](Self::seal) will refuse it.
+    pub fn next_iv(&self, counter: u64, out: &mut [u8]) {
+        match &self.0 {
+            Method::Aead { .. } => {
+                if let Ok(out) = <&mut [u8; AEAD_IV_LEN]>::try_from(out) {
+                    *out = counter.to_be_bytes();
+                }
+            }
+            Method::Cbc(cbc) => {
+                if out.len() == AES_BLOCK_LEN {
+                    let (zeros, number) = out.split_at_mut(AES_BLOCK_LEN - size_of::<u64>());
+                    zeros.fill(0);
+                    number.copy_from_slice(&counter.to_be_bytes());
+                    cbc.iv
+                        .less_safe_encrypt(out, EncryptionContext::None)
+                        .expect("ECB takes one whole block and no context");
+                }
+            }
+            #[cfg(feature = "legacy")]
+            Method::Null(_) => {}
+        }
+    }
+
+    /// Encrypts `buf` in place and writes the integrity check value into `icv`.
+    ///
+    /// An AEAD cipher authenticates `associated_data` (in which the caller has put the high half of an extended
+    /// sequence number already, RFC 4106 5); `mac_trailer` is empty then. The others authenticate
+    /// `associated_data | iv | ciphertext | mac_trailer`, the trailer being that high half, or empty
+    /// (RFC 4303 2.2.1 and 2.8).
+    ///
+    /// # Errors
+    /// [`Error::Length`] where `iv`, `buf`, `icv` or `mac_trailer` does not have the length it must have.
+    pub fn seal(
+        &self,
+        iv: &[u8],
+        associated_data: &[u8],
+        mac_trailer: &[u8],
+        buf: &mut [u8],
+        icv: &mut [u8],
+    ) -> Result<(), Error> {
+        self.check_lengths(iv, mac_trailer, buf, icv)?;
+        match &self.0 {
+            Method::Aead { key, salt } => {
+                let tag = key
+                    .seal_in_place_separate_tag(nonce(salt, iv)?, Aad::from(associated_data), buf)
+                    .map_err(|_| Error::BadKey)?;
+                icv.copy_from_slice(tag.as_ref());
+            }
+            Method::Cbc(cbc) => {
+                let context = EncryptionContext::Iv128(block_iv(iv)?);
+                cbc.encrypting.less_safe_encrypt(buf, context).map_err(|_| Error::BadKey)?;
+                cbc.mac.sign(&[associated_data, iv, buf, mac_trailer], icv);
+            }
+            #[cfg(feature = "legacy")]
+            Method::Null(mac) => mac.sign(&[associated_data, buf, mac_trailer], icv),
+        }
+        Ok(())
+    }
+
+    /// Checks the integrity check value and decrypts `buf` in place. The arguments are those of
+    /// [`seal`](Self::seal). Where it fails, what is in `buf` means nothing.
+    ///
+    /// # Errors
+    /// [`Error::Authentication`] where the check fails, [`Error::Length`] where `iv`, `buf`, `icv` or `mac_trailer`
+    /// does not have the length it must have.
+    pub fn open(
+        &self,
+        iv: &[u8],
+        associated_data: &[u8],
+        mac_trailer: &[u8],
+        buf: &mut [u8],
+        icv: &[u8],
+    ) -> Result<(), Error> {
+        self.check_lengths(iv, mac_trailer, buf, icv)?;
+        match &self.0 {
+            Method::Aead { key, salt } => {
+                key.open_in_place_separate_tag(nonce(salt, iv)?, Aad::from(associated_data), icv, buf)
+                    .map_err(|_| Error::Authentication)?;
+            }
+            Method::Cbc(cbc) => {
+                // Nothing is decrypted before it is known to be the peer's: no padding oracle (RFC 4303 3.4.4.1).
+                cbc.mac.verify(&[associated_data, iv, buf, mac_trailer], icv)?;
+                let context = DecryptionContext::Iv128(block_iv(iv)?);
+                cbc.decrypting.decrypt(buf, context).map_err(|_| Error::BadKey)?;
+            }
+            #[cfg(feature = "legacy")]
+            Method::Null(mac) => mac.verify(&[associated_data, buf, mac_trailer], icv)?,
+        }
+        Ok(())
+    }
+
+    fn check_lengths(&self, iv: &[u8], mac_trailer: &[u8], buf: &[u8], icv: &[u8]) -> Result<(), Error> {
+        check_len("IV", self.iv_len(), iv.len())?;
+        check_len("ICV", self.icv_len(), icv.len())?;
+        if self.is_aead() {
+            // Left out of the check value in silence, it would not be protected.
+            check_len("MAC trailer", 0, mac_trailer.len())?;
+        }
+        check_len("text", buf.len().next_multiple_of(self.block_len()), buf.len())
+    }
+}
+
+impl fmt::Debug for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Protection")
+            .field("aead", &self.is_aead())
+            .field("icv_len", &self.icv_len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A truncated HMAC, with the key already absorbed.
+struct Mac {
+    key: hmac::Key,
+    icv_len: usize,
+}
+
+impl Mac {
+    fn new(integrity: Integrity, key: &[u8]) -> Self {
+        Self { key: hmac::Key::new(integrity.algorithm, key), icv_len: integrity.icv_len }
+    }
+
+    /// Writes as many octets of the HMAC over the parts as `icv` takes.
+    fn sign(&self, parts: &[&[u8]], icv: &mut [u8]) {
+        for (out, byte) in icv.iter_mut().zip(self.tag(parts).as_ref()) {
+            *out = *byte;
+        }
+    }
+
+    fn verify(&self, parts: &[&[u8]], icv: &[u8]) -> Result<(), Error> {
+        let tag = self.tag(parts);
+        match tag.as_ref().get(..self.icv_len) {
+            Some(expected) if constant_time_eq(expected, icv) => Ok(()),
+            _ => Err(Error::Authentication),
+        }
+    }
+
+    fn tag(&self, parts: &[&[u8]]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in parts {
+            context.update(part);
+        }
+        context.sign()
+    }
+}
+
+fn nonce(salt: &[u8; SALT_LEN], iv: &[u8]) -> Result<Nonce, Error> {
+    let mut nonce = [0; SALT_LEN + AEAD_IV_LEN];
+    let (head, tail) = nonce.split_at_mut(SALT_LEN);
+    head.copy_from_slice(salt);
+    check_len("IV", AEAD_IV_LEN, iv.len())?;
+    tail.copy_from_slice(iv);
+    Ok(Nonce::assume_unique_for_key(nonce))
+}
+
+fn block_iv(iv: &[u8]) -> Result<FixedLength<AES_BLOCK_LEN>, Error> {
+    FixedLength::try_from(iv).map_err(|_| Error::Length {
+        what: "IV",
+        expected: AES_BLOCK_LEN,
+        actual: iv.len(),
+    })
+}
+
+/// The key the IVs of AES-CBC are made with: as long as the encryption key, and of no use in finding it.
+fn iv_key(encr_key: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let mut key = Zeroizing::new(vec![0; hmac::HMAC_SHA256.tag_len()]);
+    hmac::sign_to_buffer(&hmac::Key::new(hmac::HMAC_SHA256, encr_key), b"Adit AES-CBC IV", &mut key)
+        .map_err(|_| Error::BadKey)?;
+    key.truncate(encr_key.len());
+    Ok(key)
+}
+
+fn check_len(what: &'static str, expected: usize, actual: usize) -> Result<(), Error> {
+    if actual == expected { Ok(()) } else { Err(Error::Length { what, expected, actual }) }
+}
