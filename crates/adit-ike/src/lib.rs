@@ -1,2 +1,20 @@
+//! IKEv2 (RFC 7296) as a machine without I/O.
+//!
+//! [`Gateway`] takes datagrams and the time and returns what to do as [`Output`]s: datagrams to send, Child SAs to
+//! install or remove, events, and a record of every negotiation. It owns no socket, thread, clock, file or random
+//! source: `now` and entropy are handed in.
+//!
+//! Where to find what: [`Gateway`] finds the SA of a datagram and looks up connections; `ike_sa` holds the states of
+//! one IKE SA and a file per exchange; [`proposal`] and [`identity`] are the operator's notation; [`config`] is what
+//! an operator asked for and `output` what comes out.
+
 #![forbid(unsafe_code)]
-#![doc = "placeholder"]
+
+pub mod config;
+mod gateway;
+pub mod identity;
+mod output;
+pub mod proposal;
+
+pub use gateway::{CommandError, Gateway, Target, TerminateTarget};
+pub use output::*;
