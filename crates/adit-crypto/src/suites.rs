@@ -162,7 +162,13 @@ pub fn is_aead(encr: EncrId) -> bool {
             | EncrId::AES_GCM_12
             | EncrId::AES_GCM_16
             | EncrId::NULL_AUTH_AES_GMAC
+            | EncrId::CAMELLIA_CCM_8
+            | EncrId::CAMELLIA_CCM_12
+            | EncrId::CAMELLIA_CCM_16
             | EncrId::CHACHA20_POLY1305
+            | EncrId::AES_CCM_8_IIV
+            | EncrId::AES_GCM_16_IIV
+            | EncrId::CHACHA20_POLY1305_IIV
     )
 }
 

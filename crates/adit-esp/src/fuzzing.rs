@@ -1,0 +1,118 @@
+//! The entry point of the fuzz target `esp_open`, also run by the ordinary tests over its corpus. Not part of the API.
+
+use adit_crypto::{
+    EspKeys, EspTransforms, Secret, encr_key_len, integ_key_len, supports_encr, supports_integ,
+};
+use adit_wire::ikev2::{EncrId, IntegId, Spi, TrafficSelector};
+
+use crate::packet::PacketProtection;
+use crate::tunnel::Ecn;
+use crate::{Drop, InboundSa, Opened, SaParameters};
+
+/// Every suite of the house, by name.
+pub const SUITES: &[(&str, EspTransforms)] = &[
+    ("AES_GCM_16-128", aead(EncrId::AES_GCM_16, Some(128))),
+    ("AES_GCM_16-192", aead(EncrId::AES_GCM_16, Some(192))),
+    ("AES_GCM_16-256", aead(EncrId::AES_GCM_16, Some(256))),
+    ("CHACHA20_POLY1305", aead(EncrId::CHACHA20_POLY1305, None)),
+    ("AES_CBC-128/HMAC_SHA2_256_128", cbc(128, IntegId::HMAC_SHA2_256_128)),
+    ("AES_CBC-192/HMAC_SHA2_384_192", cbc(192, IntegId::HMAC_SHA2_384_192)),
+    ("AES_CBC-256/HMAC_SHA2_512_256", cbc(256, IntegId::HMAC_SHA2_512_256)),
+    ("AES_CBC-128/HMAC_SHA1_96", cbc(128, IntegId::HMAC_SHA1_96)),
+    ("NULL/HMAC_SHA2_256_128", with_integ(EncrId::NULL, None, IntegId::HMAC_SHA2_256_128)),
+];
+
+const fn aead(encr: EncrId, key_bits: Option<u16>) -> EspTransforms {
+    EspTransforms { encr, key_bits, integ: None, esn: false }
+}
+
+const fn cbc(key_bits: u16, integ: IntegId) -> EspTransforms {
+    with_integ(EncrId::AES_CBC, Some(key_bits), integ)
+}
+
+const fn with_integ(encr: EncrId, key_bits: Option<u16>, integ: IntegId) -> EspTransforms {
+    EspTransforms { encr, key_bits, integ: Some(integ), esn: false }
+}
+
+/// Those of [`SUITES`] that this build of adit-crypto has.
+pub fn suites() -> impl Iterator<Item = (&'static str, EspTransforms)> {
+    let built_in =
+        |t: &EspTransforms| supports_encr(t.encr, t.key_bits) && t.integ.is_none_or(supports_integ);
+    SUITES.iter().copied().filter(move |(_, transforms)| built_in(transforms))
+}
+
+/// An SA with fixed keys that carries between `10.1.0.0/16`, `fd01::/64` (ours) and `10.2.0.0/16`, `fd02::/64` (the peer's).
+#[must_use]
+pub fn parameters(transforms: EspTransforms) -> SaParameters {
+    let key = |len: Option<usize>| Secret::new((1..).take(len.unwrap_or(0)).collect());
+    let networks = |n: u16| {
+        let v6 = [0xfd00 | n, 0, 0, 0, 0, 0, 0, 0];
+        vec![TrafficSelector::subnet([10, n as u8, 0, 0].into(), 16), TrafficSelector::subnet(v6.into(), 64)]
+    };
+    SaParameters {
+        spi: Spi(0xc0ff_ee01),
+        transforms,
+        keys: EspKeys {
+            encr: key(encr_key_len(transforms.encr, transforms.key_bits)),
+            integ: key(transforms.integ.and_then(integ_key_len)),
+        },
+        replay_window: 64,
+        local_ts: networks(1),
+        remote_ts: networks(2),
+    }
+}
+
+/// Opens what `data` describes, and checks what must hold whatever it is.
+///
+/// `suite | flags | sequence 8 | rest`. By bit 0 of the flags the sequence numbers have 64 bits; by bit 1 the rest is sealed
+/// with the right key first, as payload, padding and trailer together, so that what comes after the ICV check is met too;
+/// by bits 2 and 3 the outer header has an ECN mark.
+///
+/// # Panics
+/// If the machine does something that it must never do.
+pub fn open_any(data: &[u8]) {
+    let Some(([suite, flags, sequence @ ..], rest)) = data.split_first_chunk::<10>() else { return };
+    let Some((_, suite)) = suites().nth(usize::from(*suite) % suites().count()) else { return };
+    let transforms = EspTransforms { esn: flags & 1 != 0, ..suite };
+    let sequence = match u64::from_be_bytes(*sequence) {
+        sequence if transforms.esn => sequence.max(1),
+        sequence => (sequence & u64::from(u32::MAX)).max(1),
+    };
+    let (Ok(protection), Ok(mut sa)) = (
+        PacketProtection::new(&parameters(transforms)),
+        InboundSa::resume(parameters(transforms), sequence - 1),
+    ) else {
+        return;
+    };
+
+    let mut packet = Vec::new();
+    let sealed = flags & 2 != 0;
+    if sealed {
+        protection.lay_out_plaintext(Spi(0xc0ff_ee01), sequence, rest, &mut packet);
+        if protection.seal(sequence, &mut packet).is_err() {
+            return;
+        }
+    } else {
+        packet.extend_from_slice(rest);
+    }
+    let again = packet.clone();
+
+    match sa.open_marked(&mut packet, Ecn::from_traffic_class(flags >> 2)) {
+        Ok(Opened::Packet(inner)) => {
+            assert!(sa.window().top() >= sequence);
+            let flow = adit_wire::ip::flow(inner);
+            assert!(
+                flow.is_ok_and(|flow| flow.total_len == inner.len() && sa.selectors().admit_inbound(&flow))
+            );
+        }
+        Err(Drop::Malformed | Drop::Replayed | Drop::TooOld | Drop::Authentication) => {
+            assert!(!sealed, "a genuine packet was not recognised");
+            assert_eq!(sa.window().top(), sequence - 1, "a forgery moved the window");
+            return;
+        }
+        Ok(Opened::Dummy) | Err(_) => {}
+    }
+    // It was genuine, so its sequence number is used up, whatever was inside.
+    let mut packet = again;
+    assert!(matches!(sa.open(&mut packet), Err(Drop::Replayed)));
+}

@@ -1,0 +1,181 @@
+//! Sealing: from inner IP packets to ESP packets on one SA (RFC 4303 3.3).
+//!
+//! This module owns the sequence counter of an outbound SA, and stops before it could repeat. It never chooses which packet
+//! takes the SA, and never writes outer headers.
+
+use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
+use adit_wire::ikev2::Spi;
+
+use crate::packet::PacketProtection;
+use crate::tunnel::Encapsulation;
+use crate::{Error, Layout, SaParameters, Selectors};
+
+/// The sending half of a Child SA, in tunnel mode.
+///
+/// It is not `Clone`: two copies would use the same sequence numbers, and with them the same nonces.
+pub struct OutboundSa {
+    spi: Spi,
+    protection: PacketProtection,
+    selectors: Selectors,
+    /// Sequence number of the last packet; 0 before the first.
+    last: u64,
+    /// The last sequence number there is.
+    limit: u64,
+    counters: OutboundCounters,
+}
+
+/// What an [`OutboundSa`] has sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutboundCounters {
+    /// Inner packets sealed, without dummies.
+    pub packets: u64,
+    /// Their bytes, as inner IP packets.
+    pub bytes: u64,
+}
+
+/// Why a packet was not sealed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// Every sequence number has been used; the SA can send nothing more (RFC 4303 3.3.3).
+    #[error("every sequence number of the SA has been used")]
+    SequenceExhausted,
+    /// The inner packet is neither IPv4 nor IPv6.
+    #[error("not an IP packet")]
+    NotIp,
+    /// The inner packet is longer than an IP packet can be.
+    #[error("a packet of {0} bytes is longer than IP allows")]
+    TooLong(usize),
+    /// The crypto library refused.
+    #[error("cannot seal: {0}")]
+    Crypto(#[from] adit_crypto::Error),
+}
+
+impl OutboundSa {
+    /// An SA that has sent nothing yet. The replay window of `parameters` is for the other direction and not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] if the suite is not implemented or does not fit the keys.
+    pub fn new(parameters: SaParameters) -> Result<Self, Error> {
+        Self::resume(parameters, 0)
+    }
+
+    /// An SA of which packets up to sequence number `last` have been sent: the next one carries `last + 1`. For taking over
+    /// an SA from another gateway, and for tests.
+    ///
+    /// Too low a number repeats nonces, and with a combined-mode cipher that gives its secrets away: leave a wide gap.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn resume(parameters: SaParameters, last: u64) -> Result<Self, Error> {
+        Ok(Self {
+            spi: parameters.spi,
+            protection: PacketProtection::new(&parameters)?,
+            selectors: Selectors::new(&parameters.local_ts, &parameters.remote_ts),
+            last,
+            limit: if parameters.transforms.esn { u64::MAX } else { u32::MAX.into() },
+            counters: OutboundCounters::default(),
+        })
+    }
+
+    /// Seals the IP packet `inner` and appends the ESP packet, SPI to ICV, to `out`; on an error `out` is as it was.
+    ///
+    /// Packets of a batch can follow one another in one buffer, and outer headers can be put in front of each; a buffer
+    /// that is cleared and used again is not allocated again.
+    ///
+    /// # Errors
+    /// See [`SealError`]. After [`SealError::SequenceExhausted`] the SA never seals again.
+    pub fn seal(&mut self, inner: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+        let next_header = match inner.first().map(|first| first >> 4) {
+            Some(4) => NEXT_HEADER_IPV4,
+            Some(6) => NEXT_HEADER_IPV6,
+            _ => return Err(SealError::NotIp),
+        };
+        self.seal_payload(inner, next_header, out)?;
+        self.counters.packets += 1;
+        self.counters.bytes += inner.len() as u64;
+        Ok(())
+    }
+
+    /// Appends a dummy packet with `len` bytes of zeros inside, which the receiver discards once it has verified it (RFC
+    /// 4303 2.6). It hides traffic, or shows the peer that a new SA is in use.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    pub fn seal_dummy(&mut self, len: u16, out: &mut Vec<u8>) -> Result<(), SealError> {
+        self.seal_payload(&vec![0; len.into()], NEXT_HEADER_NONE, out)
+    }
+
+    fn seal_payload(&mut self, payload: &[u8], next_header: u8, out: &mut Vec<u8>) -> Result<(), SealError> {
+        if payload.len() > usize::from(u16::MAX) {
+            return Err(SealError::TooLong(payload.len()));
+        }
+        // RFC 4303 3.3.3: the counter must not cycle. It counts before the packet is made, so that a failure
+        // below costs a number and never uses one twice.
+        if self.last >= self.limit {
+            return Err(SealError::SequenceExhausted);
+        }
+        self.last += 1;
+        let start = out.len();
+        self.protection.lay_out(self.spi, self.last, payload, next_header, out);
+        let packet = out.get_mut(start..).unwrap_or_default();
+        self.protection.seal(self.last, packet).inspect_err(|_| out.truncate(start))?;
+        Ok(())
+    }
+
+    /// How many packets can still be sent.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        self.limit.saturating_sub(self.last)
+    }
+
+    /// Is it time to replace the SA, because seven eighths of its sequence numbers are used? With 32-bit numbers this leaves
+    /// 2^29 packets for it.
+    #[must_use]
+    pub fn rekey_due(&self) -> bool {
+        self.remaining() <= self.limit / 8
+    }
+
+    /// Sequence number of the last packet; 0 before the first.
+    #[must_use]
+    pub fn last_sequence(&self) -> u64 {
+        self.last
+    }
+
+    /// The SPI that its packets carry.
+    #[must_use]
+    pub fn spi(&self) -> Spi {
+        self.spi
+    }
+
+    /// The traffic it is for. [`seal`](Self::seal) does not look at it: the caller has chosen the SA by it, and with
+    /// narrowed selectors a policy match alone is not enough.
+    #[must_use]
+    pub fn selectors(&self) -> &Selectors {
+        &self.selectors
+    }
+
+    /// Sizes of its packets.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.protection.layout()
+    }
+
+    /// The longest inner packet whose outer packet has at most `outer_mtu` bytes, in UDP or not, over IPv6 or IPv4.
+    #[must_use]
+    pub fn max_inner(&self, outer_mtu: usize, encap: bool, outer_v6: bool) -> usize {
+        Encapsulation { ipv6: outer_v6, udp: encap }.max_inner(self.layout(), outer_mtu)
+    }
+
+    /// What the tunnel adds to an inner packet of `inner` bytes: outer headers, ESP and padding.
+    #[must_use]
+    pub fn overhead(&self, inner: usize, encap: bool, outer_v6: bool) -> usize {
+        Encapsulation { ipv6: outer_v6, udp: encap }.outer_len(self.layout(), inner) - inner
+    }
+
+    /// What it has sent.
+    #[must_use]
+    pub fn counters(&self) -> OutboundCounters {
+        self.counters
+    }
+}

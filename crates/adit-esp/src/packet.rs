@@ -1,0 +1,201 @@
+//! One ESP packet as bytes: where its fields lie, and its protection with one SA's keys (RFC 4303 2 and 3.3.2).
+//!
+//! This module owns the layout, the padding, and what is authenticated. It never chooses a sequence number and never looks
+//! inside the payload.
+
+use adit_crypto::{EspTransforms, Protection, encr_key_len, integ_key_len};
+use adit_wire::ikev2::Spi;
+
+use crate::{Drop, Error, SaParameters};
+
+/// SPI and sequence number.
+pub(crate) const HEADER_LEN: usize = 8;
+/// Pad length and next header.
+const TRAILER_LEN: usize = 2;
+
+/// The sizes that a suite gives its ESP packets: `SPI 4 | sequence 4 | IV | payload | padding | 2 | ICV`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    iv_len: usize,
+    alignment: usize,
+    icv_len: usize,
+}
+
+impl Layout {
+    /// The layout of packets under `transforms`, before there are keys.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`] for a suite that is not implemented.
+    pub fn of(transforms: &EspTransforms) -> Result<Self, Error> {
+        // Sizes do not depend on the key, and Protection knows them all: ask one that will never protect anything.
+        let encr = vec![0; encr_key_len(transforms.encr, transforms.key_bits).unwrap_or(0)];
+        let integ = vec![0; transforms.integ.and_then(integ_key_len).unwrap_or(0)];
+        let protection =
+            Protection::new(transforms.encr, transforms.key_bits, transforms.integ, &encr, &integ)?;
+        Ok(Self::from(&protection))
+    }
+
+    /// Length of the ESP packet, SPI to ICV, that carries `payload` bytes with the least padding.
+    #[must_use]
+    pub fn packet_len(&self, payload: usize) -> usize {
+        HEADER_LEN + self.iv_len + (payload + TRAILER_LEN).next_multiple_of(self.alignment) + self.icv_len
+    }
+
+    /// The longest payload of an ESP packet of at most `packet` bytes; 0 if none fits.
+    #[must_use]
+    pub fn max_payload(&self, packet: usize) -> usize {
+        let room = packet.saturating_sub(HEADER_LEN + self.iv_len + self.icv_len);
+        (room - room % self.alignment).saturating_sub(TRAILER_LEN)
+    }
+
+    /// Bytes of the explicit IV.
+    #[must_use]
+    pub fn iv_len(&self) -> usize {
+        self.iv_len
+    }
+
+    /// Bytes of the integrity check value.
+    #[must_use]
+    pub fn icv_len(&self) -> usize {
+        self.icv_len
+    }
+
+    fn padding(&self, payload: usize) -> usize {
+        (payload + TRAILER_LEN).next_multiple_of(self.alignment) - payload - TRAILER_LEN
+    }
+}
+
+impl From<&Protection> for Layout {
+    fn from(protection: &Protection) -> Self {
+        // RFC 4303 2.4: the trailer ends on a 4-byte boundary, and on a block boundary where the cipher has blocks.
+        let alignment = protection.block_len().max(4);
+        Self { iv_len: protection.iv_len(), alignment, icv_len: protection.icv_len() }
+    }
+}
+
+/// One SA's keys, applied to whole packets.
+pub(crate) struct PacketProtection {
+    protection: Protection,
+    layout: Layout,
+    esn: bool,
+}
+
+impl PacketProtection {
+    pub(crate) fn new(parameters: &SaParameters) -> Result<Self, Error> {
+        let SaParameters { transforms, keys, .. } = parameters;
+        let protection = Protection::new(
+            transforms.encr,
+            transforms.key_bits,
+            transforms.integ,
+            keys.encr.expose(),
+            keys.integ.expose(),
+        )?;
+        Ok(Self { layout: Layout::from(&protection), protection, esn: transforms.esn })
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Appends the packet with everything in its place and still in the clear, its ICV zero.
+    pub(crate) fn lay_out(
+        &self,
+        spi: Spi,
+        sequence: u64,
+        payload: &[u8],
+        next_header: u8,
+        out: &mut Vec<u8>,
+    ) {
+        let padding = self.layout.padding(payload.len());
+        out.reserve(self.layout.packet_len(payload.len()));
+        self.start(spi, sequence, out);
+        out.extend_from_slice(payload);
+        // RFC 4303 2.4: padding bytes count up from 1. There are fewer than 16 of them.
+        out.extend(1..=padding as u8);
+        out.extend_from_slice(&[padding as u8, next_header]);
+        out.resize(out.len() + self.layout.icv_len, 0);
+    }
+
+    /// As [`lay_out`](Self::lay_out), with padding and trailer as the caller has them at the end of `plaintext`; cut to
+    /// whole blocks. For tests: it makes what a faulty peer with the right key could send.
+    pub(crate) fn lay_out_plaintext(&self, spi: Spi, sequence: u64, plaintext: &[u8], out: &mut Vec<u8>) {
+        let whole = plaintext.len() - plaintext.len() % self.protection.block_len();
+        self.start(spi, sequence, out);
+        out.extend(plaintext.iter().take(whole));
+        out.resize(out.len() + self.layout.icv_len, 0);
+    }
+
+    /// SPI, sequence number and IV.
+    fn start(&self, spi: Spi, sequence: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(&spi.0.to_be_bytes());
+        // RFC 4303 2.2.1: of an extended sequence number only the low half travels.
+        out.extend_from_slice(&(sequence as u32).to_be_bytes());
+        let iv_start = out.len();
+        out.resize(iv_start + self.layout.iv_len, 0);
+        // The sequence number never repeats under one key, and so neither does the IV made from it.
+        self.protection.next_iv(sequence, out.get_mut(iv_start..).unwrap_or_default());
+    }
+
+    /// Encrypts a laid-out packet in place and writes its ICV.
+    pub(crate) fn seal(&self, sequence: u64, packet: &mut [u8]) -> Result<(), adit_crypto::Error> {
+        let (mut scratch, actual) = ([0; 12], packet.len());
+        let Some(Fields { header, iv, body, icv }) = self.fields(packet) else {
+            let expected = self.layout.packet_len(0);
+            return Err(adit_crypto::Error::Length { what: "ESP packet", expected, actual });
+        };
+        let (associated, trailer) = self.authenticated(header, sequence, &mut scratch);
+        self.protection.seal(iv, associated, trailer, body, icv)
+    }
+
+    /// Verifies and decrypts a packet in place; returns payload, padding and trailer.
+    pub(crate) fn open<'p>(&self, sequence: u64, packet: &'p mut [u8]) -> Result<&'p mut [u8], Drop> {
+        let mut scratch = [0; 12];
+        let Fields { header, iv, body, icv } = self.fields(packet).ok_or(Drop::Malformed)?;
+        let (associated, trailer) = self.authenticated(header, sequence, &mut scratch);
+        match self.protection.open(iv, associated, trailer, body, icv) {
+            Ok(()) => Ok(body),
+            Err(adit_crypto::Error::Authentication) => Err(Drop::Authentication),
+            Err(_) => Err(Drop::Malformed),
+        }
+    }
+
+    /// Splits a packet, if it can hold a trailer and its ciphertext is whole blocks.
+    fn fields<'p>(&self, packet: &'p mut [u8]) -> Option<Fields<'p>> {
+        let (header, rest) = packet.split_first_chunk_mut::<HEADER_LEN>()?;
+        let (iv, rest) = rest.split_at_mut_checked(self.layout.iv_len)?;
+        let body_len = rest.len().checked_sub(self.layout.icv_len)?;
+        let (body, icv) = rest.split_at_mut_checked(body_len)?;
+        (body_len >= TRAILER_LEN && body_len.is_multiple_of(self.protection.block_len())).then_some(Fields {
+            header,
+            iv,
+            body,
+            icv,
+        })
+    }
+
+    /// What the ICV covers beside IV and ciphertext: (in front of them, after them).
+    ///
+    /// RFC 4106 5 and RFC 7634 2.1: combined modes take SPI | high | low in front. RFC 4303 3.3.2.1: a separate MAC takes
+    /// SPI | low in front and the high half after the ciphertext. Without ESN it is SPI | sequence alone.
+    fn authenticated<'a>(
+        &self,
+        header: &'a [u8; HEADER_LEN],
+        sequence: u64,
+        scratch: &'a mut [u8; 12],
+    ) -> (&'a [u8], &'a [u8]) {
+        if !self.esn {
+            return (header, &[]);
+        }
+        let [spi @ .., _, _, _, _] = header;
+        scratch[..4].copy_from_slice(spi);
+        scratch[4..].copy_from_slice(&sequence.to_be_bytes());
+        if self.protection.is_aead() { (scratch, &[]) } else { (header, &scratch[4..8]) }
+    }
+}
+
+struct Fields<'p> {
+    header: &'p [u8; HEADER_LEN],
+    iv: &'p [u8],
+    body: &'p mut [u8],
+    icv: &'p mut [u8],
+}
