@@ -304,6 +304,25 @@ fn every_truncation_and_every_change_of_a_byte_is_dropped_and_harms_nothing() {
 }
 
 #[test]
+fn what_cannot_hold_a_trailer_or_is_not_whole_blocks_is_malformed() {
+    for (name, suite) in all() {
+        let mut sa = suite.receiver();
+        let packet = suite.seal(1, &v4(100));
+        let layout = suite.sender(1).layout();
+        let least = 8 + layout.iv_len() + 2 + layout.icv_len();
+        for len in 0..least {
+            assert_eq!(open(&mut sa, &packet[..len]), Err(Drop::Malformed), "{name}: {len} bytes");
+        }
+        if suite.transforms.encr == EncrId::AES_CBC {
+            for cut in (1..48).filter(|cut| cut % 16 != 0) {
+                let len = packet.len() - cut;
+                assert_eq!(open(&mut sa, &packet[..len]), Err(Drop::Malformed), "{name}: {cut} cut off");
+            }
+        }
+    }
+}
+
+#[test]
 fn another_key_another_suite_and_esn_on_one_side_alone_are_refused() {
     for (name, suite) in all() {
         let packet = suite.seal(5, &v4(100));
