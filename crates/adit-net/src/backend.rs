@@ -1,0 +1,203 @@
+//! What a data plane is to the rest of the program: the orders it takes and the events it reports. It owns the
+//! vocabulary and no behaviour.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use adit_esp::SaParameters;
+use adit_wire::ikev2::{Spi, TrafficSelector};
+
+use crate::path::DEFAULT_MARK;
+use crate::{Error, Stats};
+
+/// A data plane. Dropping it restores the system as [`Backend::shutdown`] does, except while panicking: then what
+/// is protected stays closed until the next start.
+pub trait Backend: Send {
+    /// Puts both halves of a Child SA in place. When this returns, packets that arrive on the inbound half are
+    /// accepted, and packets of its policy that fit its selectors leave on the outbound half: of several SAs of one
+    /// policy that fit, the one installed last.
+    ///
+    /// # Errors
+    /// A suite that cannot be made, an inbound SPI or an id that is in use, or a data plane that has stopped. Then
+    /// nothing is installed.
+    fn install(&mut self, child: ChildSaInstall) -> Result<(), Error>;
+
+    /// Takes both halves of a Child SA out. Its policy stays, and with it the protection.
+    fn remove(&mut self, id: ChildId);
+
+    /// Replaces what is protected. Traffic of a policy without an SA is dropped, outbound and inbound.
+    ///
+    /// # Errors
+    /// The kernel refused routes or packet filter rules. The earlier protection may then be in place in part, never
+    /// less than that.
+    fn set_policies(&mut self, policies: Vec<PolicySpec>) -> Result<(), Error>;
+
+    /// What a Child SA has carried; `None` if there is no such SA.
+    fn counters(&self, id: ChildId) -> Option<ChildCounters>;
+
+    /// What the data plane has done outside any one SA.
+    fn stats(&self) -> Stats;
+
+    /// Stops, and restores the system to what it was: protected traffic is no longer held back.
+    fn shutdown(self: Box<Self>);
+}
+
+/// Names a Child SA for the life of the data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChildId(pub u64);
+
+/// Names a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyId(pub u64);
+
+/// Both halves of a Child SA.
+pub struct ChildSaInstall {
+    /// Its name in later orders and events.
+    pub id: ChildId,
+    /// The policy whose traffic it carries.
+    pub policy: PolicyId,
+    /// What arrives.
+    pub inbound: SaParameters,
+    /// What leaves.
+    pub outbound: SaParameters,
+    /// Our outer address.
+    pub local: IpAddr,
+    /// The peer's outer address.
+    pub remote: IpAddr,
+    /// Ports if ESP travels in UDP (RFC 3948), `None` for IP protocol 50.
+    pub encap: Option<UdpEncap>,
+}
+
+/// UDP ports of encapsulated ESP (RFC 3948).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpEncap {
+    /// Ours. It has to be the NAT traversal port of [`NetConfig`].
+    pub local_port: u16,
+    /// The peer's.
+    pub remote_port: u16,
+}
+
+/// Traffic that is protected from the moment it is known, whether an SA exists or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicySpec {
+    /// Its name in [`ChildSaInstall`].
+    pub id: PolicyId,
+    /// Its name for people.
+    pub name: String,
+    /// Traffic on our side.
+    pub local_ts: Vec<TrafficSelector>,
+    /// Traffic on the peer's side.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// The smaller, the sooner it is considered; 0 comes last, the most specific first.
+    pub priority: u32,
+}
+
+/// What a Child SA has carried.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChildCounters {
+    /// Inner packets opened, dummies not counted.
+    pub packets_in: u64,
+    /// Their octets, as inner IP packets.
+    pub bytes_in: u64,
+    /// Inner packets sealed and handed to the kernel.
+    pub packets_out: u64,
+    /// Their octets, as inner IP packets.
+    pub bytes_out: u64,
+    /// When the last authentic packet arrived, a dummy included, to the accuracy of one batch.
+    pub last_in: Option<Instant>,
+    /// When the last packet left, to the accuracy of one batch.
+    pub last_out: Option<Instant>,
+    /// ESP packets of this SA that were dropped, by cause.
+    pub drops: Vec<(adit_esp::Drop, u64)>,
+}
+
+/// Settings of the data plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetConfig {
+    /// Name of the TUN device.
+    pub tun_name: String,
+    /// Its MTU in octets; `None` derives it from the MTU of the way out.
+    pub tun_mtu: Option<u16>,
+    /// Number of the routing table that leads into the tunnel.
+    pub routing_table: u32,
+    /// Priority of the rule that leads to the table.
+    pub rule_priority: u32,
+    /// Firewall mark of our own outer packets, which keeps them out of the tunnel.
+    pub mark: u32,
+    /// UDP port of IKE.
+    pub ike_port: u16,
+    /// UDP port of IKE and ESP with NAT traversal.
+    pub nat_t_port: u16,
+    /// Worker threads. Only 1 so far.
+    pub workers: usize,
+    /// Open sockets for IP protocol 50 as well; without them all ESP has to travel in UDP.
+    pub raw_esp: bool,
+}
+
+impl Default for NetConfig {
+    fn default() -> Self {
+        Self {
+            tun_name: "adit0".into(),
+            tun_mtu: None,
+            routing_table: 220,
+            rule_priority: 220,
+            mark: DEFAULT_MARK,
+            ike_port: 500,
+            nat_t_port: 4500,
+            workers: 1,
+            raw_esp: true,
+        }
+    }
+}
+
+/// What the data plane has to tell.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NetEvent {
+    /// An IKE message arrived.
+    Ike {
+        /// The address it was sent to, and the port of the socket: this tells 500 from 4500.
+        local: SocketAddr,
+        /// Who sent it.
+        remote: SocketAddr,
+        /// The message without the non-ESP marker.
+        datagram: Vec<u8>,
+    },
+    /// ESP with an SPI that no SA has. Reported for a few packets per second at most, and not authentic.
+    UnknownSpi {
+        /// The SPI.
+        spi: Spi,
+        /// The outer source; port 0 for IP protocol 50.
+        remote: SocketAddr,
+    },
+    /// Most sequence numbers of the outbound half are used: time to rekey. Reported once.
+    SequenceSoon {
+        /// The SA.
+        id: ChildId,
+    },
+    /// All sequence numbers of the outbound half are used; it sends nothing more. Reported once.
+    SequenceExhausted {
+        /// The SA.
+        id: ChildId,
+    },
+    /// The data plane can no longer work, for example because someone deleted the TUN device.
+    Failed {
+        /// Why, for the operator.
+        reason: String,
+    },
+}
+
+impl fmt::Debug for NetEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ike { local, remote, datagram } => {
+                write!(f, "Ike({remote} -> {local}, {} octets)", datagram.len())
+            }
+            Self::UnknownSpi { spi, remote } => write!(f, "UnknownSpi({spi} from {remote})"),
+            Self::SequenceSoon { id } => write!(f, "SequenceSoon({})", id.0),
+            Self::SequenceExhausted { id } => write!(f, "SequenceExhausted({})", id.0),
+            Self::Failed { reason } => write!(f, "Failed({reason})"),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Counters with a single writer: the worker adds, anyone reads, nobody waits.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::backend::ChildCounters;
+
+/// A count that one thread changes and any thread reads.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    /// Adds. Only ever called by the one thread that owns the count, so no read-modify-write is needed.
+    pub(crate) fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a packet was dropped outside any one SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropCause {
+    /// From the TUN device: not an IP packet.
+    Malformed,
+    /// From the TUN device: no policy covers it.
+    NoPolicy,
+    /// From the TUN device: a policy covers it, and no SA of that policy does.
+    NoSa,
+    /// From the TUN device: too big for the way to the peer; the sender was told, rates permitting.
+    TooBig,
+    /// The SA cannot send any more.
+    Sequence,
+    /// The kernel would not send the outer packet.
+    Send,
+    /// An outer packet that is neither ESP nor IKE, or was cut short.
+    OuterMalformed,
+    /// ESP with an SPI that no SA has.
+    UnknownSpi,
+    /// ESP that its SA refused; the SA's own counters say why.
+    Refused,
+    /// The kernel would not take the inner packet.
+    Deliver,
+}
+
+impl DropCause {
+    /// Every cause.
+    pub const ALL: [Self; 10] = [
+        Self::Malformed,
+        Self::NoPolicy,
+        Self::NoSa,
+        Self::TooBig,
+        Self::Sequence,
+        Self::Send,
+        Self::OuterMalformed,
+        Self::UnknownSpi,
+        Self::Refused,
+        Self::Deliver,
+    ];
+
+    /// A stable name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::NoPolicy => "no-policy",
+            Self::NoSa => "no-sa",
+            Self::TooBig => "too-big",
+            Self::Sequence => "sequence",
+            Self::Send => "send",
+            Self::OuterMalformed => "outer-malformed",
+            Self::UnknownSpi => "unknown-spi",
+            Self::Refused => "refused",
+            Self::Deliver => "deliver",
+        }
+    }
+}
+
+/// What the data plane has done outside any one SA.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Dropped packets by cause.
+    pub drops: Vec<(DropCause, u64)>,
+    /// IKE messages received.
+    pub ike_received: u64,
+    /// NAT keepalives received.
+    pub keepalives_received: u64,
+    /// Packets that arrived in the clear though a policy protects them, since the policies last changed.
+    pub fenced_in: u64,
+    /// Packets that would have left in the clear though a policy protects them, since the policies last changed.
+    pub fenced_out: u64,
+}
+
+/// The counts of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerCounts {
+    drops: [Count; DropCause::ALL.len()],
+    pub(crate) ike_received: Count,
+    pub(crate) keepalives_received: Count,
+}
+
+impl WorkerCounts {
+    pub(crate) fn dropped(&self, cause: DropCause) {
+        if let Some(count) = self.drops.get(cause as usize) {
+            count.add(1);
+        }
+    }
+
+    pub(crate) fn drops(&self) -> impl Iterator<Item = (DropCause, u64)> + '_ {
+        DropCause::ALL.into_iter().zip(self.drops.iter().map(Count::read))
+    }
+}
+
+/// The counts of one Child SA.
+#[derive(Debug, Default)]
+pub(crate) struct SaCounts {
+    pub(crate) packets_in: Count,
+    pub(crate) bytes_in: Count,
+    pub(crate) packets_out: Count,
+    pub(crate) bytes_out: Count,
+    /// [`Clock`] times; 0 is never.
+    pub(crate) last_in: Count,
+    pub(crate) last_out: Count,
+    drops: [Count; adit_esp::Drop::ALL.len()],
+}
+
+impl SaCounts {
+    pub(crate) fn dropped(&self, cause: adit_esp::Drop) {
+        if let Some(count) = self.drops.get(cause as usize) {
+            count.add(1);
+        }
+    }
+
+    pub(crate) fn read(&self, clock: Clock) -> ChildCounters {
+        ChildCounters {
+            packets_in: self.packets_in.read(),
+            bytes_in: self.bytes_in.read(),
+            packets_out: self.packets_out.read(),
+            bytes_out: self.bytes_out.read(),
+            last_in: clock.instant(self.last_in.read()),
+            last_out: clock.instant(self.last_out.read()),
+            drops: adit_esp::Drop::ALL.into_iter().zip(self.drops.iter().map(Count::read)).collect(),
+        }
+    }
+}
+
+/// Turns moments into numbers that fit a count: milliseconds since the data plane began, from 1 on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(crate) fn new(start: Instant) -> Self {
+        Self { start }
+    }
+
+    pub(crate) fn number(self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.start).as_millis();
+        u64::try_from(elapsed).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn instant(self, number: u64) -> Option<Instant> {
+        self.start.checked_add(Duration::from_millis(number.checked_sub(1)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_survive_and_never_is_none() {
+        let start = Instant::now();
+        let clock = Clock::new(start);
+        assert_eq!(clock.instant(0), None);
+        for millis in [0, 1, 86_400_000] {
+            let moment = start + Duration::from_millis(millis);
+            assert_eq!(clock.instant(clock.number(moment)), Some(moment));
+        }
+    }
+
+    #[test]
+    fn causes_have_places_and_names_of_their_own() {
+        let counts = WorkerCounts::default();
+        for (times, cause) in DropCause::ALL.into_iter().enumerate() {
+            for _ in 0..times {
+                counts.dropped(cause);
+            }
+        }
+        assert!(counts.drops().map(|(_, count)| count).eq(0..DropCause::ALL.len() as u64));
+        let names: std::collections::HashSet<_> = DropCause::ALL.iter().map(|cause| cause.as_str()).collect();
+        assert_eq!(names.len(), DropCause::ALL.len());
+    }
+}

@@ -1,0 +1,340 @@
+//! The fence: packet filter rules that drop what a policy protects and what nevertheless travels in the clear.
+//! It owns the nf_tables table `inet adit` and replaces it as a whole, in one transaction. It stays when the
+//! process dies, so that nothing leaks until the next start, and is removed by an orderly end. It needs no `nft`
+//! binary.
+//!
+//! ```text
+//! inbound   packets from a peer's selectors to ours that did not come out of the TUN device
+//! outbound  packets from our selectors to a peer's that are not going into the TUN device
+//! ```
+//!
+//! Never dropped: what the loopback interface carries; our own outer packets, which have a mark when they leave,
+//! and are ESP or go to the IKE ports of this machine when they arrive, even if the outer addresses lie within
+//! the selectors; IPv6 neighbour discovery, without which a peer on the same link could not be reached.
+//!
+//! Selectors that overlap are decided as routes are, by the most specific destination: if everything (`0.0.0.0/0`)
+//! is protected on the peer's side, our own selectors are not, and hosts behind this gateway reach each other.
+//!
+//! Of protocols with ports the ports count. Later fragments do not show them and are dropped if ports are all that
+//! could have excluded them (RFC 4301 7: what cannot be told apart must not pass). Of ICMP, type and code do not
+//! count: the protocol as a whole is fenced.
+
+use std::net::IpAddr;
+
+use adit_wire::ikev2::TrafficSelector;
+
+use crate::Error;
+use crate::backend::{NetConfig, PolicySpec};
+use crate::netlink::NetlinkSocket;
+use crate::nft::{self, Base, Batch, Compare, Hook, Meta, Rule, Verdict};
+
+/// Name of the table, in the family `inet`.
+pub const TABLE: &str = "adit";
+
+const INBOUND: &str = "inbound";
+const DROPPED_IN: &str = "dropped-in";
+const DROPPED_OUT: &str = "dropped-out";
+
+/// The table `inet adit` of one network namespace.
+#[derive(Debug)]
+pub struct Fence {
+    /// `None` if the kernel has no nf_tables.
+    socket: Option<NetlinkSocket>,
+    tun_name: String,
+    mark: u32,
+    ports: [u16; 2],
+}
+
+impl Fence {
+    /// A fence for the calling thread's network namespace. Nothing changes yet.
+    pub fn new(config: &NetConfig) -> Self {
+        let socket = NetlinkSocket::open(libc::NETLINK_NETFILTER).inspect_err(lost).ok();
+        let ports = [config.ike_port, config.nat_t_port];
+        Self { socket, tun_name: config.tun_name.clone(), mark: config.mark, ports }
+    }
+
+    /// Puts up the fence for these policies, in place of what was there; takes it down if there are none.
+    ///
+    /// A kernel without nf_tables is no error: it is logged once, and routes alone keep protected packets in.
+    ///
+    /// # Errors
+    /// The kernel refused. What was there stays.
+    pub fn replace(&mut self, policies: &[PolicySpec]) -> Result<(), Error> {
+        if policies.is_empty() {
+            return self.remove();
+        }
+        let Some(socket) = &mut self.socket else { return Ok(()) };
+        let mut batch = Batch::new(socket.next_sequence());
+        // Deleting needs the table to exist, and creating one that exists does nothing.
+        batch.create_table(TABLE);
+        batch.delete_table(TABLE);
+        batch.create_table(TABLE);
+        write_rules(&mut batch, &self.tun_name, self.mark, self.ports, &entries(policies));
+        self.commit(batch, "put up the packet filter rules")
+    }
+
+    /// Takes the fence down.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove(&mut self) -> Result<(), Error> {
+        let Some(socket) = &mut self.socket else { return Ok(()) };
+        let mut batch = Batch::new(socket.next_sequence());
+        batch.create_table(TABLE);
+        batch.delete_table(TABLE);
+        self.commit(batch, "remove the packet filter rules")
+    }
+
+    /// How many packets it has dropped since the last [`Fence::replace`]: inbound, outbound.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn dropped(&mut self) -> Result<(u64, u64), Error> {
+        Ok((self.counted(DROPPED_IN)?, self.counted(DROPPED_OUT)?))
+    }
+
+    fn counted(&mut self, chain: &str) -> Result<u64, Error> {
+        let Some(socket) = &mut self.socket else { return Ok(0) };
+        let sequence = socket.next_sequence();
+        let mut packets = 0;
+        let mut count = || {
+            socket.send(&nft::list_rules(sequence, TABLE, chain))?;
+            socket.collect(sequence, |message| packets += nft::counted_packets(message).unwrap_or(0))
+        };
+        match count() {
+            // There is no fence.
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+                Err(Error::system("read the packet filter's counters", error))
+            }
+            _ => Ok(packets),
+        }
+    }
+
+    fn commit(&mut self, batch: Batch, action: &str) -> Result<(), Error> {
+        let Some(socket) = &mut self.socket else { return Ok(()) };
+        let (octets, last) = batch.finish();
+        match socket.send(&octets).and_then(|()| socket.acknowledged(last)) {
+            Err(error) if nft::is_unsupported(&error) => {
+                lost(&Error::system(action, error));
+                self.socket = None;
+                Ok(())
+            }
+            result => {
+                // Messages of the batch took numbers up to this one.
+                socket.skip_to(last.wrapping_add(2));
+                result.map_err(|error| Error::system(action, error))
+            }
+        }
+    }
+}
+
+fn lost(error: &Error) {
+    tracing::warn!(
+        %error,
+        "this kernel has no nf_tables: only routes keep protected packets from leaving in the clear, and nothing \
+         drops those that arrive in the clear"
+    );
+}
+
+/// One line of the fence, seen from this machine.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    local: Side,
+    remote: Side,
+    /// 0 is any.
+    protocol: u8,
+    /// Dropped in the clear, or exempt from the entries that follow.
+    protect: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Side {
+    first: IpAddr,
+    last: IpAddr,
+    ports: Option<(u16, u16)>,
+}
+
+/// The entries of all policies, the most specific destination first.
+fn entries(policies: &[PolicySpec]) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for policy in policies {
+        for remote in &policy.remote_ts {
+            for local in
+                policy.local_ts.iter().filter(|local| local.start.is_ipv4() == remote.start.is_ipv4())
+            {
+                let protocol = match (local.protocol, remote.protocol) {
+                    (0, protocol) | (protocol, 0) => protocol,
+                    (one, other) if one == other => one,
+                    // No packet fits both.
+                    _ => continue,
+                };
+                let side = |selector: &TrafficSelector| Side {
+                    first: selector.start,
+                    last: selector.end,
+                    ports: ports(protocol, selector),
+                };
+                entries.push(Entry { local: side(local), remote: side(remote), protocol, protect: true });
+                for inner in policy.local_ts.iter().filter(|inner| lies_within(inner, remote)) {
+                    let whole = |selector: &TrafficSelector| Side {
+                        first: selector.start,
+                        last: selector.end,
+                        ports: None,
+                    };
+                    entries.push(Entry {
+                        local: whole(local),
+                        remote: whole(inner),
+                        protocol: 0,
+                        protect: false,
+                    });
+                }
+            }
+        }
+    }
+    // Of equal destinations what protects comes first.
+    entries.sort_by_key(|entry| (size(&entry.remote), !entry.protect));
+    entries.dedup();
+    entries
+}
+
+/// Are the addresses of `inner` some of those of `outer`, but not all?
+pub(crate) fn lies_within(inner: &TrafficSelector, outer: &TrafficSelector) -> bool {
+    inner.start.is_ipv4() == outer.start.is_ipv4()
+        && outer.start <= inner.start
+        && inner.end <= outer.end
+        && (outer.start, outer.end) != (inner.start, inner.end)
+}
+
+fn size(side: &Side) -> u128 {
+    match (side.first, side.last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => u128::from(last.to_bits().saturating_sub(first.to_bits())),
+        (IpAddr::V6(first), IpAddr::V6(last)) => last.to_bits().saturating_sub(first.to_bits()),
+        _ => u128::MAX,
+    }
+}
+
+/// The ports that a selector is about, if it is about some: TCP, UDP, DCCP, SCTP and UDP-Lite have them.
+fn ports(protocol: u8, selector: &TrafficSelector) -> Option<(u16, u16)> {
+    let some = matches!(protocol, 6 | 17 | 33 | 132 | 136)
+        && (selector.start_port, selector.end_port) != (0, u16::MAX)
+        && selector.start_port <= selector.end_port;
+    some.then_some((selector.start_port, selector.end_port))
+}
+
+fn write_rules(batch: &mut Batch, tun_name: &str, mark: u32, ports: [u16; 2], entries: &[Entry]) {
+    for (chain, drop) in [(DROPPED_IN, true), (DROPPED_OUT, true), (INBOUND, false)] {
+        batch.create_chain(TABLE, chain);
+        if drop {
+            batch.append_rule(TABLE, chain, Rule::default().counter(), Verdict::Drop);
+        }
+    }
+
+    batch.create_base_chain(TABLE, "input", Hook::Input, 0);
+    let protocol = |number: u8| Rule::default().meta(Meta::Protocol, Compare::Equal, &[number]);
+    batch.append_rule(TABLE, "input", protocol(50), Verdict::Accept);
+    for port in ports.map(u16::to_be_bytes) {
+        batch.append_rule(
+            TABLE,
+            "input",
+            protocol(17).range(Base::Transport, 2, &port, &port),
+            Verdict::Accept,
+        );
+    }
+    batch.append_rule(TABLE, "input", neighbour_discovery(), Verdict::Accept);
+    batch.append_rule(TABLE, "input", Rule::default(), Verdict::Jump(INBOUND));
+    batch.create_base_chain(TABLE, "forward", Hook::Forward, 0);
+    batch.append_rule(TABLE, "forward", Rule::default(), Verdict::Jump(INBOUND));
+    for name in ["lo", tun_name] {
+        batch.append_rule(TABLE, INBOUND, Rule::default().interface(Meta::InputName, name), Verdict::Return);
+    }
+    for entry in entries {
+        entry.write(batch, INBOUND, Direction::In);
+    }
+
+    // Before source NAT (100), which could move a packet out of its selectors.
+    batch.create_base_chain(TABLE, "outbound", Hook::Postrouting, 0);
+    for name in ["lo", tun_name] {
+        batch.append_rule(
+            TABLE,
+            "outbound",
+            Rule::default().interface(Meta::OutputName, name),
+            Verdict::Accept,
+        );
+    }
+    let marked = Rule::default().meta(Meta::Mark, Compare::Equal, &mark.to_ne_bytes());
+    batch.append_rule(TABLE, "outbound", marked, Verdict::Accept);
+    batch.append_rule(TABLE, "outbound", neighbour_discovery(), Verdict::Accept);
+    for entry in entries {
+        entry.write(batch, "outbound", Direction::Out);
+    }
+}
+
+/// ICMPv6 133 to 137 that no router has forwarded (RFC 4861 11.2: hop limit 255).
+fn neighbour_discovery() -> Rule {
+    family(true).meta(Meta::Protocol, Compare::Equal, &[58]).range(Base::Transport, 0, &[133], &[137]).range(
+        Base::Network,
+        7,
+        &[255],
+        &[255],
+    )
+}
+
+fn family(v6: bool) -> Rule {
+    let number = if v6 { libc::NFPROTO_IPV6 } else { libc::NFPROTO_IPV4 };
+    Rule::default().meta(Meta::Family, Compare::Equal, &[number as u8])
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    In,
+    Out,
+}
+
+impl Entry {
+    fn write(&self, batch: &mut Batch, chain: &str, direction: Direction) {
+        let (source, destination, dropped) = match direction {
+            Direction::In => (&self.remote, &self.local, DROPPED_IN),
+            Direction::Out => (&self.local, &self.remote, DROPPED_OUT),
+        };
+        let verdict = if self.protect { Verdict::Goto(dropped) } else { Verdict::Return };
+        let addresses = || {
+            let rule = family(source.first.is_ipv6());
+            let rule = source.test_addresses(rule, if source.first.is_ipv6() { 8 } else { 12 });
+            let rule = destination.test_addresses(rule, if source.first.is_ipv6() { 24 } else { 16 });
+            if self.protocol == 0 {
+                rule
+            } else {
+                rule.meta(Meta::Protocol, Compare::Equal, &[self.protocol])
+            }
+        };
+        let mut rule = addresses();
+        for (side, offset) in [(source, 0), (destination, 2)] {
+            if let Some((first, last)) = side.ports {
+                rule = rule.range(Base::Transport, offset, &first.to_be_bytes(), &last.to_be_bytes());
+            }
+        }
+        batch.append_rule(TABLE, chain, rule, verdict);
+        if source.ports.is_some() || destination.ports.is_some() {
+            let later = if source.first.is_ipv6() {
+                addresses().later_ipv6_fragment()
+            } else {
+                addresses().any_bit(Base::Network, 6, &[0x1f, 0xff])
+            };
+            batch.append_rule(TABLE, chain, later, verdict);
+        }
+    }
+}
+
+impl Side {
+    fn test_addresses(&self, rule: Rule, offset: u32) -> Rule {
+        let (first, last) = (octets(self.first), octets(self.last));
+        let everything = first.iter().all(|octet| *octet == 0) && last.iter().all(|octet| *octet == 0xff);
+        if everything { rule } else { rule.range(Base::Network, offset, &first, &last) }
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}

@@ -1,0 +1,624 @@
+//! A small blocking netlink client: links, addresses, routes and rules of the network namespace it was
+//! opened in. It owns its socket and nothing else; it never decides what should be there.
+
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::Error;
+
+/// A connection to the kernel's routing netlink.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: NetlinkSocket,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MTU in octets.
+    pub mtu: u32,
+    /// Is it up?
+    pub up: bool,
+    /// Is it the loopback interface?
+    pub loopback: bool,
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// Index of the interface.
+    pub interface: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Length of its network prefix in bits.
+    pub prefix_len: u8,
+    /// May it be the source of packets? Not while its uniqueness is being checked, nor if it failed the check.
+    pub usable: bool,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// Destination prefix: address with all host bits zero, and length in bits.
+    pub destination: (IpAddr, u8),
+    /// Routing table.
+    pub table: u32,
+    /// What happens to packets.
+    pub kind: RouteKind,
+    /// Output interface of a [`RouteKind::Unicast`] route.
+    pub interface: Option<u32>,
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+    /// Preferred source address of our own packets.
+    pub source: Option<IpAddr>,
+    /// Metric: of several routes to one prefix the lowest wins.
+    pub metric: u32,
+    /// Who made the route (`RTPROT_*`).
+    pub protocol: u8,
+}
+
+/// What a route does with packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RouteKind {
+    /// Sends them.
+    Unicast,
+    /// Refuses them with an ICMP error.
+    Unreachable,
+    /// Leaves them to the next rule.
+    Throw,
+    /// Anything else; never created here.
+    Other(u8),
+}
+
+/// A routing rule of the one shape used here: `not from all fwmark MARK lookup TABLE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Address family: IPv6 or IPv4.
+    pub v6: bool,
+    /// Priority; lower comes first.
+    pub priority: u32,
+    /// Table to look up.
+    pub table: u32,
+    /// Packets with this mark skip the rule.
+    pub except_mark: u32,
+    /// Who made the rule (`RTPROT_*`).
+    pub protocol: u8,
+}
+
+/// `RTPROT_STATIC`: routes made by an administrator.
+pub const PROTOCOL_STATIC: u8 = 4;
+
+/// The main routing table.
+pub const TABLE_MAIN: u32 = 254;
+
+impl Netlink {
+    /// Opens a client for the calling thread's network namespace.
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self { socket: NetlinkSocket::open(libc::NETLINK_ROUTE)? })
+    }
+
+    /// All interfaces.
+    pub fn links(&mut self) -> Result<Vec<Link>, Error> {
+        let found = self.dump("list interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewLink(message) => Some(link(&message)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// The interface of this name.
+    pub fn link(&mut self, name: &str) -> Result<Link, Error> {
+        self.links()?.into_iter().find(|link| link.name == name).ok_or_else(|| {
+            Error::system(format!("find the interface {name}"), io::ErrorKind::NotFound.into())
+        })
+    }
+
+    /// Creates a veth pair; the peer is born in the namespace `peer_namespace` if one is given.
+    pub fn create_veth(
+        &mut self,
+        name: &str,
+        peer: &str,
+        peer_namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Error> {
+        let mut other = LinkMessage::default();
+        other.attributes.push(LinkAttribute::IfName(peer.into()));
+        if let Some(namespace) = peer_namespace {
+            other.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
+        }
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.into()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
+        ]));
+        self.create(format!("create the veth pair {name}-{peer}"), RouteNetlinkMessage::NewLink(message))
+    }
+
+    /// Removes an interface.
+    pub fn delete_link(&mut self, index: u32) -> Result<(), Error> {
+        let message = link_message(index);
+        self.request(format!("delete interface {index}"), RouteNetlinkMessage::DelLink(message), 0)
+    }
+
+    /// Brings an interface up.
+    pub fn set_up(&mut self, index: u32) -> Result<(), Error> {
+        let mut message = link_message(index);
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.request(format!("bring interface {index} up"), RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// Sets the MTU of an interface, in octets.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), Error> {
+        let mut message = link_message(index);
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        self.request(
+            format!("set the MTU of interface {index} to {mtu}"),
+            RouteNetlinkMessage::SetLink(message),
+            0,
+        )
+    }
+
+    /// Sets how many packets an interface queues.
+    pub fn set_queue_length(&mut self, index: u32, packets: u32) -> Result<(), Error> {
+        let mut message = link_message(index);
+        message.attributes.push(LinkAttribute::TxQueueLen(packets));
+        self.request(format!("set the queue of interface {index}"), RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// Keeps the kernel from giving an interface an IPv6 link-local address of its own accord.
+    pub fn set_no_link_local(&mut self, index: u32) -> Result<(), Error> {
+        let mut message = link_message(index);
+        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+        ])]));
+        self.request(
+            format!("set interface {index} up without addresses"),
+            RouteNetlinkMessage::SetLink(message),
+            0,
+        )
+    }
+
+    /// Moves an interface into another namespace.
+    pub fn set_namespace(&mut self, index: u32, namespace: BorrowedFd<'_>) -> Result<(), Error> {
+        let mut message = link_message(index);
+        message.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
+        self.request(format!("move interface {index}"), RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// All addresses of all interfaces.
+    pub fn addresses(&mut self) -> Result<Vec<InterfaceAddress>, Error> {
+        let found =
+            self.dump("list addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewAddress(message) => interface_address(&message),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Gives an interface an address. IPv6 addresses are usable at once, without a check for duplicates.
+    pub fn add_address(&mut self, index: u32, address: IpAddr, prefix_len: u8) -> Result<(), Error> {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.prefix_len = prefix_len;
+        message.header.family = family(address.is_ipv6());
+        if address.is_ipv6() {
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
+        message.attributes.push(AddressAttribute::Local(address));
+        message.attributes.push(AddressAttribute::Address(address));
+        self.create(format!("add address {address}/{prefix_len}"), RouteNetlinkMessage::NewAddress(message))
+    }
+
+    /// The routes that `wanted` asks for, of all tables and both families.
+    pub fn routes(&mut self, wanted: impl Fn(&Route) -> bool) -> Result<Vec<Route>, Error> {
+        let found = self.dump("list routes", RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
+        let routes = found.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(message) => route(&message),
+            _ => None,
+        });
+        Ok(routes.filter(wanted).collect())
+    }
+
+    /// Adds a route.
+    pub fn add_route(&mut self, route: &Route) -> Result<(), Error> {
+        self.create(format!("add the route {route}"), RouteNetlinkMessage::NewRoute(route_message(route)))
+    }
+
+    /// Puts a route in place of the one with the same destination, table and metric.
+    pub fn replace_route(&mut self, route: &Route) -> Result<(), Error> {
+        let message = RouteNetlinkMessage::NewRoute(route_message(route));
+        self.request(format!("replace the route {route}"), message, NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    /// Removes a route.
+    pub fn delete_route(&mut self, route: &Route) -> Result<(), Error> {
+        self.request(
+            format!("delete the route {route}"),
+            RouteNetlinkMessage::DelRoute(route_message(route)),
+            0,
+        )
+    }
+
+    /// The rules of the shape of [`Rule`], both families.
+    pub fn rules(&mut self) -> Result<Vec<Rule>, Error> {
+        let found = self.dump("list routing rules", RouteNetlinkMessage::GetRule(RuleMessage::default()))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewRule(message) => rule(&message),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Adds a rule.
+    pub fn add_rule(&mut self, rule: &Rule) -> Result<(), Error> {
+        self.create(
+            format!("add the routing rule for table {}", rule.table),
+            RouteNetlinkMessage::NewRule(rule_message(rule)),
+        )
+    }
+
+    /// Removes a rule.
+    pub fn delete_rule(&mut self, rule: &Rule) -> Result<(), Error> {
+        self.request(
+            format!("delete the routing rule for table {}", rule.table),
+            RouteNetlinkMessage::DelRule(rule_message(rule)),
+            0,
+        )
+    }
+
+    fn create(&mut self, action: String, message: RouteNetlinkMessage) -> Result<(), Error> {
+        self.request(action, message, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    fn request(&mut self, action: String, message: RouteNetlinkMessage, flags: u16) -> Result<(), Error> {
+        let sequence =
+            self.send(message, flags | NLM_F_ACK).map_err(|error| Error::system(action.clone(), error))?;
+        self.socket.acknowledged(sequence).map_err(|error| Error::system(action, error))
+    }
+
+    fn dump(
+        &mut self,
+        action: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let sequence = self.send(message, NLM_F_DUMP).map_err(|error| Error::system(action, error))?;
+        let mut found = Vec::new();
+        self.socket
+            .collect(sequence, |message| {
+                // A message of a newer kernel that the codec cannot read is about something not made here.
+                if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message)
+                    && let NetlinkPayload::InnerMessage(inner) = message.payload
+                {
+                    found.push(inner);
+                }
+            })
+            .map_err(|error| Error::system(action, error))?;
+        Ok(found)
+    }
+
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
+        let sequence = self.socket.next_sequence();
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = NLM_F_REQUEST | flags;
+        message.header.sequence_number = sequence;
+        message.finalize();
+        let mut octets = vec![0; message.buffer_len()];
+        message.serialize(&mut octets);
+        self.socket.send(&octets)?;
+        Ok(sequence)
+    }
+}
+
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (address, len) = self.destination;
+        match self.kind {
+            RouteKind::Unicast => {}
+            RouteKind::Unreachable => f.write_str("unreachable ")?,
+            RouteKind::Throw => f.write_str("throw ")?,
+            RouteKind::Other(kind) => write!(f, "type {kind} ")?,
+        }
+        write!(f, "{address}/{len} table {} metric {}", self.table, self.metric)
+    }
+}
+
+/// A netlink socket of any protocol, and the framing of what it receives.
+#[derive(Debug)]
+pub(crate) struct NetlinkSocket {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl NetlinkSocket {
+    /// Opens a socket for the calling thread's network namespace.
+    pub(crate) fn open(protocol: i32) -> Result<Self, Error> {
+        let open = || {
+            let socket =
+                Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(protocol)))?;
+            // The kernel answers before the request returns; the limit is for a kernel that does not.
+            socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|error| Error::system("open a netlink socket", error))?;
+        // The kernel cuts dumps into pieces of at most 32 KiB.
+        Ok(Self { socket, sequence: 0, buffer: vec![0; 1 << 16] })
+    }
+
+    pub(crate) fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    /// Says that requests were sent with numbers below this one.
+    pub(crate) fn skip_to(&mut self, sequence: u32) {
+        self.sequence = sequence;
+    }
+
+    pub(crate) fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+        if self.socket.send_buffer_size()? < octets.len() * 2 {
+            rustix::net::sockopt::set_socket_send_buffer_size_force(&self.socket, octets.len() * 2)?;
+        }
+        self.socket.write_all(octets)
+    }
+
+    /// Waits until the request `sequence` is acknowledged. Errors of earlier requests count as its own.
+    pub(crate) fn acknowledged(&mut self, sequence: u32) -> io::Result<()> {
+        self.collect(sequence, |_| ())
+    }
+
+    /// Hands every answer to the request `sequence` to `each`, until it is complete or failed.
+    pub(crate) fn collect(&mut self, sequence: u32, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        loop {
+            let len = match self.socket.read(&mut self.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            };
+            let mut octets = self.buffer.get(..len).unwrap_or_default();
+            while let Some((message, rest)) = next_message(octets) {
+                octets = rest;
+                // An acknowledgement of an earlier request whose answer nobody waited for says nothing here, but
+                // a failure of one does: in a batch it is the reason why the whole was refused.
+                match message.kind {
+                    NLMSG_ERROR => {
+                        let code =
+                            message.payload.first_chunk().map_or(-libc::EPROTO, |c| i32::from_ne_bytes(*c));
+                        if code != 0 {
+                            return Err(io::Error::from_raw_os_error(-code));
+                        }
+                        if message.sequence == sequence {
+                            return Ok(());
+                        }
+                    }
+                    NLMSG_DONE if message.sequence == sequence => {
+                        let code = message.payload.first_chunk().map_or(0, |c| i32::from_ne_bytes(*c));
+                        return if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) };
+                    }
+                    _ if message.sequence == sequence => each(message.octets),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+
+/// Length of a netlink message's header.
+pub(crate) const HEADER_LEN: usize = 16;
+
+struct Framed<'a> {
+    kind: u16,
+    sequence: u32,
+    octets: &'a [u8],
+    payload: &'a [u8],
+}
+
+fn next_message(octets: &[u8]) -> Option<(Framed<'_>, &[u8])> {
+    let (&[l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, _, _, _, _], _) =
+        octets.split_first_chunk::<HEADER_LEN>()?;
+    let len = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+    let message = octets.get(..len)?;
+    let framed = Framed {
+        kind: u16::from_ne_bytes([t0, t1]),
+        sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+        octets: message,
+        payload: message.get(HEADER_LEN..)?,
+    };
+    Some((framed, octets.get(len.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+fn family(v6: bool) -> AddressFamily {
+    if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+fn link_message(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            _ => {}
+        }
+    }
+    link
+}
+
+fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {
+    let mut address = None;
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    for attribute in &message.attributes {
+        match attribute {
+            // On point-to-point links `Address` is the peer's.
+            AddressAttribute::Local(local) => address = Some(*local),
+            AddressAttribute::Address(other) => address = address.or(Some(*other)),
+            AddressAttribute::Flags(more) => flags |= *more,
+            _ => {}
+        }
+    }
+    Some(InterfaceAddress {
+        interface: message.header.index,
+        address: address?,
+        prefix_len: message.header.prefix_len,
+        usable: !flags
+            .intersects(AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated),
+    })
+}
+
+fn route_message(route: &Route) -> RouteMessage {
+    let (destination, prefix_len) = route.destination;
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(destination.is_ipv6()),
+        destination_prefix_length: prefix_len,
+        protocol: RouteProtocol::from(route.protocol),
+        kind: match route.kind {
+            RouteKind::Unicast => RouteType::Unicast,
+            RouteKind::Unreachable => RouteType::Unreachable,
+            RouteKind::Throw => RouteType::Throw,
+            RouteKind::Other(kind) => RouteType::from(kind),
+        },
+        scope: if route.kind == RouteKind::Unicast && route.gateway.is_none() && destination.is_ipv4() {
+            RouteScope::Link
+        } else {
+            RouteScope::Universe
+        },
+        ..RouteHeader::default()
+    };
+    let attributes = &mut message.attributes;
+    attributes.push(RouteAttribute::Destination(RouteAddress::from(destination)));
+    attributes.push(RouteAttribute::Table(route.table));
+    attributes.push(RouteAttribute::Priority(route.metric));
+    attributes.extend(route.interface.map(RouteAttribute::Oif));
+    attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+    attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+    message
+}
+
+fn route(message: &RouteMessage) -> Option<Route> {
+    let v6 = match message.header.address_family {
+        AddressFamily::Inet => false,
+        AddressFamily::Inet6 => true,
+        _ => return None,
+    };
+    let any: IpAddr =
+        if v6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { std::net::Ipv4Addr::UNSPECIFIED.into() };
+    let mut route = Route {
+        destination: (any, message.header.destination_prefix_length),
+        table: message.header.table.into(),
+        kind: match message.header.kind {
+            RouteType::Unicast => RouteKind::Unicast,
+            RouteType::Unreachable => RouteKind::Unreachable,
+            RouteType::Throw => RouteKind::Throw,
+            other => RouteKind::Other(other.into()),
+        },
+        interface: None,
+        gateway: None,
+        source: None,
+        metric: 0,
+        protocol: message.header.protocol.into(),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => route.destination.0 = ip(address)?,
+            RouteAttribute::Table(table) => route.table = *table,
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::Gateway(gateway) => route.gateway = ip(gateway),
+            RouteAttribute::PrefSource(source) => route.source = ip(source),
+            // IPv6 shows the loopback interface for routes that lead nowhere.
+            RouteAttribute::Oif(index) if route.kind == RouteKind::Unicast => route.interface = Some(*index),
+            _ => {}
+        }
+    }
+    Some(route)
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some((*v4).into()),
+        RouteAddress::Inet6(v6) => Some((*v6).into()),
+        _ => None,
+    }
+}
+
+fn rule_message(rule: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family(rule.v6);
+    message.header.action = RuleAction::ToTable;
+    message.header.flags = RuleFlags::Invert;
+    message.attributes = vec![
+        RuleAttribute::Priority(rule.priority),
+        RuleAttribute::Table(rule.table),
+        RuleAttribute::FwMark(rule.except_mark),
+        RuleAttribute::FwMask(u32::MAX),
+        RuleAttribute::Protocol(RouteProtocol::from(rule.protocol)),
+    ];
+    message
+}
+
+fn rule(message: &RuleMessage) -> Option<Rule> {
+    if message.header.action != RuleAction::ToTable || !message.header.flags.contains(RuleFlags::Invert) {
+        return None;
+    }
+    let mut rule = Rule {
+        v6: message.header.family == AddressFamily::Inet6,
+        priority: 0,
+        table: message.header.table.into(),
+        except_mark: 0,
+        protocol: 0,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::Table(table) => rule.table = *table,
+            RuleAttribute::FwMark(mark) => rule.except_mark = *mark,
+            RuleAttribute::Protocol(protocol) => rule.protocol = (*protocol).into(),
+            _ => {}
+        }
+    }
+    Some(rule)
+}

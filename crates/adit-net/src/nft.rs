@@ -1,0 +1,370 @@
+//! The few messages and expressions of nf_tables that the fence needs, as netlink attributes
+//! (`linux/netfilter/nf_tables.h`). It owns the encoding; what the rules are is decided in [`crate::fence`].
+
+use std::io;
+
+use crate::netlink::HEADER_LEN;
+
+/// A transaction: all of it takes effect at once, or nothing does.
+pub(crate) struct Batch {
+    octets: Vec<u8>,
+    /// Where the last message begins.
+    last: usize,
+    sequence: u32,
+}
+
+/// The last part of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict<'a> {
+    Accept,
+    Drop,
+    Return,
+    Jump(&'a str),
+    Goto(&'a str),
+}
+
+/// The packet filter hooks of a base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Input = 1,
+    Forward = 2,
+    Postrouting = 4,
+}
+
+/// What a rule tests: each test narrows it.
+#[derive(Debug, Default)]
+pub(crate) struct Rule {
+    expressions: Attributes,
+}
+
+/// Where a field of a packet begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Base {
+    Network = 1,
+    Transport = 2,
+}
+
+/// What is known about a packet beside its octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meta {
+    Mark = 3,
+    InputName = 6,
+    OutputName = 7,
+    Family = 15,
+    Protocol = 16,
+}
+
+/// How a field compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compare {
+    Equal = 0,
+    NotEqual = 1,
+    AtMost = 3,
+    AtLeast = 5,
+}
+
+const SUBSYSTEM: u16 = 10;
+const FAMILY_INET: u8 = 1;
+
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+const NEW_TABLE: u16 = SUBSYSTEM << 8;
+const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
+const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
+const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
+const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
+
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+const DUMP: u16 = 0x300;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+
+const NESTED: u16 = 0x8000;
+/// The register that tests work in.
+const REGISTER: u32 = 1;
+
+impl Batch {
+    /// Begins a transaction; its messages are numbered from `sequence` on.
+    pub(crate) fn new(sequence: u32) -> Self {
+        let mut batch = Self { octets: Vec::new(), last: 0, sequence };
+        batch.message(BATCH_BEGIN, 0, 0, SUBSYSTEM, |_| ());
+        batch
+    }
+
+    pub(crate) fn create_table(&mut self, table: &str) {
+        self.message(NEW_TABLE, CREATE, FAMILY_INET, 0, |a| {
+            a.text(1, table);
+            a.number(2, 0);
+        });
+    }
+
+    pub(crate) fn delete_table(&mut self, table: &str) {
+        self.message(DELETE_TABLE, 0, FAMILY_INET, 0, |a| a.text(1, table));
+    }
+
+    /// A chain that others jump to.
+    pub(crate) fn create_chain(&mut self, table: &str, chain: &str) {
+        self.message(NEW_CHAIN, CREATE, FAMILY_INET, 0, |a| {
+            a.text(1, table);
+            a.text(3, chain);
+        });
+    }
+
+    /// A chain that packets meet at `hook`, and leave accepted.
+    pub(crate) fn create_base_chain(&mut self, table: &str, chain: &str, hook: Hook, priority: i32) {
+        self.message(NEW_CHAIN, CREATE, FAMILY_INET, 0, |a| {
+            a.text(1, table);
+            a.text(3, chain);
+            a.text(7, "filter");
+            a.number(5, 1);
+            a.nested(4, |a| {
+                a.number(1, hook as u32);
+                a.octets(2, &priority.to_be_bytes());
+            });
+        });
+    }
+
+    pub(crate) fn append_rule(&mut self, table: &str, chain: &str, rule: Rule, verdict: Verdict<'_>) {
+        let expressions = rule.verdict(verdict).0;
+        self.message(NEW_RULE, CREATE | APPEND, FAMILY_INET, 0, |a| {
+            a.text(1, table);
+            a.text(2, chain);
+            a.octets(NESTED | 4, &expressions);
+        });
+    }
+
+    /// Ends the transaction: its octets, and the number of the message that is acknowledged if all goes well,
+    /// which is the last.
+    pub(crate) fn finish(mut self) -> (Vec<u8>, u32) {
+        let acknowledged = self.sequence.wrapping_sub(1);
+        if let Some(flags) = self.octets.get_mut(self.last + 6..).and_then(|rest| rest.first_chunk_mut()) {
+            *flags = (u16::from_ne_bytes(*flags) | ACK).to_ne_bytes();
+        }
+        self.message(BATCH_END, 0, 0, SUBSYSTEM, |_| ());
+        (self.octets, acknowledged)
+    }
+
+    fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        family: u8,
+        resource: u16,
+        build: impl FnOnce(&mut Attributes),
+    ) {
+        self.last = self.octets.len();
+        message(&mut self.octets, kind, flags, self.sequence, family, resource, build);
+        self.sequence = self.sequence.wrapping_add(1);
+    }
+}
+
+fn message(
+    octets: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    family: u8,
+    resource: u16,
+    build: impl FnOnce(&mut Attributes),
+) {
+    let mut attributes = Attributes::default();
+    build(&mut attributes);
+    let len = HEADER_LEN + 4 + attributes.0.len();
+    octets.extend_from_slice(&(len as u32).to_ne_bytes());
+    octets.extend_from_slice(&kind.to_ne_bytes());
+    octets.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
+    octets.extend_from_slice(&sequence.to_ne_bytes());
+    octets.extend_from_slice(&[0; 4]);
+    octets.extend_from_slice(&[family, 0]);
+    octets.extend_from_slice(&resource.to_be_bytes());
+    octets.extend_from_slice(&attributes.0);
+}
+
+/// The request for all rules of one chain.
+pub(crate) fn list_rules(sequence: u32, table: &str, chain: &str) -> Vec<u8> {
+    let mut octets = Vec::new();
+    message(&mut octets, GET_RULE, DUMP, sequence, FAMILY_INET, 0, |a| {
+        a.text(1, table);
+        a.text(2, chain);
+    });
+    octets
+}
+
+/// The packets counted by the `counter` of a rule, from an answer to [`list_rules`].
+pub(crate) fn counted_packets(message: &[u8]) -> Option<u64> {
+    let attributes = message.get(HEADER_LEN + 4..)?;
+    let expressions = find(attributes, 4)?;
+    walk(expressions).find_map(|(_, expression)| {
+        if find(expression, 1)? != b"counter\0" {
+            return None;
+        }
+        // NFTA_COUNTER_PACKETS
+        find(find(expression, 2)?, 2)?.first_chunk().map(|count| u64::from_be_bytes(*count))
+    })
+}
+
+fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    walk(attributes).find(|(k, _)| *k == kind).map(|(_, data)| data)
+}
+
+/// The attributes of a list: type and data. Ends at the first that does not fit.
+fn walk(mut attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (&[l0, l1, k0, k1], _) = attributes.split_first_chunk::<4>()?;
+        let len = usize::from(u16::from_ne_bytes([l0, l1]));
+        let data = attributes.get(4..len)?;
+        attributes = attributes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([k0, k1]) & !(NESTED | 0x4000), data))
+    })
+}
+
+impl Rule {
+    /// Compares a fact about the packet.
+    pub(crate) fn meta(mut self, key: Meta, compare: Compare, value: &[u8]) -> Self {
+        self.expressions.expression("meta", |a| {
+            a.number(2, key as u32);
+            a.number(1, REGISTER);
+        });
+        self.compare(compare, value)
+    }
+
+    /// Compares an interface name.
+    pub(crate) fn interface(self, key: Meta, name: &str) -> Self {
+        let mut value = [0; 16];
+        for (place, octet) in value.iter_mut().zip(name.bytes().take(15)) {
+            *place = octet;
+        }
+        self.meta(key, Compare::Equal, &value)
+    }
+
+    /// Tests that a field of the packet lies between two values of equal length, both included.
+    pub(crate) fn range(self, base: Base, offset: u32, first: &[u8], last: &[u8]) -> Self {
+        let rule = self.load(base, offset, first.len());
+        if first == last {
+            rule.compare(Compare::Equal, first)
+        } else {
+            rule.compare(Compare::AtLeast, first).compare(Compare::AtMost, last)
+        }
+    }
+
+    /// Tests that a field of the packet has one of the bits of `mask`.
+    pub(crate) fn any_bit(self, base: Base, offset: u32, mask: &[u8]) -> Self {
+        self.load(base, offset, mask.len()).masked_not_zero(mask)
+    }
+
+    /// Tests that the packet is an IPv6 fragment other than the first.
+    pub(crate) fn later_ipv6_fragment(mut self) -> Self {
+        self.expressions.expression("exthdr", |a| {
+            a.number(1, REGISTER);
+            // The fragment header, and in it the offset.
+            a.octets(2, &[44]);
+            a.number(3, 2);
+            a.number(4, 2);
+            a.number(6, 0);
+            a.number(5, 0);
+        });
+        self.masked_not_zero(&[0xff, 0xf8])
+    }
+
+    /// Counts what got so far.
+    pub(crate) fn counter(mut self) -> Self {
+        self.expressions.expression("counter", |_| ());
+        self
+    }
+
+    fn load(mut self, base: Base, offset: u32, len: usize) -> Self {
+        self.expressions.expression("payload", |a| {
+            a.number(1, REGISTER);
+            a.number(2, base as u32);
+            a.number(3, offset);
+            a.number(4, len as u32);
+        });
+        self
+    }
+
+    fn masked_not_zero(mut self, mask: &[u8]) -> Self {
+        let zero = vec![0; mask.len()];
+        self.expressions.expression("bitwise", |a| {
+            a.number(1, REGISTER);
+            a.number(2, REGISTER);
+            a.number(6, 0);
+            a.number(3, mask.len() as u32);
+            a.nested(4, |a| a.octets(1, mask));
+            a.nested(5, |a| a.octets(1, &zero));
+        });
+        self.compare(Compare::NotEqual, &zero)
+    }
+
+    fn compare(mut self, compare: Compare, value: &[u8]) -> Self {
+        self.expressions.expression("cmp", |a| {
+            a.number(1, REGISTER);
+            a.number(2, compare as u32);
+            a.nested(3, |a| a.octets(1, value));
+        });
+        self
+    }
+
+    fn verdict(mut self, verdict: Verdict<'_>) -> Attributes {
+        let (code, chain) = match verdict {
+            Verdict::Drop => (0, None),
+            Verdict::Accept => (1, None),
+            Verdict::Jump(chain) => (-3, Some(chain)),
+            Verdict::Goto(chain) => (-4, Some(chain)),
+            Verdict::Return => (-5_i32, None),
+        };
+        self.expressions.expression("immediate", |a| {
+            a.number(1, 0);
+            a.nested(2, |a| {
+                a.nested(2, |a| {
+                    a.octets(1, &code.to_be_bytes());
+                    if let Some(chain) = chain {
+                        a.text(2, chain);
+                    }
+                });
+            });
+        });
+        self.expressions
+    }
+}
+
+#[derive(Debug, Default)]
+struct Attributes(Vec<u8>);
+
+impl Attributes {
+    fn octets(&mut self, kind: u16, data: &[u8]) {
+        let len = 4 + data.len();
+        self.0.extend_from_slice(&(len as u16).to_ne_bytes());
+        self.0.extend_from_slice(&kind.to_ne_bytes());
+        self.0.extend_from_slice(data);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    fn number(&mut self, kind: u16, value: u32) {
+        self.octets(kind, &value.to_be_bytes());
+    }
+
+    fn text(&mut self, kind: u16, text: &str) {
+        let mut data = text.as_bytes().to_vec();
+        data.push(0);
+        self.octets(kind, &data);
+    }
+
+    fn nested(&mut self, kind: u16, build: impl FnOnce(&mut Self)) {
+        let mut inner = Self::default();
+        build(&mut inner);
+        self.octets(kind | NESTED, &inner.0);
+    }
+
+    fn expression(&mut self, name: &str, build: impl FnOnce(&mut Self)) {
+        self.nested(1, |a| {
+            a.text(1, name);
+            a.nested(2, build);
+        });
+    }
+}
+
+/// Does this answer mean that the kernel has no nf_tables?
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT))
+}

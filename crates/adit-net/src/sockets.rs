@@ -1,0 +1,191 @@
+//! The sockets of the outer network: IKE and ESP in UDP on the two IKE ports, and ESP as IP protocol 50, each over
+//! IPv4 and IPv6, bound to every local address. The kernel says where each packet was sent to, and each packet is
+//! sent from a given address.
+//!
+//! All of them carry the mark that keeps outer packets out of the tunnel. None asks the kernel to take ESP out of
+//! UDP (`UDP_ENCAP`): a kernel without ESP would swallow it.
+//!
+//! Fragments: the sockets send with DF as long as a packet fits the path MTU that the kernel knows, and let the
+//! kernel fragment what does not. For IKE that is what has to happen. For ESP the worker keeps packets within the
+//! path MTU by telling their senders, and fragments of outer packets are the last resort for inner packets that
+//! may not be refused.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use adit_wire::natt;
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::Error;
+use crate::backend::NetConfig;
+use crate::sys::{self, Datagram};
+
+/// Sends IKE messages. Cheap to clone; usable from any thread.
+#[derive(Clone, Debug)]
+pub struct IkeSender {
+    sockets: Arc<Sockets>,
+}
+
+impl IkeSender {
+    pub(crate) fn new(sockets: Arc<Sockets>) -> Self {
+        Self { sockets }
+    }
+
+    /// Sends one IKE message from `local`, whose port chooses the socket. From the NAT traversal port the non-ESP
+    /// marker (RFC 3948 2.2) is put in front.
+    ///
+    /// # Errors
+    /// The kernel's, among them that `local` is no address of this machine; `InvalidInput` if the port is neither of
+    /// the two; `Unsupported` if this machine lacks the address family.
+    pub fn send(&self, local: SocketAddr, remote: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        if local.port() == self.sockets.nat_t_port {
+            let mut marked = natt::NON_ESP_MARKER.to_vec();
+            marked.extend_from_slice(datagram);
+            self.sockets.send(Kind::NatT, local, remote, &marked)
+        } else if local.port() == self.sockets.ike_port {
+            self.sockets.send(Kind::Ike, local, remote, datagram)
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("no socket on UDP port {}", local.port()),
+            ))
+        }
+    }
+
+    /// Sends one NAT keepalive (RFC 3948 2.3) from the NAT traversal port.
+    ///
+    /// # Errors
+    /// As [`IkeSender::send`].
+    pub fn send_keepalive(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<()> {
+        self.sockets.send(Kind::NatT, local, remote, &natt::KEEPALIVE)
+    }
+}
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// UDP, IKE's port.
+    Ike,
+    /// UDP, the port of IKE and ESP with NAT traversal.
+    NatT,
+    /// IP protocol 50.
+    Esp,
+}
+
+/// One socket.
+#[derive(Debug)]
+pub(crate) struct Outer {
+    pub(crate) kind: Kind,
+    pub(crate) v6: bool,
+    /// Its UDP port; 0 for IP protocol 50.
+    pub(crate) port: u16,
+    socket: Socket,
+}
+
+/// The sockets of one worker.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    all: Vec<Outer>,
+    ike_port: u16,
+    nat_t_port: u16,
+}
+
+impl Sockets {
+    pub(crate) fn open(config: &NetConfig) -> Result<Self, Error> {
+        let mut sockets = Self { all: Vec::new(), ike_port: config.ike_port, nat_t_port: config.nat_t_port };
+        for v6 in [false, true] {
+            for (kind, port) in
+                [(Kind::Ike, config.ike_port), (Kind::NatT, config.nat_t_port), (Kind::Esp, 0)]
+            {
+                if kind == Kind::Esp && !config.raw_esp {
+                    continue;
+                }
+                match Outer::open(kind, v6, port, config.mark) {
+                    Ok(outer) => sockets.all.push(outer),
+                    Err(error) if v6 && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                        tracing::info!("this kernel has no IPv6: gateways can be reached over IPv4 only");
+                        return Ok(sockets);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                        return Err(Error::InUse(format!(
+                            "UDP port {port} belongs to another process; is another IKE daemon running here?"
+                        )));
+                    }
+                    Err(error) => {
+                        let family = if v6 { "IPv6" } else { "IPv4" };
+                        let what = if kind == Kind::Esp {
+                            "IP protocol 50".into()
+                        } else {
+                            format!("UDP port {port}")
+                        };
+                        return Err(Error::system(format!("open a socket for {what} over {family}"), error));
+                    }
+                }
+            }
+        }
+        Ok(sockets)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Outer> {
+        self.all.iter()
+    }
+
+    pub(crate) fn find(&self, kind: Kind, v6: bool) -> Option<&Outer> {
+        self.all.iter().find(|outer| outer.kind == kind && outer.v6 == v6)
+    }
+
+    fn send(&self, kind: Kind, local: SocketAddr, remote: SocketAddr, payload: &[u8]) -> io::Result<()> {
+        let outer = self.find(kind, remote.is_ipv6()).ok_or(io::ErrorKind::Unsupported)?;
+        let source = Some(local.ip()).filter(|address| !address.is_unspecified());
+        outer.send(&[Datagram { destination: remote, source, tos: None, payload }])?;
+        Ok(())
+    }
+}
+
+impl Outer {
+    fn open(kind: Kind, v6: bool, port: u16, mark: u32) -> io::Result<Self> {
+        let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+        let socket = match kind {
+            Kind::Ike | Kind::NatT => Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?,
+            Kind::Esp => Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_ESP)))?,
+        };
+        socket.set_nonblocking(true)?;
+        socket.set_mark(mark)?;
+        let fd = socket.as_fd();
+        if v6 {
+            socket.set_only_v6(true)?;
+            sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+            sockopt::set_ipv6_recvtclass(fd, true)?;
+            sockopt::set_ipv6_mtu_discover(fd, Ipv6PathMtuDiscovery::WANT)?;
+        } else {
+            sys::set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+            sockopt::set_ip_recvtos(fd, true)?;
+            sockopt::set_ip_mtu_discover(fd, Ipv4PathMtuDiscovery::WANT)?;
+        }
+        // Bursts of full-sized packets have to find room while the worker is busy.
+        for set in [sockopt::set_socket_recv_buffer_size_force, sockopt::set_socket_send_buffer_size_force] {
+            if let Err(error) = set(fd, 8 << 20) {
+                tracing::debug!(%error, "socket buffers keep their default size");
+            }
+        }
+        if kind != Kind::Esp {
+            let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            socket.bind(&SocketAddr::new(any, port).into())?;
+        }
+        Ok(Self { kind, v6, port, socket })
+    }
+
+    /// Sends packets; returns how many the kernel took. An error is about the first.
+    pub(crate) fn send(&self, packets: &[Datagram<'_>]) -> io::Result<usize> {
+        sys::send_batch(self.as_fd(), packets)
+    }
+}
+
+impl AsFd for Outer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,276 @@
+//! The data plane in this process: puts TUN device, sockets, routes, fence and worker together, and takes orders.
+//! It does not touch packets.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::mpsc::{self, Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use adit_crypto::EspTransforms;
+use adit_esp::tunnel::Encapsulation;
+use adit_esp::{InboundSa, Layout, OutboundSa, PolicyTable};
+use adit_wire::ikev2::{EncrId, IntegId};
+use arc_swap::ArcSwap;
+use rustix::event::EventfdFlags;
+
+use crate::backend::{Backend, ChildCounters, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicySpec};
+use crate::counters::{Clock, SaCounts, Stats, WorkerCounts};
+use crate::fence::Fence;
+use crate::netlink::Netlink;
+use crate::routes::Routes;
+use crate::sockets::{IkeSender, Sockets};
+use crate::tun::Tun;
+use crate::worker::{Command, Inbound, NewChild, Outbound, Policies, Transport, Wake, Worker};
+use crate::{Error, path};
+
+/// The userspace data plane.
+pub struct Userspace {
+    config: NetConfig,
+    sockets: Arc<Sockets>,
+    policies: Arc<ArcSwap<Policies>>,
+    worker: WorkerHandle,
+    children: HashMap<ChildId, Child>,
+    routes: Routes,
+    fence: Mutex<Fence>,
+    clock: Clock,
+}
+
+struct Child {
+    spi: u32,
+    counts: Arc<SaCounts>,
+}
+
+impl Userspace {
+    /// Takes the sockets, makes the TUN device and starts moving packets. What a killed predecessor left to keep
+    /// protected traffic in stays in force until [`Backend::set_policies`] replaces it.
+    ///
+    /// Everything happens in the network namespace of the calling thread. `events` is called from the threads that
+    /// move packets: it has to be quick and must not wait.
+    ///
+    /// # Errors
+    /// Something is in use by someone else, or the kernel refused. Then nothing is left behind that was not there.
+    pub fn start(config: NetConfig, events: Box<dyn Fn(NetEvent) + Send + Sync>) -> Result<Self, Error> {
+        if config.workers != 1 {
+            let workers = config.workers;
+            return Err(Error::Configuration(format!(
+                "{workers} worker threads: only 1 is supported so far"
+            )));
+        }
+        let sockets = Arc::new(Sockets::open(&config)?);
+        let tun = Tun::open(&config.tun_name, false)?;
+        let mut netlink = Netlink::open()?;
+        let interface = netlink.link(&config.tun_name)?.index;
+        let mtu =
+            config.tun_mtu.map_or_else(|| tun_mtu(path::default_mtu(config.mark)), |mtu| Ok(mtu.into()))?;
+        netlink.set_mtu(interface, mtu)?;
+        // Room for the bursts of a TCP sender while the worker is busy.
+        netlink.set_queue_length(interface, 5000)?;
+        if let Err(error) = netlink.set_no_link_local(interface) {
+            tracing::debug!(%error, "the kernel may send router solicitations into the tunnel; they are dropped");
+        }
+        netlink.set_up(interface)?;
+        let routes = Routes::new(&config, interface)?;
+        let fence = Mutex::new(Fence::new(&config));
+        let policies = Arc::new(ArcSwap::from_pointee(Policies::default()));
+        let clock = Clock::new(Instant::now());
+        let worker = WorkerHandle::spawn(tun, &sockets, &policies, clock, config.mark, events)?;
+        Ok(Self { config, sockets, policies, worker, children: HashMap::new(), routes, fence, clock })
+    }
+
+    /// The way out for IKE messages.
+    #[must_use]
+    pub fn ike_sender(&self) -> IkeSender {
+        IkeSender::new(Arc::clone(&self.sockets))
+    }
+
+    fn close(&mut self) {
+        self.worker.stop();
+        if thread::panicking() {
+            tracing::error!("stopped by a panic: what is protected stays closed until the next start");
+            return;
+        }
+        if let Err(error) = self.routes.replace(&[]) {
+            tracing::warn!(%error, "cannot remove all routes");
+        }
+        if let Err(error) = self.fence().remove() {
+            tracing::warn!(%error, "cannot remove the packet filter rules");
+        }
+    }
+
+    fn fence(&self) -> std::sync::MutexGuard<'_, Fence> {
+        // The fence is a socket: a panic elsewhere cannot have left it half changed.
+        self.fence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend for Userspace {
+    fn install(&mut self, child: ChildSaInstall) -> Result<(), Error> {
+        let ChildSaInstall { id, policy, inbound, outbound, local, remote, encap } = child;
+        let spi = inbound.spi.0;
+        if self.children.contains_key(&id) {
+            return Err(Error::Configuration(format!("Child SA {} is installed already", id.0)));
+        }
+        if self.children.values().any(|child| child.spi == spi) {
+            return Err(Error::Configuration(format!("inbound SPI {} is in use", inbound.spi)));
+        }
+        let transport = Transport::new(&self.config, &self.sockets, local, remote, encap)?;
+        let counts = Arc::new(SaCounts::default());
+        let child = Box::new(NewChild {
+            id,
+            policy,
+            inbound: Inbound::new(id, InboundSa::new(inbound)?, Arc::clone(&counts)),
+            outbound: Outbound::new(id, OutboundSa::new(outbound)?, transport, Arc::clone(&counts)),
+        });
+        self.worker.order(|done| Command::Install(child, done))?;
+        self.children.insert(id, Child { spi, counts });
+        Ok(())
+    }
+
+    fn remove(&mut self, id: ChildId) {
+        if self.children.remove(&id).is_some()
+            && let Err(error) = self.worker.order(|done| Command::Remove(id, done))
+        {
+            tracing::warn!(%error, id = id.0, "cannot remove a Child SA");
+        }
+    }
+
+    fn set_policies(&mut self, policies: Vec<PolicySpec>) -> Result<(), Error> {
+        let mut ids = HashSet::new();
+        if let Some(twice) = policies.iter().find(|policy| !ids.insert(policy.id)) {
+            return Err(Error::Configuration(format!("two policies have the id {}", twice.id.0)));
+        }
+        // Closed before open: the fence, then the table that the worker reads, then the way into the tunnel.
+        self.fence().replace(&policies)?;
+        let table: Vec<adit_esp::Policy> = policies
+            .iter()
+            .map(|policy| adit_esp::Policy {
+                priority: policy.priority,
+                local_ts: policy.local_ts.clone(),
+                remote_ts: policy.remote_ts.clone(),
+            })
+            .collect();
+        let ids = policies.iter().map(|policy| policy.id).collect();
+        self.policies.store(Arc::new(Policies { table: PolicyTable::new(&table), ids }));
+        self.routes.replace(&policies)
+    }
+
+    fn counters(&self, id: ChildId) -> Option<ChildCounters> {
+        self.children.get(&id).map(|child| child.counts.read(self.clock))
+    }
+
+    fn stats(&self) -> Stats {
+        let (fenced_in, fenced_out) = self.fence().dropped().unwrap_or_else(|error| {
+            tracing::debug!(%error, "no packet filter counters");
+            (0, 0)
+        });
+        let counts = &self.worker.counts;
+        Stats {
+            drops: counts.drops().collect(),
+            ike_received: counts.ike_received.read(),
+            keepalives_received: counts.keepalives_received.read(),
+            fenced_in,
+            fenced_out,
+        }
+    }
+
+    fn shutdown(self: Box<Self>) {
+        drop(self);
+    }
+}
+
+impl Drop for Userspace {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Userspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Userspace").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// The largest inner packet that fits `outer_mtu` whatever the suite and the encapsulation, but never less than
+/// every IPv6 link has to carry (RFC 8200 5): below that, the kernel would take IPv6 off the device.
+fn tun_mtu(outer_mtu: usize) -> Result<u32, Error> {
+    let widest = EspTransforms {
+        encr: EncrId::AES_CBC,
+        key_bits: Some(256),
+        integ: Some(IntegId::HMAC_SHA2_512_256),
+        esn: true,
+    };
+    let inner = Encapsulation { ipv6: true, udp: true }.max_inner(Layout::of(&widest)?, outer_mtu);
+    Ok(inner.clamp(1280, 65_535) as u32)
+}
+
+/// A worker thread, seen from outside.
+struct WorkerHandle {
+    commands: Sender<Command>,
+    wake: Wake,
+    thread: Option<JoinHandle<()>>,
+    counts: Arc<WorkerCounts>,
+}
+
+impl WorkerHandle {
+    fn spawn(
+        tun: Tun,
+        sockets: &Arc<Sockets>,
+        policies: &Arc<ArcSwap<Policies>>,
+        clock: Clock,
+        mark: u32,
+        events: Box<dyn Fn(NetEvent) + Send + Sync>,
+    ) -> Result<Self, Error> {
+        let eventfd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| Error::system("make an eventfd", error.into()))?;
+        let wake = Wake::new(eventfd);
+        let counts = Arc::new(WorkerCounts::default());
+        let (commands, receiver) = mpsc::channel();
+        let worker = Worker::new(
+            tun,
+            Arc::clone(sockets),
+            Arc::clone(policies),
+            (receiver, wake.clone()),
+            (clock, Arc::clone(&counts)),
+            mark,
+            events,
+        );
+        let thread = thread::Builder::new()
+            .name("adit-worker".into())
+            .spawn(move || worker.run())
+            .map_err(|error| Error::system("start a worker thread", error))?;
+        Ok(Self { commands, wake, thread: Some(thread), counts })
+    }
+
+    /// Gives an order and waits until it is carried out.
+    fn order<R>(&self, command: impl FnOnce(SyncSender<R>) -> Command) -> Result<R, Error> {
+        let (done, answer) = mpsc::sync_channel(1);
+        self.commands.send(command(done)).map_err(|_| Error::Stopped)?;
+        self.wake.wake();
+        answer.recv().map_err(|_| Error::Stopped)
+    }
+
+    fn stop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if self.commands.send(Command::Stop).is_ok() {
+            self.wake.wake();
+        }
+        if thread.join().is_err() {
+            tracing::error!("the worker thread panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tun_mtu_leaves_room_for_the_widest_suite() {
+        // 1500 - IPv6 40 - UDP 8 - ESP header 8 - IV 16 - ICV 32 = 1396, in blocks of 16: 1392, minus the trailer's 2.
+        assert_eq!(tun_mtu(1500).unwrap(), 1390);
+        assert_eq!(tun_mtu(600).unwrap(), 1280);
+        assert_eq!(tun_mtu(1 << 20).unwrap(), 65_535);
+    }
+}

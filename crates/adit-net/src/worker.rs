@@ -1,0 +1,694 @@
+//! The thread that moves packets. A worker owns one TUN queue, the SAs it serves and all state that changes with a
+//! packet; nobody else touches them, so no lock is taken. Policies are a snapshot that is replaced as a whole, SA
+//! changes arrive as commands and are answered, counters have one writer. It never negotiates and never changes
+//! routes.
+//!
+//! Packets move in batches: up to [`BATCH`] are read from the TUN device, sealed one after another into one
+//! buffer and sent with one system call per run that takes the same socket; up to [`BATCH`] are received with one
+//! system call, opened in place and written to the TUN device. In between the worker sleeps in `poll`.
+//!
+//! Where ESP comes from does not matter: whatever carries an SPI of ours and verifies is the peer's. The address
+//! that ESP is sent to changes only when the control plane says so.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use adit_esp::tunnel::{Ecn, OuterPolicy};
+use adit_esp::{InboundSa, Opened, OutboundSa, PolicyTable, SealError};
+use adit_wire::ikev2::Spi;
+use adit_wire::natt::{self, Datagram4500};
+use adit_wire::{icmp, ip};
+use arc_swap::ArcSwap;
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::Error;
+use crate::backend::{ChildId, NetConfig, NetEvent, PolicyId, UdpEncap};
+use crate::counters::{Clock, DropCause, SaCounts, WorkerCounts};
+use crate::path::Path;
+use crate::sockets::{Kind, Outer, Sockets};
+use crate::sys::{BATCH, Datagram, Received, RecvBatch};
+use crate::tun::Tun;
+
+/// What a worker is told to do.
+pub(crate) enum Command {
+    /// Answered when packets on the new SAs are served.
+    Install(Box<NewChild>, SyncSender<()>),
+    /// Answered when the SAs are gone.
+    Remove(ChildId, SyncSender<()>),
+    Stop,
+}
+
+/// Both halves of a Child SA, ready to work.
+pub(crate) struct NewChild {
+    pub(crate) id: ChildId,
+    pub(crate) policy: PolicyId,
+    pub(crate) inbound: Inbound,
+    pub(crate) outbound: Outbound,
+}
+
+/// The policies, as workers see them.
+#[derive(Debug, Default)]
+pub(crate) struct Policies {
+    pub(crate) table: PolicyTable,
+    /// The name of each policy, by its index in the table.
+    pub(crate) ids: Vec<PolicyId>,
+}
+
+/// Interrupts a worker's sleep.
+#[derive(Clone, Debug)]
+pub(crate) struct Wake(Arc<OwnedFd>);
+
+impl Wake {
+    pub(crate) fn new(eventfd: OwnedFd) -> Self {
+        Self(Arc::new(eventfd))
+    }
+
+    pub(crate) fn wake(&self) {
+        // It fails only if the counter is full, and then the worker is about to wake anyway.
+        let _ = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
+    }
+
+    fn clear(&self) {
+        let _ = rustix::io::read(&*self.0, &mut [0; 8]);
+    }
+}
+
+/// One worker.
+pub(crate) struct Worker {
+    tun: Tun,
+    sockets: Arc<Sockets>,
+    commands: Receiver<Command>,
+    wake: Wake,
+    policies: Arc<ArcSwap<Policies>>,
+    sas: Sas,
+    received: RecvBatch,
+    sending: SendBatch,
+    limiter: Limiter,
+    report: Report,
+    mark: u32,
+}
+
+/// The SAs of one worker.
+#[derive(Default)]
+struct Sas {
+    inbound: HashMap<u32, Inbound>,
+    /// Of each policy, the one installed last comes last.
+    outbound: HashMap<PolicyId, Vec<Outbound>>,
+    places: HashMap<ChildId, (u32, PolicyId)>,
+}
+
+/// What leaves a worker beside packets.
+struct Report {
+    counts: Arc<WorkerCounts>,
+    events: Box<dyn Fn(NetEvent) + Send + Sync>,
+    clock: Clock,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        tun: Tun,
+        sockets: Arc<Sockets>,
+        policies: Arc<ArcSwap<Policies>>,
+        (commands, wake): (Receiver<Command>, Wake),
+        (clock, counts): (Clock, Arc<WorkerCounts>),
+        mark: u32,
+        events: Box<dyn Fn(NetEvent) + Send + Sync>,
+    ) -> Self {
+        Self {
+            tun,
+            sockets,
+            commands,
+            wake,
+            policies,
+            sas: Sas::default(),
+            received: RecvBatch::new(1 << 16),
+            sending: SendBatch::new(),
+            limiter: Limiter::new(),
+            report: Report { counts, events, clock },
+            mark,
+        }
+    }
+
+    /// Works until it is told to stop or can no longer.
+    pub(crate) fn run(mut self) {
+        // A clone, so that what is polled does not borrow what works on it.
+        let sockets = Arc::clone(&self.sockets);
+        if let Err(reason) = self.work(&sockets) {
+            tracing::error!(%reason, "the data plane has stopped");
+            (self.report.events)(NetEvent::Failed { reason });
+        }
+    }
+
+    fn work(&mut self, sockets: &Sockets) -> Result<(), String> {
+        loop {
+            let ready = self.wait(sockets).map_err(|error| format!("cannot wait for packets: {error}"))?;
+            let now = Instant::now();
+            if ready.wake {
+                self.wake.clear();
+                if !self.obey() {
+                    return Ok(());
+                }
+            }
+            for (outer, _) in sockets.iter().zip(ready.sockets).filter(|(_, ready)| *ready) {
+                self.inbound_batch(outer, now);
+            }
+            if ready.tun {
+                self.outbound_batch(now)
+                    .map_err(|error| format!("cannot read from the TUN device: {error}"))?;
+            }
+        }
+    }
+
+    fn wait(&self, sockets: &Sockets) -> io::Result<Ready> {
+        let mut fds = vec![PollFd::new(&self.wake.0, PollFlags::IN), PollFd::new(&self.tun, PollFlags::IN)];
+        fds.extend(sockets.iter().map(|outer| PollFd::new(outer, PollFlags::IN)));
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        let (wake, tun) = (ready.next().unwrap_or_default(), ready.next().unwrap_or_default());
+        let mut all = [false; 6];
+        for (place, ready) in all.iter_mut().zip(ready) {
+            *place = ready;
+        }
+        Ok(Ready { wake, tun, sockets: all })
+    }
+
+    /// Carries out what is asked for. `false`: stop.
+    fn obey(&mut self) -> bool {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Install(child, done)) => {
+                    self.sas.install(*child, self.mark);
+                    // Whoever asked may have given up waiting.
+                    let _ = done.send(());
+                }
+                Ok(Command::Remove(id, done)) => {
+                    self.sas.remove(id);
+                    let _ = done.send(());
+                }
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    fn outbound_batch(&mut self, now: Instant) -> io::Result<()> {
+        let Self { tun, sockets, policies, sas, sending, limiter, report, mark, .. } = self;
+        let policies = policies.load();
+        for _ in 0..BATCH {
+            let len = match tun.read(&mut sending.inner) {
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    sending.flush(sockets, report);
+                    return Err(error);
+                }
+            };
+            let Some(inner) = sending.inner.get(..len) else { break };
+            let found = sas.find_outbound(&policies, inner);
+            let sealed =
+                found.and_then(|outbound| outbound.seal(inner, &mut sending.sealed, (now, *mark), report));
+            match sealed {
+                Ok(packet) => sending.packets.push(packet),
+                Err(Refusal::Drop(cause)) => report.counts.dropped(cause),
+                Err(Refusal::TooBig { mtu }) => {
+                    report.counts.dropped(DropCause::TooBig);
+                    if limiter.allow(now) {
+                        send_too_big(tun, inner, mtu);
+                    }
+                }
+            }
+        }
+        sending.flush(sockets, report);
+        Ok(())
+    }
+
+    fn inbound_batch(&mut self, outer: &Outer, now: Instant) {
+        let Self { tun, sas, received, limiter, report, .. } = self;
+        match received.receive(outer.as_fd()) {
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return;
+            }
+            Err(error) => {
+                // Errors of sending can surface here; the next packet is received as if nothing had happened.
+                tracing::debug!(%error, ?outer, "cannot receive");
+                return;
+            }
+        }
+        for (about, datagram) in received.messages() {
+            if about.truncated {
+                report.counts.dropped(DropCause::OuterMalformed);
+                continue;
+            }
+            let esp = match outer.kind {
+                Kind::Esp => without_ip_header(outer.v6, datagram),
+                Kind::Ike => {
+                    report.ike(outer, &about, datagram);
+                    continue;
+                }
+                Kind::NatT => match natt::classify(datagram) {
+                    Ok(Datagram4500::Esp(_)) => Some(datagram),
+                    Ok(Datagram4500::Ike(message)) => {
+                        report.ike(outer, &about, message);
+                        continue;
+                    }
+                    Ok(Datagram4500::Keepalive) => {
+                        report.counts.keepalives_received.add(1);
+                        continue;
+                    }
+                    Err(_) => None,
+                },
+            };
+            let Some((esp, spi)) = esp.and_then(|esp| {
+                let spi = u32::from_be_bytes(*esp.first_chunk()?);
+                Some((esp, spi))
+            }) else {
+                report.counts.dropped(DropCause::OuterMalformed);
+                continue;
+            };
+            match sas.inbound.get_mut(&spi) {
+                Some(sa) => sa.open(esp, about.tos, now, tun, report),
+                None => {
+                    report.counts.dropped(DropCause::UnknownSpi);
+                    if let Some(remote) = about.source.filter(|_| limiter.allow(now)) {
+                        (report.events)(NetEvent::UnknownSpi { spi: Spi(spi), remote });
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Ready {
+    wake: bool,
+    tun: bool,
+    /// In the order of [`Sockets::iter`].
+    sockets: [bool; 6],
+}
+
+/// ESP as a raw socket receives it: IPv4 sockets show the outer header, IPv6 sockets do not.
+fn without_ip_header(v6: bool, datagram: &mut [u8]) -> Option<&mut [u8]> {
+    if v6 {
+        return Some(datagram);
+    }
+    let header_len = usize::from(datagram.first()? & 0x0f) * 4;
+    datagram.get_mut(header_len..)
+}
+
+impl Report {
+    fn ike(&self, outer: &Outer, about: &Received, message: &[u8]) {
+        self.counts.ike_received.add(1);
+        let (Some(remote), Some(destination)) = (about.source, about.destination) else { return };
+        let local = match destination {
+            // A link-local address means nothing without its interface.
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                SocketAddrV6::new(v6, outer.port, 0, about.interface).into()
+            }
+            other => SocketAddr::new(other, outer.port),
+        };
+        (self.events)(NetEvent::Ike { local, remote, datagram: message.to_vec() });
+    }
+}
+
+impl Sas {
+    fn install(&mut self, child: NewChild, mark: u32) {
+        let NewChild { id, policy, inbound, mut outbound } = child;
+        let spi = inbound.sa.spi().0;
+        outbound.learn_path(Instant::now(), mark);
+        self.places.insert(id, (spi, policy));
+        // The peer may send as soon as it sees our first packet.
+        self.inbound.insert(spi, inbound);
+        self.outbound.entry(policy).or_default().push(outbound);
+    }
+
+    fn remove(&mut self, id: ChildId) {
+        let Some((spi, policy)) = self.places.remove(&id) else { return };
+        self.inbound.remove(&spi);
+        if let Some(outbound) = self.outbound.get_mut(&policy) {
+            outbound.retain(|sa| sa.id != id);
+            if outbound.is_empty() {
+                self.outbound.remove(&policy);
+            }
+        }
+    }
+
+    /// The SA for an inner packet: of its policy, the newest whose selectors it fits. An SA may be narrower than its
+    /// policy, and what does not fit would be dropped by the peer.
+    fn find_outbound(&mut self, policies: &Policies, inner: &[u8]) -> Result<&mut Outbound, Refusal> {
+        let flow = ip::flow(inner).map_err(|_| Refusal::Drop(DropCause::Malformed))?;
+        let policy = policies.table.lookup_outbound(&flow).and_then(|index| policies.ids.get(index.0));
+        let policy = policy.ok_or(Refusal::Drop(DropCause::NoPolicy))?;
+        let candidates = self.outbound.get_mut(policy).into_iter().flatten();
+        candidates
+            .rev()
+            .find(|outbound| outbound.sa.selectors().admit_outbound(&flow))
+            .ok_or(Refusal::Drop(DropCause::NoSa))
+    }
+}
+
+/// The inbound half of a Child SA.
+pub(crate) struct Inbound {
+    id: ChildId,
+    sa: InboundSa,
+    counts: Arc<SaCounts>,
+}
+
+impl Inbound {
+    pub(crate) fn new(id: ChildId, sa: InboundSa, counts: Arc<SaCounts>) -> Self {
+        Self { id, sa, counts }
+    }
+
+    fn open(&mut self, esp: &mut [u8], tos: u8, now: Instant, tun: &Tun, report: &Report) {
+        match self.sa.open_marked(esp, Ecn::from_traffic_class(tos)) {
+            Ok(opened) => {
+                self.counts.last_in.set(report.clock.number(now));
+                if let Opened::Packet(inner) = opened {
+                    self.counts.packets_in.add(1);
+                    self.counts.bytes_in.add(inner.len() as u64);
+                    if let Err(error) = tun.write(inner) {
+                        tracing::debug!(%error, "the kernel does not take a packet from the tunnel");
+                        report.counts.dropped(DropCause::Deliver);
+                    }
+                }
+            }
+            Err(cause) => {
+                tracing::trace!(id = self.id.0, %cause, "ESP dropped");
+                self.counts.dropped(cause);
+                report.counts.dropped(DropCause::Refused);
+            }
+        }
+    }
+}
+
+/// The outbound half of a Child SA.
+pub(crate) struct Outbound {
+    id: ChildId,
+    sa: OutboundSa,
+    transport: Transport,
+    outer: OuterPolicy,
+    /// The longest inner packet that fits the path, as far as it is known, and when that was last looked up.
+    max_inner: usize,
+    learnt: Option<Instant>,
+    soon_reported: bool,
+    exhausted_reported: bool,
+    counts: Arc<SaCounts>,
+}
+
+/// How sealed packets get to the peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transport {
+    kind: Kind,
+    source: IpAddr,
+    destination: SocketAddr,
+}
+
+impl Transport {
+    pub(crate) fn new(
+        config: &NetConfig,
+        sockets: &Sockets,
+        local: IpAddr,
+        remote: IpAddr,
+        encap: Option<UdpEncap>,
+    ) -> Result<Self, Error> {
+        let (kind, port) = match encap {
+            Some(UdpEncap { local_port, remote_port }) if local_port == config.nat_t_port => {
+                (Kind::NatT, remote_port)
+            }
+            Some(UdpEncap { local_port, .. }) => {
+                let port = config.nat_t_port;
+                return Err(Error::Configuration(format!(
+                    "ESP in UDP is sent from port {port}, not {local_port}"
+                )));
+            }
+            None => (Kind::Esp, 0),
+        };
+        if local.is_ipv4() != remote.is_ipv4() {
+            return Err(Error::Configuration(format!("{local} and {remote} are of different families")));
+        }
+        if sockets.find(kind, remote.is_ipv6()).is_none() {
+            return Err(Error::Configuration(match kind {
+                Kind::Esp if !config.raw_esp => "ESP without UDP is switched off".into(),
+                _ => format!("this machine has no socket that reaches {remote}"),
+            }));
+        }
+        Ok(Self { kind, source: local, destination: SocketAddr::new(remote, port) })
+    }
+}
+
+/// How long a path MTU is believed before it is looked up again, while big packets are sent.
+const PATH_LIFETIME: Duration = Duration::from_secs(1);
+
+/// Inner packets up to this size fit any path that is worth the name: they need no fresh path MTU.
+const SMALL: usize = 512;
+
+/// Every IPv6 link carries packets of this size (RFC 8200 5), so senders do not go below it.
+const IPV6_MIN_MTU: usize = 1280;
+
+impl Outbound {
+    pub(crate) fn new(id: ChildId, sa: OutboundSa, transport: Transport, counts: Arc<SaCounts>) -> Self {
+        Self {
+            id,
+            sa,
+            transport,
+            outer: OuterPolicy::default(),
+            max_inner: usize::MAX,
+            learnt: None,
+            soon_reported: false,
+            exhausted_reported: false,
+            counts,
+        }
+    }
+
+    /// Seals one packet at the end of `buffer`.
+    fn seal(
+        &mut self,
+        inner: &[u8],
+        buffer: &mut Vec<u8>,
+        (now, mark): (Instant, u32),
+        report: &Report,
+    ) -> Result<Sealed, Refusal> {
+        if inner.len() > SMALL && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME)
+        {
+            self.learn_path(now, mark);
+        }
+        if let Some(mtu) = refused_mtu(inner, self.max_inner) {
+            return Err(Refusal::TooBig { mtu });
+        }
+        let start = buffer.len();
+        self.sa.seal(inner, buffer).map_err(|error| match error {
+            SealError::SequenceExhausted => {
+                if !std::mem::replace(&mut self.exhausted_reported, true) {
+                    (report.events)(NetEvent::SequenceExhausted { id: self.id });
+                }
+                Refusal::Drop(DropCause::Sequence)
+            }
+            _ => Refusal::Drop(DropCause::Malformed),
+        })?;
+        if self.sa.rekey_due() && !std::mem::replace(&mut self.soon_reported, true) {
+            (report.events)(NetEvent::SequenceSoon { id: self.id });
+        }
+        self.counts.packets_out.add(1);
+        self.counts.bytes_out.add(inner.len() as u64);
+        self.counts.last_out.set(report.clock.number(now));
+        let tos = self.outer.fields(inner).traffic_class;
+        Ok(Sealed { transport: self.transport, tos, octets: start..buffer.len() })
+    }
+
+    fn learn_path(&mut self, now: Instant, mark: u32) {
+        let remote = self.transport.destination.ip();
+        self.learnt = Some(now);
+        match Path::to(remote, mark).and_then(|path| path.mtu()) {
+            Ok(mtu) => {
+                self.max_inner = self.sa.max_inner(mtu, self.transport.kind == Kind::NatT, remote.is_ipv6());
+            }
+            // Without a route nothing can be sent, whatever its size.
+            Err(error) => tracing::debug!(%error, %remote, "no path MTU"),
+        }
+    }
+}
+
+/// The MTU to tell the sender of a packet that does not fit and that it may be asked to cut, `None` if the packet
+/// is to be sent. Inner IPv4 packets without DF and IPv6 packets of the minimum MTU are sent in any case.
+fn refused_mtu(inner: &[u8], max_inner: usize) -> Option<usize> {
+    if inner.len() <= max_inner {
+        return None;
+    }
+    match inner {
+        [first, _, _, _, _, _, flags, ..] if first >> 4 == 4 => (flags & 0x40 != 0).then_some(max_inner),
+        _ => (inner.len() > IPV6_MIN_MTU).then_some(max_inner.max(IPV6_MIN_MTU)),
+    }
+}
+
+/// Tells the sender of an inner packet how big it may be (RFC 4301 8.2.1). The message comes in by the TUN device
+/// as if the packet's destination had sent it: no address of this machine would be let in there.
+fn send_too_big(tun: &Tun, inner: &[u8], mtu: usize) {
+    let Ok(flow) = ip::flow(inner) else { return };
+    let message = icmp::packet_too_big(inner, flow.destination, u32::try_from(mtu).unwrap_or(u32::MAX));
+    if let Some(Err(error)) = message.map(|message| tun.write(&message)) {
+        tracing::debug!(%error, "cannot tell a sender the MTU");
+    }
+}
+
+/// Why a packet was not sealed.
+enum Refusal {
+    Drop(DropCause),
+    TooBig { mtu: usize },
+}
+
+/// One sealed packet of a batch.
+struct Sealed {
+    transport: Transport,
+    tos: u8,
+    /// Its place in the batch's buffer.
+    octets: Range<usize>,
+}
+
+/// Packets on their way out.
+struct SendBatch {
+    /// The packet just read.
+    inner: Vec<u8>,
+    /// Sealed packets, one after another.
+    sealed: Vec<u8>,
+    packets: Vec<Sealed>,
+}
+
+impl SendBatch {
+    fn new() -> Self {
+        Self { inner: vec![0; 1 << 16], sealed: Vec::new(), packets: Vec::with_capacity(BATCH) }
+    }
+
+    /// Sends all of it, in order, runs that take the same socket together.
+    fn flush(&mut self, sockets: &Sockets, report: &Report) {
+        let socket = |sealed: &Sealed| (sealed.transport.kind, sealed.transport.destination.is_ipv6());
+        for run in self.packets.chunk_by(|one, next| socket(one) == socket(next)) {
+            let datagrams: Vec<Datagram<'_>> = run
+                .iter()
+                .filter_map(|sealed| {
+                    Some(Datagram {
+                        destination: sealed.transport.destination,
+                        source: Some(sealed.transport.source),
+                        tos: Some(sealed.tos),
+                        payload: self.sealed.get(sealed.octets.clone())?,
+                    })
+                })
+                .collect();
+            let outer = run.first().map(socket).and_then(|(kind, v6)| sockets.find(kind, v6));
+            match outer {
+                Some(outer) => send_run(outer, &datagrams, report),
+                None => datagrams.iter().for_each(|_| report.counts.dropped(DropCause::Send)),
+            }
+        }
+        self.packets.clear();
+        self.sealed.clear();
+    }
+}
+
+fn send_run(outer: &Outer, mut datagrams: &[Datagram<'_>], report: &Report) {
+    let mut waited = false;
+    while !datagrams.is_empty() {
+        match outer.send(datagrams) {
+            Ok(sent) if sent > 0 => datagrams = datagrams.get(sent..).unwrap_or_default(),
+            // The device is slower than the tunnel: wait for it once, so that the TUN device's queue fills up and
+            // its senders notice.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !waited => {
+                waited = true;
+                wait_writable(outer.as_fd());
+            }
+            result => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "cannot send an outer packet");
+                }
+                report.counts.dropped(DropCause::Send);
+                datagrams = datagrams.get(1..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+fn wait_writable(fd: BorrowedFd<'_>) {
+    let patience = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+    let _ = rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], Some(&patience));
+}
+
+/// Lets a few things per second happen that anyone outside can cause.
+struct Limiter {
+    second: Option<Instant>,
+    left: u32,
+}
+
+impl Limiter {
+    const PER_SECOND: u32 = 100;
+
+    fn new() -> Self {
+        Self { second: None, left: 0 }
+    }
+
+    fn allow(&mut self, now: Instant) -> bool {
+        if self.second.is_none_or(|second| now.duration_since(second) >= Duration::from_secs(1)) {
+            self.second = Some(now);
+            self.left = Self::PER_SECOND;
+        }
+        self.left.checked_sub(1).inspect(|left| self.left = *left).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ipv4(len: usize, dont_fragment: bool) -> Vec<u8> {
+        let mut packet = vec![0; len];
+        packet[0] = 0x45;
+        packet[6] = if dont_fragment { 0x40 } else { 0 };
+        packet
+    }
+
+    fn ipv6(len: usize) -> Vec<u8> {
+        let mut packet = vec![0; len];
+        packet[0] = 0x60;
+        packet
+    }
+
+    #[test]
+    fn only_packets_that_may_be_refused_are_refused() {
+        assert_eq!(refused_mtu(&ipv4(1300, true), 1300), None);
+        assert_eq!(refused_mtu(&ipv4(1301, true), 1300), Some(1300));
+        assert_eq!(refused_mtu(&ipv4(1301, false), 1300), None);
+        assert_eq!(refused_mtu(&ipv6(1301), 1300), Some(1300));
+        assert_eq!(refused_mtu(&ipv6(1280), 1200), None, "no IPv6 sender goes below 1280");
+        assert_eq!(refused_mtu(&ipv6(1281), 1200), Some(1280));
+    }
+
+    #[test]
+    fn the_limit_holds_for_a_second() {
+        let mut limiter = Limiter::new();
+        let start = Instant::now();
+        let allowed = |limiter: &mut Limiter, at: Instant| (0..1000).filter(|_| limiter.allow(at)).count();
+        assert_eq!(allowed(&mut limiter, start), 100);
+        assert_eq!(allowed(&mut limiter, start + Duration::from_millis(999)), 0);
+        assert_eq!(allowed(&mut limiter, start + Duration::from_secs(1)), 100);
+    }
+
+    #[test]
+    fn raw_ipv4_packets_lose_their_header_whatever_its_length() {
+        let mut packet = ipv4(30, false);
+        packet[20] = 7;
+        assert_eq!(without_ip_header(false, &mut packet).unwrap()[0], 7);
+        packet[0] = 0x46;
+        assert_eq!(without_ip_header(false, &mut packet).unwrap().len(), 6);
+        packet[0] = 0x4f;
+        assert!(without_ip_header(false, &mut packet).is_none());
+        assert!(without_ip_header(false, &mut []).is_none());
+        assert_eq!(without_ip_header(true, &mut [1, 2, 3]).unwrap(), [1, 2, 3]);
+    }
+}
