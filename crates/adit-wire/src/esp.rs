@@ -97,3 +97,67 @@ impl EspTrailer {
         Ok((payload, trailer))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc7634_header() {
+        // RFC 7634 appendix A: SPI 01020304, sequence number 5.
+        let packet = [1, 2, 3, 4, 0, 0, 0, 5, 0x10, 0x11];
+        let header = EspHeader::decode(&packet).unwrap();
+        assert_eq!(header, EspHeader { spi: Spi(0x0102_0304), sequence: 5 });
+        assert_eq!(header.encode(), packet[..8]);
+        assert_eq!(
+            EspHeader::decode(&packet[..7]).unwrap_err().to_string(),
+            "ESP header: 4 octets needed, 3 left"
+        );
+        assert_eq!(
+            EspHeader::decode(&[0, 0, 0, 255, 0, 0, 0, 1]).unwrap_err().to_string(),
+            "ESP header: reserved SPI"
+        );
+        assert!(EspHeader::decode(&[0, 0, 1, 0, 0, 0, 0, 1]).is_ok());
+    }
+
+    #[test]
+    fn trailers() {
+        // The first is RFC 7634 appendix A, the third RFC 3602 section 4 case 5; the others are counted by hand.
+        for (payload_len, block_len, next_header, end) in [
+            (84, 1, 4, vec![1, 2, 2, 4]),
+            (84, 4, 4, vec![1, 2, 2, 4]),
+            (64, 16, 1, vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 14, 1]),
+            (14, 16, 41, vec![0, 41]),
+            (15, 16, 41, [(1..=15).collect(), vec![15, 41]].concat()),
+            (0, 1, 59, vec![1, 2, 2, 59]),
+        ] {
+            let trailer = EspTrailer::aligned(payload_len, next_header, block_len);
+            let payload = vec![0xee; payload_len];
+            let mut plaintext = payload.clone();
+            trailer.encode(&mut plaintext);
+            assert_eq!(plaintext[payload_len..], end);
+            assert_eq!(EspTrailer::decode(&plaintext).unwrap(), (payload.as_slice(), trailer));
+        }
+    }
+
+    #[test]
+    fn bad_trailers() {
+        for (plaintext, why) in [
+            (vec![], "no pad length and next header"),
+            (vec![4], "no pad length and next header"),
+            (vec![1, 4], "pad length beyond the plaintext"),
+            (vec![0xee, 1, 2, 4, 4], "pad length beyond the plaintext"),
+            (vec![0xee, 1, 3, 2, 4], "padding is not 1, 2, 3 ..."),
+            (vec![0xee, 0, 1, 2, 4], "padding is not 1, 2, 3 ..."),
+        ] {
+            assert_eq!(
+                EspTrailer::decode(&plaintext).unwrap_err().to_string(),
+                format!("ESP trailer: {why}")
+            );
+        }
+        // The longest padding there is.
+        let mut plaintext: Vec<u8> = (1..=255).collect();
+        plaintext.extend([255, 59]);
+        assert_eq!(EspTrailer::decode(&plaintext).unwrap().0, []);
+    }
+}

@@ -35,3 +35,26 @@ pub fn classify(datagram: &[u8]) -> Result<Datagram4500<'_>, DecodeError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc3948_figures() {
+        // RFC 3948 2.1 to 2.3.
+        assert_eq!(classify(&[1, 2, 3, 4, 0, 0, 0, 5]), Ok(Datagram4500::Esp(&[1, 2, 3, 4, 0, 0, 0, 5])));
+        assert_eq!(classify(&[0, 0, 0, 0, 0xc0, 0xc1]), Ok(Datagram4500::Ike(&[0xc0, 0xc1])));
+        assert_eq!(classify(&[0xff]), Ok(Datagram4500::Keepalive));
+    }
+
+    #[test]
+    fn runts() {
+        assert_eq!(classify(&[0, 0, 0, 0]), Ok(Datagram4500::Ike(&[])));
+        assert_eq!(classify(&[0xff, 0xff, 0xff, 0xff]), Ok(Datagram4500::Esp(&[0xff; 4])));
+        for runt in [[].as_slice(), &[0], &[0xff, 0xff], &[0, 0, 0]] {
+            let why = format!("UDP-encapsulated datagram: 4 octets needed, {} left", runt.len());
+            assert_eq!(classify(runt).unwrap_err().to_string(), why);
+        }
+    }
+}
