@@ -76,9 +76,27 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Reason::LengthBeyond`] if fewer are left.
     pub fn sub(&mut self, len: usize, context: &'static str) -> Result<Self, DecodeError> {
-        let available = self.rest.len();
+        self.framed(len, 0, 0, context)
+    }
+
+    /// As [`Reader::sub`], for a structure whose length field counts the `read` octets before it as well.
+    ///
+    /// # Errors
+    /// [`Reason::LengthBelow`] if `length` is below `minimum`, which is at least `read`; [`Reason::LengthBeyond`]
+    /// if it is more than what is there.
+    pub fn framed(
+        &mut self,
+        length: usize,
+        read: usize,
+        minimum: usize,
+        context: &'static str,
+    ) -> Result<Self, DecodeError> {
+        if length < minimum.max(read) {
+            return Err(self.error(Reason::LengthBelow { length, minimum }));
+        }
+        let available = read + self.rest.len();
         let bytes =
-            self.take(len).map_err(|_| self.error(Reason::LengthBeyond { length: len, available }))?;
+            self.take(length - read).map_err(|_| self.error(Reason::LengthBeyond { length, available }))?;
         Ok(Self::new(bytes, context))
     }
 

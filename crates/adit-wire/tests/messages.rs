@@ -297,19 +297,22 @@ fn other_versions() {
 #[test]
 fn payload_length_lies() {
     for length in 0..4 {
-        let why = format!("IKE message: length {length} below 4");
+        let why = format!("IKE message: payload 1: length {length} below 4");
         assert_eq!(error(&with_header(43, &[0, 0, 0, length])), why);
     }
-    assert_eq!(error(&with_header(43, &[0, 0, 0])), "IKE message: 2 octets needed, 1 left");
-    assert_eq!(error(&with_header(43, &[0, 0, 0, 5])), "IKE message: length 1 beyond the 0 available");
+    assert_eq!(error(&with_header(43, &[0, 0, 0])), "IKE message: payload 1: 2 octets needed, 1 left");
+    assert_eq!(
+        error(&with_header(43, &[0, 0, 0, 5])),
+        "IKE message: payload 1: length 5 beyond the 4 available"
+    );
     assert_eq!(
         error(&with_header(43, &[0, 0, 0xff, 0xff])),
-        "IKE message: length 65531 beyond the 0 available"
+        "IKE message: payload 1: length 65535 beyond the 4 available"
     );
     assert_eq!(error(&with_header(43, &[0, 0, 0, 4, 9])), "IKE message: 1 octets follow its end");
     assert_eq!(error(&with_header(0, &[9])), "IKE message: 1 octets follow its end");
     // The chain goes on but the message does not.
-    assert_eq!(error(&with_header(43, &[43, 0, 0, 4])), "IKE message: 1 octets needed, 0 left");
+    assert_eq!(error(&with_header(43, &[43, 0, 0, 4])), "IKE message: payload 2: 1 octets needed, 0 left");
     assert_eq!(Message::decode(&with_header(0, &[])).unwrap().payloads, []);
 }
 

@@ -301,7 +301,7 @@ fn security_association_lies() {
     for (body, why) in [
         ("", "SA payload: proposal 1: 1 octets needed, 0 left"),
         ("00000007 010100", "SA payload: proposal 1: length 7 below 8"),
-        ("00000009 01010000", "SA payload: proposal 1: length 5 beyond the 4 available"),
+        ("00000009 01010000", "SA payload: proposal 1: length 9 beyond the 8 available"),
         ("00000008 01010000 00", "SA payload: 1 octets follow its end"),
         ("01000008 01010000", "SA payload: proposal 1: last-substructure mark is not one of its two values"),
         ("03000008 01010000", "SA payload: proposal 1: last-substructure mark is not one of its two values"),
@@ -327,7 +327,7 @@ fn security_association_lies() {
             "SA payload: transform 1: last-substructure mark is not one of its two values",
         ),
         ("00000010 01010001 00000007 01000014", "SA payload: transform 1: length 7 below 8"),
-        ("00000010 01010001 00000009 01000014", "SA payload: transform 1: length 5 beyond the 4 available"),
+        ("00000010 01010001 00000009 01000014", "SA payload: transform 1: length 9 beyond the 8 available"),
         ("00000012 01010001 0000000a 01000014 800e", "SA payload: transform 1: 2 octets needed, 0 left"),
         (
             "00000014 01010001 0000000c 01000014 00110001",
@@ -396,7 +396,7 @@ fn traffic_selector_lies() {
         ("01 000000", "TS payload: selector 1: 1 octets needed, 0 left"),
         ("00 000000 07", "TS payload: 1 octets follow its end"),
         ("01 000000 07000003", "TS payload: selector 1: length 3 below 4"),
-        ("01 000000 07000010 0000ffff 0a000001", "TS payload: selector 1: length 12 beyond the 8 available"),
+        ("01 000000 07000010 0000ffff 0a000001", "TS payload: selector 1: length 16 beyond the 12 available"),
         ("01 000000 0700000c 0000ffff 0a000001", "TS payload: selector 1: 4 octets needed, 0 left"),
         (
             "01 000000 07000014 0000ffff 0a000001 0a000002 00000000",

@@ -43,7 +43,8 @@ impl Message {
         let mut next = header.next_payload;
         while next != PayloadType::NONE {
             check_count(&message.payloads)?;
-            let generic = Generic::decode(&mut reader)?;
+            let generic =
+                Generic::decode(&mut reader).map_err(|e| e.in_item("payload", message.payloads.len() + 1))?;
             if next == PayloadType::SK || next == PayloadType::SKF {
                 message.encrypted = Some(encrypted(next, &generic, datagram.len(), &reader)?);
                 break;
@@ -68,7 +69,8 @@ impl Message {
             if next == PayloadType::SK || next == PayloadType::SKF {
                 return Err(reader.error(Reason::Invalid("an Encrypted payload inside")));
             }
-            let generic = Generic::decode(&mut reader)?;
+            let generic =
+                Generic::decode(&mut reader).map_err(|e| e.in_item("payload", payloads.len() + 1))?;
             payloads.push(Payload::decode(next, &generic)?);
             next = generic.next;
         }
@@ -249,10 +251,7 @@ impl<'a> Generic<'a> {
         let next = PayloadType(reader.u8()?);
         let critical = reader.u8()? & Self::CRITICAL != 0;
         let length = usize::from(reader.u16()?);
-        if length < Self::LEN {
-            return Err(reader.error(Reason::LengthBelow { length, minimum: Self::LEN }));
-        }
-        let body = reader.sub(length - Self::LEN, "IKE payload")?.rest();
+        let body = reader.framed(length, Self::LEN, Self::LEN, "IKE payload")?.rest();
         Ok(Self { next, critical, body })
     }
 }

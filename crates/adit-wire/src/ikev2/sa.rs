@@ -271,8 +271,5 @@ fn more_follow(reader: &mut Reader<'_>, mark: u8) -> Result<bool, DecodeError> {
 /// Reads the length of a substructure of which four octets are consumed with it, and the rest of it.
 fn substructure<'a>(reader: &mut Reader<'a>, minimum: usize) -> Result<Reader<'a>, DecodeError> {
     let length = usize::from(reader.u16()?);
-    if length < minimum {
-        return Err(reader.error(Reason::LengthBelow { length, minimum }));
-    }
-    reader.sub(length - 4, CONTEXT)
+    reader.framed(length, 4, minimum, CONTEXT)
 }

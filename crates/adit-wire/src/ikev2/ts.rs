@@ -42,10 +42,7 @@ impl TrafficSelectors {
         let ts_type = TsType(reader.u8()?);
         let protocol = reader.u8()?;
         let length = usize::from(reader.u16()?);
-        if length < FIXED_LEN {
-            return Err(reader.error(Reason::LengthBelow { length, minimum: FIXED_LEN }));
-        }
-        let mut reader = reader.sub(length - FIXED_LEN, CONTEXT)?;
+        let mut reader = reader.framed(length, FIXED_LEN, FIXED_LEN, CONTEXT)?;
         if ts_type != TsType::IPV4_ADDR_RANGE && ts_type != TsType::IPV6_ADDR_RANGE {
             self.unknown.push(UnknownSelector {
                 ts_type,
