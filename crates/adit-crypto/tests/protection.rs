@@ -451,6 +451,19 @@ fn ivs() {
     }
 }
 
+/// The IVs of CBC come from a key of their own: were it the encryption key, whoever has a block of his choice encrypted
+/// would learn IVs to come.
+#[test]
+fn cbc_ivs_are_not_ciphertext() {
+    let protection = keyed(EncrId::AES_CBC, Some(256), Some(IntegId::HMAC_SHA2_256_128), 1);
+    let mut iv = [0; 16];
+    protection.next_iv(5, &mut iv);
+    let mut block = [0; 16];
+    block[15] = 5;
+    protection.seal(&[0; 16], &[], &[], &mut block, &mut [0; 16]).unwrap();
+    assert_ne!(block, iv);
+}
+
 /// Workers share an SA's protection.
 #[test]
 fn protection_is_shared_between_threads() {

@@ -280,3 +280,218 @@ fn strip_tfc_padding(payload: &mut [u8], next_header: u8) -> Result<&mut [u8], D
     }
     payload.get_mut(..total).ok_or(Drop::InnerLength)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzzing::{parameters, suites};
+
+    /// What a peer with the right key can put inside: payload, padding and trailer together.
+    struct Peer {
+        protection: PacketProtection,
+        sa: InboundSa,
+        sequence: u64,
+    }
+
+    impl Peer {
+        /// One per suite. They differ in the size of blocks.
+        fn all() -> impl Iterator<Item = (&'static str, Self)> {
+            suites().map(|(name, transforms)| {
+                let protection = PacketProtection::new(&parameters(transforms)).unwrap();
+                (name, Self { protection, sa: InboundSa::new(parameters(transforms)).unwrap(), sequence: 0 })
+            })
+        }
+
+        /// What becomes of `payload` with this padding and trailer. Where that is not whole blocks, `filler` goes in front of
+        /// the padding.
+        fn opens(
+            &mut self,
+            payload: &[u8],
+            padding: &[u8],
+            pad_len: u8,
+            next_header: u8,
+        ) -> Result<Option<Vec<u8>>, Drop> {
+            self.sequence += 1;
+            let plaintext = [payload, padding, &[pad_len, next_header]].concat();
+            let mut packet = Vec::new();
+            self.protection.lay_out_plaintext(self.sa.spi, self.sequence, &plaintext, &mut packet);
+            assert_eq!(
+                packet.len(),
+                8 + self.layout_overhead() + plaintext.len(),
+                "the test's plaintext is not whole blocks"
+            );
+            self.protection.seal(self.sequence, &mut packet).unwrap();
+            let opened = self.sa.open(&mut packet);
+            let opened =
+                opened.map(|o| if let Opened::Packet(inner) = o { Some(inner.to_vec()) } else { None });
+            assert_eq!(self.sa.window.top(), self.sequence, "genuine, so its number is used up");
+            opened
+        }
+
+        fn layout_overhead(&self) -> usize {
+            self.protection.layout().iv_len() + self.protection.layout().icv_len()
+        }
+    }
+
+    /// UDP from 10.2.0.7 to 10.1.0.9 that says it has `total` bytes, in `len` bytes.
+    fn v4(len: usize, total: u16) -> Vec<u8> {
+        let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 10, 2, 0, 7, 10, 1, 0, 9];
+        packet[2..4].copy_from_slice(&total.to_be_bytes());
+        packet.resize(len, 0xaa);
+        packet
+    }
+
+    /// UDP from fd02::7 to fd01::9 that says it has `payload` bytes after its header, in `len` bytes.
+    fn v6(len: usize, payload: u16) -> Vec<u8> {
+        let mut packet = vec![0; 40];
+        packet[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, 0, 17, 64]);
+        packet[4..6].copy_from_slice(&payload.to_be_bytes());
+        for (at, net, host) in [(8, 2, 7), (24, 1, 9)] {
+            packet[at] = 0xfd;
+            packet[at + 1] = net;
+            packet[at + 15] = host;
+        }
+        packet.resize(len, 0xaa);
+        packet
+    }
+
+    #[test]
+    fn padding_of_any_length_that_counts_up() {
+        for (name, mut peer) in Peer::all() {
+            for pad_len in 0..=255_u8 {
+                let padding: Vec<u8> = (1..=pad_len).collect();
+                // An inner packet that makes it whole blocks.
+                let len = 30 + (16 - (30 + usize::from(pad_len) + 2) % 16);
+                let inner = v4(len, len as u16);
+                assert_eq!(peer.opens(&inner, &padding, pad_len, 4), Ok(Some(inner)), "{name}: {pad_len}");
+            }
+        }
+    }
+
+    #[test]
+    fn padding_that_does_not_count_up_or_does_not_fit() {
+        for (name, mut peer) in Peer::all() {
+            let inner = v4(24, 24);
+            assert!(peer.opens(&inner, &[1, 2, 3, 4, 5, 6], 6, 4).is_ok(), "{name}");
+            for padding in
+                [[0; 6], [1, 2, 3, 4, 5, 7], [0, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5], [1, 2, 3, 3, 5, 6]]
+            {
+                assert_eq!(peer.opens(&inner, &padding, 6, 4), Err(Drop::Padding), "{name}: {padding:?}");
+            }
+            assert_eq!(
+                peer.opens(&[], &(1..=14).collect::<Vec<_>>(), 15, 4),
+                Err(Drop::Padding),
+                "{name}: one too long"
+            );
+            assert_eq!(peer.opens(&[], &(1..=14).collect::<Vec<_>>(), 255, 4), Err(Drop::Padding), "{name}");
+            assert_eq!(
+                peer.opens(&[], &(1..=14).collect::<Vec<_>>(), 14, 4),
+                Err(Drop::InnerLength),
+                "{name}: empty"
+            );
+        }
+    }
+
+    #[test]
+    fn only_ip_of_the_version_it_says() {
+        for (name, mut peer) in Peer::all() {
+            let (four, six) = (v4(30, 30), v6(46, 6));
+            for next_header in (0..=255).filter(|n| ![4, 59].contains(n)) {
+                assert_eq!(
+                    peer.opens(&four, &[], 0, next_header),
+                    Err(Drop::NextHeader),
+                    "{name}: {next_header}"
+                );
+            }
+            assert_eq!(peer.opens(&six, &[], 0, 4), Err(Drop::NextHeader), "{name}");
+            assert_eq!(peer.opens(&six, &[], 0, 41), Ok(Some(six)), "{name}");
+            assert_eq!(peer.opens(&four, &[], 0, 59), Ok(None), "{name}");
+            assert_eq!(peer.opens(&[], &(1..=14).collect::<Vec<_>>(), 14, 59), Ok(None), "{name}");
+            let mut five = four;
+            five[0] = 0x55;
+            assert_eq!(peer.opens(&five, &[], 0, 4), Err(Drop::NextHeader), "{name}");
+        }
+    }
+
+    /// RFC 4303 2.7: what follows the inner packet's own end was added to hide its length.
+    #[test]
+    fn traffic_flow_confidentiality_padding_is_taken_off() {
+        for (name, mut peer) in Peer::all() {
+            assert_eq!(peer.opens(&v4(62, 33), &[], 0, 4), Ok(Some(v4(33, 33))), "{name}");
+            assert_eq!(peer.opens(&v4(1406, 20), &[], 0, 4), Ok(Some(v4(20, 20))), "{name}");
+            assert_eq!(peer.opens(&v6(62, 9), &[], 0, 41), Ok(Some(v6(49, 9))), "{name}");
+            assert_eq!(peer.opens(&v6(62, 0), &[], 0, 41), Ok(Some(v6(40, 0))), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_inner_length_that_cannot_be() {
+        for (name, mut peer) in Peer::all() {
+            for total in [0, 1, 19, 47, 65535] {
+                assert_eq!(peer.opens(&v4(46, total), &[], 0, 4), Err(Drop::InnerLength), "{name}: {total}");
+            }
+            for payload in [23, 65535] {
+                assert_eq!(
+                    peer.opens(&v6(62, payload), &[], 0, 41),
+                    Err(Drop::InnerLength),
+                    "{name}: {payload}"
+                );
+            }
+            for (len, next_header) in [(0, 4), (1, 4), (5, 41), (14, 4), (14, 41)] {
+                let padding: Vec<u8> = (1..=14 - len as u8).collect();
+                let start = if next_header == 4 { v4(14, 14) } else { v6(40, 0) };
+                let opened = peer.opens(&start[..len], &padding, 14 - len as u8, next_header);
+                assert_eq!(opened, Err(Drop::InnerLength), "{name}: {len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn inner_headers_that_make_no_sense() {
+        for (name, mut peer) in Peer::all() {
+            let mut header_too_short = v4(46, 46);
+            header_too_short[0] = 0x44;
+            assert_eq!(peer.opens(&header_too_short, &[], 0, 4), Err(Drop::InnerHeader), "{name}");
+            let mut header_too_long = v4(46, 46);
+            header_too_long[0] = 0x4f;
+            assert_eq!(peer.opens(&header_too_long, &[], 0, 4), Err(Drop::InnerHeader), "{name}");
+            let mut extension_cut = v6(46, 6);
+            extension_cut[6] = 0;
+            assert_eq!(peer.opens(&extension_cut, &[], 0, 41), Err(Drop::InnerHeader), "{name}");
+            assert_eq!(peer.sa.counters.drops.count(Drop::InnerHeader), 3);
+            assert_eq!(peer.sa.counters.drops.total(), 3);
+        }
+    }
+
+    #[test]
+    fn names_are_stable_and_counts_add_up() {
+        let names = Drop::ALL.map(Drop::as_str);
+        assert_eq!(
+            names,
+            [
+                "malformed",
+                "replayed",
+                "too-old",
+                "authentication",
+                "padding",
+                "next-header",
+                "inner-length",
+                "inner-header",
+                "selector",
+                "congestion"
+            ]
+        );
+        let mut sum = DropCounters::default();
+        for (n, cause) in Drop::ALL.into_iter().enumerate() {
+            let mut one = DropCounters::default();
+            (0..=n).for_each(|_| one.record(cause));
+            assert_eq!(
+                one.iter().filter(|(_, count)| *count > 0).collect::<Vec<_>>(),
+                [(cause, n as u64 + 1)]
+            );
+            sum += one;
+        }
+        assert_eq!(sum.total(), 55);
+        assert_eq!(sum.count(Drop::Congestion), 10);
+    }
+}

@@ -104,24 +104,32 @@ fn aes_cbc_of_rfc_3602() {
         ),
     ];
     let integ_key = [0x5a; 32];
-    let transforms = EspTransforms {
-        encr: EncrId::AES_CBC,
-        key_bits: Some(128),
-        integ: Some(IntegId::HMAC_SHA2_256_128),
-        esn: false,
-    };
     for (number, (key, packet, payload, next_header)) in (5..).zip(cases) {
-        let (key, mut packet, payload) = (bytes(key), bytes(packet), bytes(payload));
-        let hmac = Prf::new(PrfId::HMAC_SHA2_256).unwrap().compute(&integ_key, &[&packet]);
-        packet.extend_from_slice(&hmac.expose()[..16]);
+        let (key, unauthenticated, payload) = (bytes(key), bytes(packet), bytes(payload));
+        // RFC 4303 3.3.2.1: the high half of an extended sequence number is authenticated after the ciphertext, not sent.
+        for high in [None, Some(0_u32), Some(0x1234_5678)] {
+            let transforms = EspTransforms {
+                encr: EncrId::AES_CBC,
+                key_bits: Some(128),
+                integ: Some(IntegId::HMAC_SHA2_256_128),
+                esn: high.is_some(),
+            };
+            let trailer = high.map(u32::to_be_bytes);
+            let trailer: &[u8] = trailer.as_ref().map_or(&[], |bytes| bytes);
+            let hmac =
+                Prf::new(PrfId::HMAC_SHA2_256).unwrap().compute(&integ_key, &[&unauthenticated, trailer]);
+            let mut packet = [&unauthenticated, &hmac.expose()[..16]].concat();
 
-        let sequence = u32::from_be_bytes(packet[4..8].try_into().unwrap()).into();
-        let case = Case { transforms, key: &key, integ: &integ_key, sequence };
-        assert_eq!(case.seal(&packet, &payload, next_header), packet, "case {number}");
-        assert_eq!(case.open(&packet)[..payload.len()], payload, "case {number}");
-        let mut sa = case.inbound(&packet, TrafficSelector::subnet([192, 168, 123, 0].into(), 24));
-        let expected = if next_header == 4 { Ok(Opened::Packet(&payload)) } else { Err(Drop::NextHeader) };
-        assert_eq!(sa.open(&mut packet), expected, "case {number}");
+            let low = u32::from_be_bytes(packet[4..8].try_into().unwrap());
+            let sequence = u64::from(high.unwrap_or(0)) << 32 | u64::from(low);
+            let case = Case { transforms, key: &key, integ: &integ_key, sequence };
+            assert_eq!(case.seal(&packet, &payload, next_header), packet, "case {number}, ESN {high:?}");
+            assert_eq!(case.open(&packet)[..payload.len()], payload, "case {number}, ESN {high:?}");
+            let mut sa = case.inbound(&packet, TrafficSelector::subnet([192, 168, 123, 0].into(), 24));
+            let expected =
+                if next_header == 4 { Ok(Opened::Packet(&payload)) } else { Err(Drop::NextHeader) };
+            assert_eq!(sa.open(&mut packet), expected, "case {number}, ESN {high:?}");
+        }
     }
 }
 

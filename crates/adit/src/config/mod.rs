@@ -1,1 +1,31 @@
 //! The configuration file: from text to what the machines need, and to diagnostics that point at the text.
+//!
+//! The language is that of strongSwan's `swanctl.conf` with a section `gateway` of our own; `docs/configuration.md`
+//! describes it. [`load`] reads a file and everything it includes, and answers with a [`Configuration`] or with all
+//! that is wrong. Nothing is ignored: a key that is unknown, or known but not done yet, is an error. This module
+//! never applies anything.
+//!
+//! Text becomes a tree ([`syntax`]), inheritance is followed ([`resolve`]), every value is checked ([`check`])
+//! against one table ([`schema`]), and what passes becomes connections and secrets ([`build`]).
+
+mod build;
+mod check;
+mod diagnostic;
+#[doc(hidden)]
+pub mod fuzzing;
+mod load;
+mod manual;
+mod resolve;
+mod schema;
+mod source;
+mod syntax;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use diagnostic::{Diagnostic, Diagnostics, MAX_ERRORS, Note, Severity};
+pub use load::{Configuration, GatewaySettings, load};
+pub use manual::manual;
+pub use source::Place;
+pub use values::{BadControlUri, ControlUri};

@@ -1,0 +1,162 @@
+//! Loading: the disk, and the order of things.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use adit_ike::config::{Connection, SharedSecret};
+use zeroize::Zeroizing;
+
+use super::build::Builder;
+use super::check::Checker;
+use super::diagnostic::{Diagnostic, Diagnostics, Problem, Severity};
+use super::resolve::Resolver;
+use super::source::Sources;
+use super::syntax::{self, Files, Parsed};
+use super::values::ControlUri;
+
+/// A configuration that can be used.
+#[derive(Debug)]
+pub struct Configuration {
+    /// The `gateway` section.
+    pub gateway: GatewaySettings,
+    /// The `connections` section, in order.
+    pub connections: Vec<Connection>,
+    /// The `secrets.ike*` sections, in order.
+    pub secrets: Vec<SharedSecret>,
+    /// What is suspicious, though usable.
+    pub warnings: Vec<Diagnostic>,
+    /// Every file that was read.
+    pub files: Vec<PathBuf>,
+}
+
+/// Adit's own section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewaySettings {
+    /// Where the control socket listens.
+    pub control: ControlUri,
+    /// Name of the TUN interface.
+    pub tun: String,
+    /// Its MTU in octets; `None` leaves the choice to the data plane.
+    pub mtu: Option<u16>,
+    /// Number of the routing table for routes into tunnels.
+    pub routing_table: u32,
+    /// Priority of the rule that looks the table up.
+    pub rule_priority: u32,
+    /// Mark on packets of the gateway itself.
+    pub mark: u32,
+    /// Directory for keys in the clear; `None` writes none.
+    pub key_log: Option<PathBuf>,
+    /// Half-open IKE SAs above which cookies are demanded.
+    pub cookie_threshold: usize,
+    /// How long an IKE SA may stay half-open as responder.
+    pub half_open_timeout: Duration,
+    /// UDP port of IKE.
+    pub ike_port: u16,
+    /// UDP port of IKE and ESP with NAT traversal.
+    pub nat_t_port: u16,
+    /// Packet workers; `None` means one for each processor.
+    pub workers: Option<usize>,
+    /// Least severe events to log: `error`, `warn`, `info`, `debug` or `trace`.
+    pub log: &'static str,
+}
+
+/// Reads `path` and everything it includes.
+///
+/// # Errors
+///
+/// Everything that is wrong. Mistakes of the grammar hide mistakes of meaning: those are looked for when the grammar
+/// is right.
+pub fn load(path: &Path) -> Result<Configuration, Diagnostics> {
+    load_from(path, &Disk, |path| {
+        path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+    })
+}
+
+/// [`load`] with files from anywhere; `exposed` tells whether anybody may read a file.
+pub(super) fn load_from(
+    path: &Path,
+    files: &dyn Files,
+    exposed: impl Fn(&Path) -> bool,
+) -> Result<Configuration, Diagnostics> {
+    let Parsed { tree, mut sources, problems } = syntax::parse(path, files);
+    let mut diagnostics = Diagnostics::default();
+    // Only now are all secrets known that an excerpt must not show.
+    for (severity, problem) in problems {
+        match severity {
+            Severity::Error => diagnostics.error(&sources, problem),
+            Severity::Warning => diagnostics.warning(&sources, problem),
+        }
+    }
+    if !diagnostics.errors.is_empty() {
+        return Err(diagnostics);
+    }
+    let checked = Checker::new(Resolver::new(&tree), &mut sources, &mut diagnostics).root();
+    let mut builder = Builder::new(&sources, &mut diagnostics);
+    let (gateway, connections, secrets) = builder.build(checked);
+    warn_about_exposed_secrets(&sources, &mut diagnostics, exposed);
+    if diagnostics.errors.is_empty() {
+        let (warnings, files) = (diagnostics.warnings, sources.paths());
+        Ok(Configuration { gateway, connections, secrets, warnings, files })
+    } else {
+        Err(diagnostics)
+    }
+}
+
+fn warn_about_exposed_secrets(
+    sources: &Sources,
+    diagnostics: &mut Diagnostics,
+    exposed: impl Fn(&Path) -> bool,
+) {
+    for (path, secret) in sources.first_secrets() {
+        if exposed(path) {
+            let problem = Problem::new(secret, "", "this file holds a secret and everybody may read it")
+                .expected("a file that others may not read (`chmod o-r`)");
+            diagnostics.warning(sources, problem);
+        }
+    }
+}
+
+/// The file system.
+pub(super) struct Disk;
+
+impl Files for Disk {
+    fn expand(&self, pattern: &Path) -> Result<Vec<PathBuf>, String> {
+        let text = pattern.to_str().ok_or("the name is not UTF-8")?;
+        if !text.contains(['*', '?', '[']) {
+            return Ok(vec![pattern.to_owned()]);
+        }
+        // As a shell does it: wildcards match neither `/` nor a dot at the start, so editors' files stay out.
+        let options = glob::MatchOptions {
+            case_sensitive: true,
+            require_literal_separator: true,
+            require_literal_leading_dot: true,
+        };
+        let paths = glob::glob_with(text, options).map_err(|error| format!("bad pattern: {error}"))?;
+        let mut files = Vec::new();
+        for path in paths {
+            files.push(path.map_err(|error| error.to_string())?);
+        }
+        Ok(files)
+    }
+
+    fn read(&self, path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, String> {
+        let file = File::open(path).map_err(|error| error.to_string())?;
+        let metadata = file.metadata().map_err(|error| error.to_string())?;
+        if metadata.is_dir() {
+            return Err("it is a directory".to_owned());
+        }
+        let too_long = format!("it holds more than {limit} bytes");
+        let length = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+        if length > limit {
+            return Err(too_long);
+        }
+        // Room for all at once: a vector that grows leaves copies of secrets behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
+        let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+        file.take(most).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        if bytes.len() > limit { Err(too_long) } else { Ok(bytes) }
+    }
+}

@@ -1,0 +1,592 @@
+//! Every section and key there is: its kind of value, its default, and whether Adit does it.
+//!
+//! This is the one table of the configuration language. Checking, suggestions and the manual
+//! (`docs/configuration.md`) all come from it.
+
+use super::diagnostic::distance;
+use super::values::{Kind, done, not_yet};
+
+/// What may stand in one kind of section.
+#[derive(Debug)]
+pub(super) struct Schema {
+    /// In dot notation, with `<...>` for free names.
+    pub(super) path: &'static str,
+    pub(super) keys: &'static [Key],
+    pub(super) sections: &'static [Subsection],
+}
+
+/// One key.
+#[derive(Debug)]
+pub(super) struct Key {
+    /// A `*` at the end stands for any suffix; `<number>` for any number.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// What Adit does without the key, as it would be written; empty if nothing.
+    pub(super) default: &'static str,
+    pub(super) status: Status,
+    /// For the manual.
+    pub(super) help: &'static str,
+}
+
+/// Does Adit do what a key asks for?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    /// Yes, every value the kind allows.
+    Done,
+    /// Not yet: only the default (or a choice that is done), which asks for what happens anyway.
+    Only,
+    /// Not yet: no value.
+    NotYet,
+}
+
+/// One kind of subsection.
+#[derive(Debug)]
+pub(super) struct Subsection {
+    /// A `*` at the end stands for any suffix, alone for any name.
+    pub(super) name: &'static str,
+    pub(super) done: bool,
+    pub(super) schema: &'static Schema,
+}
+
+impl Schema {
+    pub(super) fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| matches(key.name, name))
+    }
+
+    pub(super) fn section(&self, name: &str) -> Option<&'static Subsection> {
+        self.sections.iter().find(|section| matches(section.name, name))
+    }
+
+    /// Names to suggest: those of keys and of subsections, without the ones a user is free to choose.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
+        let sections = self.sections.iter().map(|section| section.name);
+        self.keys.iter().map(|key| key.name).chain(sections).map(stem).filter(|name| !name.is_empty())
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None if pattern == "<number>" => name.parse::<u16>().is_ok(),
+        None => pattern == name,
+    }
+}
+
+/// A name without its `*`; empty for `<number>`.
+pub(super) fn stem(pattern: &'static str) -> &'static str {
+    if pattern.starts_with('<') { "" } else { pattern.strip_suffix('*').unwrap_or(pattern) }
+}
+
+/// Is this the name of a key or section whose value is no secret?
+pub(super) fn is_public_name(name: &str) -> bool {
+    fn known(schema: &Schema, name: &str) -> bool {
+        schema.names().any(|known| known == name) || schema.sections.iter().any(|s| known(s.schema, name))
+    }
+    name == "include" || (known(&ROOT, name) && !may_be_secret(name))
+}
+
+/// Is this, in `secrets`, a key whose value is no secret?
+pub(super) fn is_public_in_secrets(key: &str) -> bool {
+    matches!(key, "file" | "handle" | "slot" | "module") || key.starts_with("id")
+}
+
+/// Could this be the name of a secret, perhaps misspelt?
+pub(super) fn may_be_secret(key: &str) -> bool {
+    let key = key.to_lowercase();
+    let near = |name: &str, allowed: usize| key.len() <= 16 && distance(&key, name) <= allowed;
+    near("secret", 2)
+        || near("pin", 0)
+        || near("psk", 0)
+        || ["secret", "passw", "passphrase"].iter().any(|word| key.contains(word))
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key { name, kind, default, status: Status::Done, help }
+}
+
+const fn only(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key { name, kind, default, status: Status::Only, help }
+}
+
+const fn later(name: &'static str, kind: Kind, help: &'static str) -> Key {
+    Key { name, kind, default: "", status: Status::NotYet, help }
+}
+
+const fn section(name: &'static str, schema: &'static Schema) -> Subsection {
+    Subsection { name, done: true, schema }
+}
+
+const fn section_later(name: &'static str, schema: &'static Schema) -> Subsection {
+    Subsection { name, done: false, schema }
+}
+
+const NUMBER: Kind = Kind::Integer(0, u32::MAX as u64);
+const PORT: Kind = Kind::Integer(1, 65_535);
+
+pub(super) static ROOT: Schema = Schema {
+    path: "",
+    keys: &[],
+    sections: &[
+        section("gateway", &GATEWAY),
+        section("connections", &CONNECTIONS),
+        section("secrets", &SECRETS),
+        section("pools", &POOLS),
+        section("authorities", &AUTHORITIES),
+    ],
+};
+
+pub(super) static GATEWAY: Schema = Schema {
+    path: "gateway",
+    keys: &[
+        key(
+            "control",
+            Kind::Control,
+            "unix:///run/adit/adit.vici",
+            "where `adit up`, `adit status` and vici clients reach the daemon; TCP only on a loopback address",
+        ),
+        key("tun", Kind::Interface, "adit0", "the TUN interface that takes the traffic to protect"),
+        key("mtu", Kind::Integer(576, 65_535), "", "its MTU; without it, what fits through the tunnels"),
+        key(
+            "routing_table",
+            Kind::Integer(1, u32::MAX as u64),
+            "220",
+            "the routing table for routes into the tunnels",
+        ),
+        key(
+            "rule_priority",
+            Kind::Integer(1, 32_765),
+            "220",
+            "the priority of the rule that looks that table up",
+        ),
+        key(
+            "mark",
+            Kind::Integer(1, u32::MAX as u64),
+            "220",
+            "the mark on packets the gateway itself sends, so that they bypass the tunnels",
+        ),
+        key("ike_port", PORT, "500", "UDP port of IKE"),
+        key("nat_t_port", PORT, "4500", "UDP port of IKE and ESP behind NATs (RFC 3948)"),
+        key(
+            "cookie_threshold",
+            Kind::Integer(0, 1_000_000),
+            "30",
+            "half-open IKE SAs above which peers must return a cookie (RFC 7296 2.6)",
+        ),
+        key("half_open_timeout", Kind::Time, "30s", "how long a peer may leave an IKE SA half-open"),
+        key("workers", Kind::Integer(1, 1024), "", "packet workers; without it, one for each processor"),
+        key(
+            "log",
+            Kind::Choice(&[done("error"), done("warn"), done("info"), done("debug"), done("trace")]),
+            "info",
+            "the least severe events to log",
+        ),
+        key(
+            "key_log",
+            Kind::Path,
+            "",
+            "a directory to write every key to in the clear, as Wireshark's tables: for debugging only",
+        ),
+    ],
+    sections: &[],
+};
+
+static CONNECTIONS: Schema =
+    Schema { path: "connections", keys: &[], sections: &[section("*", &CONNECTION)] };
+
+pub(super) static CONNECTION: Schema = Schema {
+    path: "connections.<conn>",
+    keys: &[
+        key(
+            "version",
+            Kind::Choice(&[done("2"), done("0"), not_yet("1")]),
+            "2",
+            "IKE version; 0 means 2 until Adit speaks IKEv1",
+        ),
+        key("local_addrs", Kind::Addresses, "%any", "our addresses; the first single one is dialled from"),
+        key("remote_addrs", Kind::Addresses, "%any", "the peer's addresses; the first single one is dialled"),
+        key("local_port", PORT, "500", "our port; `gateway.ike_port` or `gateway.nat_t_port`"),
+        key("remote_port", PORT, "500", "the peer's port"),
+        key("proposals", Kind::IkeProposals, "default", "algorithms of the IKE SA, most wanted first"),
+        key("encap", Kind::Bool, "no", "force UDP encapsulation of ESP by pretending a NAT"),
+        key(
+            "dpd_delay",
+            Kind::Time,
+            "0s",
+            "idle time after which the peer's liveness is checked; 0 means never",
+        ),
+        key(
+            "unique",
+            Kind::Choice(&[done("no"), done("never"), not_yet("keep"), not_yet("replace")]),
+            "no",
+            "what happens to older SAs of the same peer",
+        ),
+        key(
+            "send_cert",
+            Kind::Choice(&[done("never"), done("ifasked"), not_yet("always")]),
+            "never",
+            "certificates to send; with `psk` there is none",
+        ),
+        only("mobike", Kind::Bool, "no", "RFC 4555"),
+        only(
+            "fragmentation",
+            Kind::Choice(&[done("no"), not_yet("yes"), not_yet("accept"), not_yet("force")]),
+            "no",
+            "RFC 7383",
+        ),
+        only(
+            "childless",
+            Kind::Choice(&[done("never"), not_yet("allow"), not_yet("prefer"), not_yet("force")]),
+            "never",
+            "RFC 6023",
+        ),
+        only("send_certreq", Kind::Bool, "no", "ask for certificates"),
+        only(
+            "ocsp",
+            Kind::Choice(&[done("never"), not_yet("reply"), not_yet("request"), not_yet("both")]),
+            "never",
+            "RFC 4806",
+        ),
+        only("dscp", Kind::Text, "000000", "DSCP of IKE packets"),
+        only("keyingtries", NUMBER, "1", "how often to start over when a peer does not answer"),
+        only("rekey_time", Kind::Time, "0s", "when to rekey the IKE SA"),
+        only("reauth_time", Kind::Time, "0s", "when to reauthenticate"),
+        only("over_time", Kind::Time, "0s", "hard lifetime beyond the soft one"),
+        only("rand_time", Kind::Time, "0s", "jitter of both"),
+        only("dpd_timeout", Kind::Time, "0s", "IKEv1 only"),
+        only("aggressive", Kind::Bool, "no", "IKEv1 only"),
+        only("pull", Kind::Bool, "yes", "IKEv1 only"),
+        only("ppk_required", Kind::Bool, "no", "RFC 8784"),
+        later("ppk_id", Kind::Text, "RFC 8784"),
+        later("vips", Kind::Addresses, "virtual addresses to request"),
+        later("pools", Kind::Text, "pools to give addresses from"),
+        only("if_id_in", NUMBER, "0", "XFRM interface"),
+        only("if_id_out", NUMBER, "0", "XFRM interface"),
+        only("mediation", Kind::Bool, "no", "IKEv2 mediation"),
+        later("mediated_by", Kind::Text, "IKEv2 mediation"),
+        later("mediation_peer", Kind::Identity, "IKEv2 mediation"),
+    ],
+    sections: &[section("local*", &LOCAL), section("remote*", &REMOTE), section("children", &CHILDREN)],
+};
+
+pub(super) static LOCAL: Schema = Schema {
+    path: "connections.<conn>.local<suffix>",
+    keys: &[
+        key(
+            "auth",
+            Kind::Auth,
+            "",
+            "how we authenticate; must be given, because without it the other readers of this language mean `pubkey`",
+        ),
+        key("id", Kind::Identity, "", "who we are; without it, our address"),
+        key("round", NUMBER, "0", "order of the authentication rounds; there is one"),
+        later("certs", Kind::Text, "certificates"),
+        later("pubkeys", Kind::Text, "raw public keys"),
+        later("eap_id", Kind::Identity, "EAP identity"),
+        later("aaa_id", Kind::Identity, "identity of the EAP server"),
+        later("xauth_id", Kind::Identity, "IKEv1 XAuth"),
+    ],
+    sections: &[section_later("cert*", &CERT)],
+};
+
+pub(super) static REMOTE: Schema = Schema {
+    path: "connections.<conn>.remote<suffix>",
+    keys: &[
+        key("auth", Kind::Auth, "", "how the peer authenticates; must be given"),
+        key("id", Kind::IdentityPattern, "%any", "whom we accept"),
+        key("round", NUMBER, "0", "order of the authentication rounds; there is one"),
+        only(
+            "revocation",
+            Kind::Choice(&[done("relaxed"), not_yet("strict"), not_yet("ifuri")]),
+            "relaxed",
+            "certificate revocation",
+        ),
+        later("certs", Kind::Text, "certificates"),
+        later("cacerts", Kind::Text, "authorities"),
+        later("ca_id", Kind::Identity, "identity of an intermediate authority"),
+        later("pubkeys", Kind::Text, "raw public keys"),
+        later("eap_id", Kind::Identity, "EAP identity"),
+        later("groups", Kind::Text, "group membership"),
+        later("cert_policy", Kind::Text, "certificate policies"),
+    ],
+    sections: &[section_later("cert*", &CERT), section_later("cacert*", &CERT)],
+};
+
+static CERT: Schema = Schema {
+    path: "cert<suffix>",
+    keys: &[
+        later("file", Kind::Text, "file of a certificate"),
+        later("handle", Kind::Text, "key ID on a token"),
+        later("slot", Kind::Text, "slot of the token"),
+        later("module", Kind::Text, "PKCS#11 module"),
+    ],
+    sections: &[],
+};
+
+static CHILDREN: Schema =
+    Schema { path: "connections.<conn>.children", keys: &[], sections: &[section("*", &CHILD)] };
+
+const NO_MARK: &str = "0/0x00000000";
+
+pub(super) static CHILD: Schema = Schema {
+    path: "connections.<conn>.children.<child>",
+    keys: &[
+        key("esp_proposals", Kind::EspProposals, "default", "algorithms of the Child SA, most wanted first"),
+        key("local_ts", Kind::Selectors, "dynamic", "our side of the traffic to protect"),
+        key("remote_ts", Kind::Selectors, "dynamic", "the peer's side"),
+        key(
+            "mode",
+            Kind::Choice(&[
+                done("tunnel"),
+                not_yet("transport"),
+                not_yet("transport_proxy"),
+                not_yet("beet"),
+                not_yet("iptfs"),
+                not_yet("pass"),
+                not_yet("drop"),
+            ]),
+            "tunnel",
+            "whole packets are protected, whoever sent them",
+        ),
+        key(
+            "start_action",
+            Kind::Choice(&[
+                done("none"),
+                done("start"),
+                not_yet("trap"),
+                not_yet("trap|start"),
+                not_yet("start|trap"),
+            ]),
+            "none",
+            "`start` brings the child up when the configuration is loaded",
+        ),
+        key(
+            "replay_window",
+            Kind::Integer(0, 65_536),
+            "1024",
+            "packets that may arrive late (RFC 4303 3.4.3); 0 switches replay protection off",
+        ),
+        only(
+            "close_action",
+            Kind::Choice(&[done("none"), not_yet("trap"), not_yet("start")]),
+            "none",
+            "what to do when the peer closes the child",
+        ),
+        only(
+            "dpd_action",
+            Kind::Choice(&[
+                done("clear"),
+                done("none"),
+                not_yet("trap"),
+                not_yet("restart"),
+                not_yet("start"),
+            ]),
+            "clear",
+            "what to do when the peer is dead",
+        ),
+        only("rekey_time", Kind::Time, "0s", "when to rekey"),
+        only("life_time", Kind::Time, "0s", "hard lifetime"),
+        only("rand_time", Kind::Time, "0s", "jitter"),
+        only("rekey_bytes", Kind::Bytes, "0", "octets after which to rekey"),
+        only("life_bytes", Kind::Bytes, "0", "hard limit of octets"),
+        only("rand_bytes", Kind::Bytes, "0", "jitter"),
+        only("rekey_packets", Kind::Bytes, "0", "packets after which to rekey"),
+        only("life_packets", Kind::Bytes, "0", "hard limit of packets"),
+        only("rand_packets", Kind::Bytes, "0", "jitter"),
+        only("inactivity", Kind::Time, "0s", "close an idle child"),
+        later("ah_proposals", Kind::Text, "AH"),
+        later("updown", Kind::Text, "script"),
+        only("hostaccess", Kind::Bool, "no", "for the script"),
+        only("policies", Kind::Bool, "yes", "install policies"),
+        only("policies_fwd_out", Kind::Bool, "no", "install forward policies"),
+        only("ipcomp", Kind::Bool, "no", "compression"),
+        only("reqid", NUMBER, "0", "fixed reqid"),
+        only("priority", NUMBER, "0", "fixed priority"),
+        later("interface", Kind::Interface, "restrict policies to an interface"),
+        only("mark_in", Kind::Mark, NO_MARK, "mark of inbound policies"),
+        only("mark_out", Kind::Mark, NO_MARK, "mark of outbound policies"),
+        only("mark_in_sa", Kind::Bool, "no", "mark on the inbound SA too"),
+        only("set_mark_in", Kind::Mark, NO_MARK, "mark to set inbound"),
+        only("set_mark_out", Kind::Mark, NO_MARK, "mark to set outbound"),
+        only("if_id_in", NUMBER, "0", "XFRM interface"),
+        only("if_id_out", NUMBER, "0", "XFRM interface"),
+        later("label", Kind::Text, "security label"),
+        only(
+            "label_mode",
+            Kind::Choice(&[done("system"), not_yet("simple"), not_yet("selinux")]),
+            "system",
+            "use of the label",
+        ),
+        only("tfc_padding", Kind::Text, "0", "pad packets against traffic analysis"),
+        only("per_cpu_sas", Kind::Choice(&[done("no"), not_yet("yes"), not_yet("encap")]), "no", "RFC 9611"),
+        only(
+            "hw_offload",
+            Kind::Choice(&[
+                done("no"),
+                not_yet("yes"),
+                not_yet("crypto"),
+                not_yet("packet"),
+                not_yet("auto"),
+            ]),
+            "no",
+            "offload to network cards",
+        ),
+        only("sha256_96", Kind::Bool, "no", "truncation of broken peers"),
+        only("copy_df", Kind::Bool, "yes", "copy DF to the outer header"),
+        only("copy_ecn", Kind::Bool, "yes", "copy ECN (RFC 6040)"),
+        only(
+            "copy_dscp",
+            Kind::Choice(&[done("out"), not_yet("no"), not_yet("in"), not_yet("yes")]),
+            "out",
+            "copy DSCP",
+        ),
+        only("icmp", Kind::Bool, "no", "forward ICMP errors from outside the selectors"),
+    ],
+    sections: &[],
+};
+
+static SECRETS: Schema = Schema {
+    path: "secrets",
+    keys: &[],
+    sections: &[
+        section("ike*", &SECRET_IKE),
+        section_later("eap*", &SECRET_OWNED),
+        section_later("xauth*", &SECRET_OWNED),
+        section_later("ntlm*", &SECRET_OWNED),
+        section_later("ppk*", &SECRET_OWNED),
+        section_later("private*", &SECRET_FILE),
+        section_later("rsa*", &SECRET_FILE),
+        section_later("ecdsa*", &SECRET_FILE),
+        section_later("pkcs8*", &SECRET_FILE),
+        section_later("pkcs12*", &SECRET_FILE),
+        section_later("token*", &SECRET_TOKEN),
+    ],
+};
+
+pub(super) static SECRET_IKE: Schema = Schema {
+    path: "secrets.ike<suffix>",
+    keys: &[
+        key("secret", Kind::Secret, "", "the pre-shared key; must be given"),
+        key(
+            "id*",
+            Kind::IdentityPattern,
+            "",
+            "whose it is: `id`, or several like `id-a` and `id-b`; without any, everybody's",
+        ),
+    ],
+    sections: &[],
+};
+
+static SECRET_OWNED: Schema = Schema {
+    path: "secrets.{eap,xauth,ntlm,ppk}<suffix>",
+    keys: &[later("secret", Kind::Secret, "password or key"), later("id*", Kind::IdentityPattern, "owners")],
+    sections: &[],
+};
+
+static SECRET_FILE: Schema = Schema {
+    path: "secrets.{private,rsa,ecdsa,pkcs8,pkcs12}<suffix>",
+    keys: &[later("file", Kind::Text, "file of the key"), later("secret", Kind::Secret, "its passphrase")],
+    sections: &[],
+};
+
+static SECRET_TOKEN: Schema = Schema {
+    path: "secrets.token<suffix>",
+    keys: &[
+        later("handle", Kind::Text, "key ID"),
+        later("slot", Kind::Text, "slot"),
+        later("module", Kind::Text, "PKCS#11 module"),
+        later("pin", Kind::Secret, "its PIN"),
+    ],
+    sections: &[],
+};
+
+static POOLS: Schema = Schema { path: "pools", keys: &[], sections: &[section_later("*", &POOL)] };
+
+static POOL: Schema = Schema {
+    path: "pools.<name>",
+    keys: &[
+        later("addrs", Kind::Text, "addresses to give out"),
+        later("dns", Kind::Text, "attribute"),
+        later("nbns", Kind::Text, "attribute"),
+        later("dhcp", Kind::Text, "attribute"),
+        later("netmask", Kind::Text, "attribute"),
+        later("server", Kind::Text, "attribute"),
+        later("subnet", Kind::Text, "attribute"),
+        later("p_cscf", Kind::Text, "attribute"),
+        later("split_include", Kind::Text, "attribute"),
+        later("split_exclude", Kind::Text, "attribute"),
+        later("<number>", Kind::Text, "attribute by its number"),
+    ],
+    sections: &[],
+};
+
+static AUTHORITIES: Schema =
+    Schema { path: "authorities", keys: &[], sections: &[section_later("*", &AUTHORITY)] };
+
+static AUTHORITY: Schema = Schema {
+    path: "authorities.<name>",
+    keys: &[
+        later("cacert", Kind::Text, "certificate"),
+        later("file", Kind::Text, "certificate file"),
+        later("handle", Kind::Text, "key ID on a token"),
+        later("slot", Kind::Text, "slot of the token"),
+        later("module", Kind::Text, "PKCS#11 module"),
+        later("crl_uris", Kind::Text, "CRL"),
+        later("ocsp_uris", Kind::Text, "OCSP"),
+        later("cert_uri_base", Kind::Text, "hash-and-URL"),
+    ],
+    sections: &[],
+};
+
+/// Every schema below (and with) `root`, each once, in the order of the table.
+#[cfg(test)]
+pub(super) fn all() -> Vec<&'static Schema> {
+    fn walk(schema: &'static Schema, into: &mut Vec<&'static Schema>) {
+        if !into.iter().any(|known| std::ptr::eq(*known, schema)) {
+            into.push(schema);
+            schema.sections.iter().for_each(|section| walk(section.schema, into));
+        }
+    }
+    let mut schemas = Vec::new();
+    walk(&ROOT, &mut schemas);
+    schemas
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::source::Span;
+    use crate::config::syntax::Text;
+
+    #[test]
+    fn every_default_is_a_value_of_its_key() {
+        for schema in all() {
+            for key in schema.keys.iter().filter(|key| !key.default.is_empty()) {
+                let text = Text::constant(key.default, Span { file: 0, start: 0, end: 0 });
+                key.kind.read(&text).unwrap_or_else(|wrong| panic!("{}: {}", key.name, wrong.message));
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_takes_one_value_only_can_compare_it() {
+        for schema in all() {
+            for key in schema.keys.iter().filter(|key| key.status == Status::Only) {
+                let read = || {
+                    let text = Text::constant(key.default, Span { file: 0, start: 0, end: 0 });
+                    key.kind.read(&text).unwrap()
+                };
+                assert!(read().same(&read()), "{} {}", schema.path, key.name);
+            }
+        }
+    }
+
+    #[test]
+    fn misspelt_secrets_are_secrets() {
+        for name in ["secret", "Secret", "secert", "secrte", "sceret", "secret2", "password", "pin", "psk"] {
+            assert!(may_be_secret(name), "{name}");
+        }
+        for name in ["version", "send_cert", "encap", "id", "slot", "mode"] {
+            assert!(!may_be_secret(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,679 @@
+//! The values of settings: booleans, numbers, times, sizes, blobs, addresses, selectors, identities, proposals.
+//!
+//! This module turns the text of one value into its meaning, or says what is wrong with which part of it. It knows
+//! no key.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use adit_crypto::Secret;
+use adit_ike::config::{AddressSpec, SelectorSpec};
+use adit_ike::identity::{Identity, IdentityPattern};
+use adit_ike::proposal::{parse_esp, parse_ike};
+use adit_wire::ikev2::{Proposal, TrafficSelector};
+use base64::Engine;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+
+use super::source::Span;
+use super::syntax::Text;
+
+/// What kind of value a key takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// `yes`, `no` and their synonyms.
+    Bool,
+    /// A whole number within bounds.
+    Integer(u64, u64),
+    /// Seconds, or with `s`, `m`, `h`, `d`.
+    Time,
+    /// Octets, or with `k`, `m`, `g`.
+    Bytes,
+    /// One of these words.
+    Choice(&'static [Choice]),
+    /// Anything.
+    Text,
+    /// `pubkey`, `psk`, `eap...`, and so on.
+    Auth,
+    /// Addresses, prefixes, ranges, `%any`.
+    Addresses,
+    /// IKE proposals.
+    IkeProposals,
+    /// ESP proposals.
+    EspProposals,
+    /// One identity.
+    Identity,
+    /// An identity with wildcards.
+    IdentityPattern,
+    /// Traffic selectors.
+    Selectors,
+    /// A mark and a mask.
+    Mark,
+    /// A pre-shared key.
+    Secret,
+    /// An absolute path.
+    Path,
+    /// The name of a network interface.
+    Interface,
+    /// Where the control socket is.
+    Control,
+}
+
+/// One word of [`Kind::Choice`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice {
+    pub(super) name: &'static str,
+    /// False: known, but Adit does not do it yet.
+    pub(super) done: bool,
+}
+
+/// A value that Adit does.
+pub(super) const fn done(name: &'static str) -> Choice {
+    Choice { name, done: true }
+}
+
+/// A value that Adit does not do yet.
+pub(super) const fn not_yet(name: &'static str) -> Choice {
+    Choice { name, done: false }
+}
+
+/// The meaning of a value.
+#[derive(Debug)]
+pub(super) enum Value {
+    Bool(bool),
+    Integer(u64),
+    Time(Duration),
+    Word(&'static str),
+    Text(String),
+    Addresses(Vec<AddressSpec>),
+    Proposals(Vec<Proposal>),
+    Identity(Identity),
+    Pattern(IdentityPattern),
+    Selectors(Vec<SelectorSpec>),
+    Mark(u32, u32),
+    Secret(Secret),
+    Path(PathBuf),
+    Control(ControlUri),
+}
+
+/// Where the control socket listens, or is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlUri {
+    /// `unix:///path`.
+    Unix(PathBuf),
+    /// `tcp://127.0.0.1:4502`. The control protocol has no authentication, so only loopback addresses.
+    Tcp(SocketAddr),
+}
+
+/// What is wrong with a value. Never holds the value of a secret.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) span: Span,
+    pub(super) message: String,
+    pub(super) expected: String,
+    pub(super) nearest: Option<String>,
+}
+
+impl Wrong {
+    fn new(text: &Text, expected: impl Into<String>) -> Self {
+        Self::because(text, format!("bad value {}", quoted(&text.text)), expected)
+    }
+
+    fn because(text: &Text, message: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self { span: text.span, message: message.into(), expected: expected.into(), nearest: None }
+    }
+}
+
+/// A value for a message: short, and harmless to a terminal.
+pub(super) fn quoted(text: &str) -> String {
+    let mut shown: String = text.chars().take(60).flat_map(escape).collect();
+    if text.chars().nth(60).is_some() {
+        shown.push_str("...");
+    }
+    format!("`{shown}`")
+}
+
+fn escape(character: char) -> impl Iterator<Item = char> {
+    let escaped = character.is_control().then(|| character.escape_default());
+    let plain = escaped.is_none().then_some(character);
+    escaped.into_iter().flatten().chain(plain)
+}
+
+impl Kind {
+    /// Reads a value of this kind.
+    pub(super) fn read(self, text: &Text) -> Result<Value, Wrong> {
+        match self {
+            Self::Bool => boolean(text).map(Value::Bool),
+            Self::Integer(least, most) => integer(text, least, most).map(Value::Integer),
+            Self::Time => time(text).map(Value::Time),
+            Self::Bytes => bytes(text).map(Value::Integer),
+            Self::Choice(choices) => choice(text, choices).map(Value::Word),
+            Self::Text => Ok(Value::Text(text.text.to_string())),
+            Self::Auth => auth(text).map(Value::Word),
+            Self::Addresses => addresses(text).map(Value::Addresses),
+            Self::IkeProposals => proposals(text, false).map(Value::Proposals),
+            Self::EspProposals => proposals(text, true).map(Value::Proposals),
+            Self::Identity => {
+                parsed(text, "an identity, like `gw.example.com` or `192.0.2.1`").map(Value::Identity)
+            }
+            Self::IdentityPattern => {
+                parsed(text, "an identity, like `gw.example.com`, `*.example.com` or `%any`")
+                    .map(Value::Pattern)
+            }
+            Self::Selectors => selectors(text).map(Value::Selectors),
+            Self::Mark => mark(text).map(|(value, mask)| Value::Mark(value, mask)),
+            Self::Secret => secret(text).map(Value::Secret),
+            Self::Path => path(text).map(Value::Path),
+            Self::Interface => interface(text).map(Value::Text),
+            Self::Control => control(text).map(Value::Control),
+        }
+    }
+
+    /// What a value of this kind looks like, for the manual.
+    pub(super) fn notation(self) -> String {
+        match self {
+            Self::Bool => "`yes` or `no`".to_owned(),
+            Self::Integer(least, most) if most == u64::from(u32::MAX) => format!("a number from {least}"),
+            Self::Integer(least, most) => format!("a number from {least} to {most}"),
+            Self::Time => "a time".to_owned(),
+            Self::Bytes => "a size".to_owned(),
+            Self::Choice(choices) => {
+                let words: Vec<String> = choices
+                    .iter()
+                    .filter(|choice| choice.done)
+                    .map(|choice| format!("`{}`", choice.name))
+                    .collect();
+                words.join(", ")
+            }
+            Self::Text => "text".to_owned(),
+            Self::Auth => "`psk`".to_owned(),
+            Self::Addresses => "addresses, prefixes, ranges, `%any`".to_owned(),
+            Self::IkeProposals | Self::EspProposals => "proposals".to_owned(),
+            Self::Identity => "an identity".to_owned(),
+            Self::IdentityPattern => "an identity, wildcards allowed".to_owned(),
+            Self::Selectors => "traffic selectors".to_owned(),
+            Self::Mark => "a mark, `value/mask`".to_owned(),
+            Self::Secret => "text, `0x` hexadecimal, or `0s` base64".to_owned(),
+            Self::Path => "an absolute path".to_owned(),
+            Self::Interface => "an interface name".to_owned(),
+            Self::Control => "`unix:///path` or `tcp://loopback:port`".to_owned(),
+        }
+    }
+}
+
+impl Value {
+    /// Do two values mean the same? Secrets never do.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Bool(a), Self::Bool(b)) => a == b,
+            (Self::Integer(a), Self::Integer(b)) => a == b,
+            (Self::Time(a), Self::Time(b)) => a == b,
+            (Self::Word(a), Self::Word(b)) => a == b,
+            (Self::Text(a), Self::Text(b)) => a == b,
+            (Self::Mark(a, mask_a), Self::Mark(b, mask_b)) => a == b && mask_a == mask_b,
+            _ => false,
+        }
+    }
+}
+
+fn boolean(text: &Text) -> Result<bool, Wrong> {
+    let is = |words: [&str; 4]| words.iter().any(|word| text.text.eq_ignore_ascii_case(word));
+    if is(["yes", "true", "enabled", "1"]) {
+        Ok(true)
+    } else if is(["no", "false", "disabled", "0"]) {
+        Ok(false)
+    } else {
+        Err(Wrong::new(text, "`yes` or `no`"))
+    }
+}
+
+/// Decimal, or hexadecimal after `0x`. Nothing but digits.
+fn number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
+    };
+    if digits.is_empty() || !digits.chars().all(|digit| digit.is_digit(radix)) {
+        return None;
+    }
+    u64::from_str_radix(digits, radix).ok()
+}
+
+fn integer(text: &Text, least: u64, most: u64) -> Result<u64, Wrong> {
+    number(&text.text)
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| Wrong::new(text, format!("a whole number from {least} to {most}")))
+}
+
+/// A number with one of `units` behind it.
+fn scaled(text: &str, units: &[(char, u64)]) -> Option<u64> {
+    let unit =
+        text.chars().next_back().filter(char::is_ascii_alphabetic).map(|unit| unit.to_ascii_lowercase());
+    match units.iter().find(|(name, _)| Some(*name) == unit && !text.starts_with("0x")) {
+        Some((_, factor)) => {
+            let digits = text.get(..text.len() - 1)?;
+            number(digits.trim_end_matches(' '))?.checked_mul(*factor)
+        }
+        None => number(text),
+    }
+}
+
+fn time(text: &Text) -> Result<Duration, Wrong> {
+    /// More is surely a mistake, and would overflow clocks.
+    const MOST: u64 = 100 * 365 * 86_400;
+    scaled(&text.text, &[('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)])
+        .filter(|&seconds| seconds <= MOST)
+        .map(Duration::from_secs)
+        .ok_or_else(|| Wrong::new(text, "a time: a whole number of seconds, or with `s`, `m`, `h` or `d`"))
+}
+
+fn bytes(text: &Text) -> Result<u64, Wrong> {
+    scaled(&text.text, &[('k', 1 << 10), ('m', 1 << 20), ('g', 1 << 30)])
+        .ok_or_else(|| Wrong::new(text, "a size: a whole number of octets, or with `k`, `m` or `g`"))
+}
+
+fn choice(text: &Text, choices: &'static [Choice]) -> Result<&'static str, Wrong> {
+    let names = |done: bool| {
+        let names = choices.iter().filter(move |choice| choice.done || !done);
+        names.map(|choice| format!("`{}`", choice.name)).collect::<Vec<_>>().join(" or ")
+    };
+    match choices.iter().find(|choice| text.text.eq_ignore_ascii_case(choice.name)) {
+        Some(choice) if choice.done => Ok(choice.name),
+        Some(_) => Err(Wrong::because(text, format!("{} is not done yet", quoted(&text.text)), names(true))),
+        None => {
+            let mut wrong = Wrong::new(text, names(true));
+            wrong.nearest = super::diagnostic::nearest(&text.text, choices.iter().map(|choice| choice.name))
+                .map(ToOwned::to_owned);
+            Err(wrong)
+        }
+    }
+}
+
+fn auth(text: &Text) -> Result<&'static str, Wrong> {
+    let word = text.text.to_ascii_lowercase();
+    if word == "psk" {
+        return Ok("psk");
+    }
+    let known = ["pubkey", "eap", "xauth", "rsa", "ecdsa", "ed25519", "ed448", "bliss", "ike", "any"];
+    if known.iter().any(|known| word.split(['-', ':', '/']).next() == Some(known)) {
+        return Err(Wrong::because(text, format!("{} is not done yet", quoted(&text.text)), "`psk`"));
+    }
+    let mut wrong = Wrong::new(text, "`psk`");
+    wrong.nearest = super::diagnostic::nearest(&word, ["psk", "pubkey"]).map(ToOwned::to_owned);
+    Err(wrong)
+}
+
+/// The items of a comma-separated list, without blanks around them.
+fn items(text: &Text) -> impl Iterator<Item = Text> {
+    let mut at = 0;
+    text.text.split(',').map(move |item| {
+        let start = at + (item.len() - item.trim_start().len());
+        at += item.len() + 1;
+        text.part(start, start + item.trim().len())
+    })
+}
+
+/// An empty value is an empty list; an empty item is a mistake.
+fn list<T>(text: &Text, expected: &str, read: impl Fn(&Text) -> Result<T, Wrong>) -> Result<Vec<T>, Wrong> {
+    if text.text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    items(text)
+        .map(|item| {
+            if item.text.is_empty() {
+                return Err(Wrong::because(text, "an item of the list is empty", expected));
+            }
+            read(&item)
+        })
+        .collect()
+}
+
+const ADDRESS: &str = "an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`) or `%any`";
+
+fn addresses(text: &Text) -> Result<Vec<AddressSpec>, Wrong> {
+    let any_v4 = AddressSpec { first: Ipv4Addr::UNSPECIFIED.into(), last: Ipv4Addr::BROADCAST.into() };
+    let any_v6 = AddressSpec { first: Ipv6Addr::UNSPECIFIED.into(), last: Ipv6Addr::from(u128::MAX).into() };
+    let specs = list(text, ADDRESS, |item| match item.text.as_str() {
+        "%any" => Ok(vec![any_v4, any_v6]),
+        "%any4" | "0.0.0.0" => Ok(vec![any_v4]),
+        "%any6" | "::" => Ok(vec![any_v6]),
+        other => match block(other) {
+            Some((first, last)) => Ok(vec![AddressSpec { first, last }]),
+            None if is_host_name(other) => Err(Wrong::because(
+                item,
+                format!("host names like {} are not done yet", quoted(other)),
+                ADDRESS,
+            )),
+            None => Err(Wrong::new(item, ADDRESS)),
+        },
+    })?
+    .concat();
+    // Anybody of both families is what an empty list says.
+    let anybody = specs.contains(&any_v4) && specs.contains(&any_v6);
+    if anybody && specs.iter().all(|spec| spec.single().is_none()) {
+        return Ok(Vec::new());
+    }
+    Ok(specs)
+}
+
+fn is_host_name(text: &str) -> bool {
+    text.chars().all(|character| character.is_ascii_alphanumeric() || "-._".contains(character))
+        && text.contains(|character: char| character.is_ascii_alphabetic())
+}
+
+/// An address, a prefix or a range, as its first and last address.
+fn block(text: &str) -> Option<(IpAddr, IpAddr)> {
+    if let Some((address, prefix)) = text.split_once('/') {
+        return prefix_block(address.parse().ok()?, decimal(prefix)?);
+    }
+    if let Some((first, last)) = text.split_once("..").or_else(|| text.split_once('-')) {
+        let (first, last): (IpAddr, IpAddr) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        return (first.is_ipv4() == last.is_ipv4() && first <= last).then_some((first, last));
+    }
+    let address = text.parse().ok()?;
+    Some((address, address))
+}
+
+fn decimal(text: &str) -> Option<u64> {
+    number(text).filter(|_| !text.contains(['x', 'X']))
+}
+
+fn prefix_block(address: IpAddr, prefix: u64) -> Option<(IpAddr, IpAddr)> {
+    let prefix = u32::try_from(prefix).ok()?;
+    Some(match address {
+        IpAddr::V4(address) => {
+            let host = u32::MAX.checked_shr(prefix).unwrap_or(0);
+            let first = u32::from(address) & !host;
+            (prefix <= 32).then_some((Ipv4Addr::from(first).into(), Ipv4Addr::from(first | host).into()))?
+        }
+        IpAddr::V6(address) => {
+            let host = u128::MAX.checked_shr(prefix).unwrap_or(0);
+            let first = u128::from(address) & !host;
+            (prefix <= 128).then_some((Ipv6Addr::from(first).into(), Ipv6Addr::from(first | host).into()))?
+        }
+    })
+}
+
+fn proposals(text: &Text, esp: bool) -> Result<Vec<Proposal>, Wrong> {
+    let read = if esp { parse_esp } else { parse_ike };
+    read(&text.text).map_err(|error| Wrong {
+        span: text.part(error.place.start, error.place.end).span,
+        message: error.message,
+        expected: if esp {
+            "ESP proposals, like `aes256gcm16-x25519, default`".to_owned()
+        } else {
+            "IKE proposals, like `aes256gcm16-prfsha384-x25519, default`".to_owned()
+        },
+        nearest: error.nearest.map(ToOwned::to_owned),
+    })
+}
+
+fn parsed<T: FromStr<Err: fmt::Display>>(text: &Text, expected: &str) -> Result<T, Wrong> {
+    text.text
+        .parse()
+        .map_err(|error| Wrong::because(text, format!("bad value {}: {error}", quoted(&text.text)), expected))
+}
+
+const SELECTOR: &str = "a prefix, address, range or `dynamic`, with `[protocol/port]` behind it if that is meant (`10.1.0.0/16[tcp/443]`)";
+
+fn selectors(text: &Text) -> Result<Vec<SelectorSpec>, Wrong> {
+    let selectors = list(text, SELECTOR, selector)?;
+    // RFC 7296 3.13: the number of selectors of a payload is one octet.
+    match selectors.len() {
+        0 => Err(Wrong::because(text, "no traffic selector", SELECTOR)),
+        1..=255 => Ok(selectors),
+        _ => Err(Wrong::because(text, "more than 255 traffic selectors", "at most 255")),
+    }
+}
+
+fn selector(text: &Text) -> Result<SelectorSpec, Wrong> {
+    let (addresses, upper) = match text.text.find('[') {
+        None => (text.part(0, text.text.len()), None),
+        Some(open) => {
+            if !text.text.ends_with(']') {
+                return Err(Wrong::because(text, "`[` without a `]` at the end", SELECTOR));
+            }
+            (text.part(0, open), Some(text.part(open + 1, text.text.len() - 1)))
+        }
+    };
+    let (protocol, start_port, end_port) = match upper {
+        None => (0, 0, u16::MAX),
+        Some(upper) => upper_layer(&upper)?,
+    };
+    if addresses.text.eq_ignore_ascii_case("dynamic") {
+        return Ok(SelectorSpec::Dynamic { protocol, start_port, end_port });
+    }
+    let (start, end) = block(addresses.text.trim()).ok_or_else(|| {
+        let mut wrong = Wrong::new(&addresses, SELECTOR);
+        wrong.nearest = super::diagnostic::nearest(&addresses.text, ["dynamic"]).map(ToOwned::to_owned);
+        wrong
+    })?;
+    Ok(SelectorSpec::Fixed(TrafficSelector { protocol, start_port, end_port, start, end }))
+}
+
+/// `protocol`, `protocol/port`, `protocol/first-last`, `protocol/opaque`.
+fn upper_layer(text: &Text) -> Result<(u8, u16, u16), Wrong> {
+    let slash = text.text.find('/');
+    let name = text.part(0, slash.unwrap_or(text.text.len()));
+    let protocol = protocol(name.text.as_str()).ok_or_else(|| {
+        let mut wrong = Wrong::new(&name, "an IP protocol by name or number, or `any`");
+        wrong.nearest = super::diagnostic::nearest(&name.text, PROTOCOLS.iter().map(|(name, _)| *name))
+            .map(ToOwned::to_owned);
+        wrong
+    })?;
+    let Some(slash) = slash else { return Ok((protocol, 0, u16::MAX)) };
+    let port = text.part(slash + 1, text.text.len());
+    let (first, last) = match port.text.as_str() {
+        "any" | "%any" => return Ok((protocol, 0, u16::MAX)),
+        // RFC 7296 3.13.1: OPAQUE is written as a range that ends before it starts.
+        "opaque" | "%opaque" => (u16::MAX, 0),
+        other => ports(other).ok_or_else(|| {
+            let expected = "a port by name or number, a range `first-last`, `opaque` or `any`";
+            let mut wrong = Wrong::new(&port, expected);
+            wrong.nearest = super::diagnostic::nearest(other, SERVICES.iter().map(|(name, _)| *name))
+                .map(ToOwned::to_owned);
+            wrong
+        })?,
+    };
+    // RFC 7296 3.13.1: ports mean nothing without a protocol that has them.
+    if !PORT_PROTOCOLS.contains(&protocol) {
+        return Err(Wrong::because(&name, "this protocol has no ports", "a protocol with ports, like `tcp`"));
+    }
+    Ok((protocol, first, last))
+}
+
+fn protocol(text: &str) -> Option<u8> {
+    if matches!(text, "any" | "%any") {
+        return Some(0);
+    }
+    let known = PROTOCOLS.iter().find(|(name, _)| text.eq_ignore_ascii_case(name)).map(|(_, number)| *number);
+    known.or_else(|| decimal(text).and_then(|number| u8::try_from(number).ok()))
+}
+
+fn ports(text: &str) -> Option<(u16, u16)> {
+    let port = |text: &str| decimal(text).and_then(|number| u16::try_from(number).ok());
+    if let Some((_, port)) = SERVICES.iter().find(|(name, _)| text.eq_ignore_ascii_case(name)) {
+        return Some((*port, *port));
+    }
+    match text.split_once('-') {
+        Some((first, last)) => {
+            let (first, last) = (port(first)?, port(last)?);
+            (first <= last).then_some((first, last))
+        }
+        None => port(text).map(|port| (port, port)),
+    }
+}
+
+/// TCP, UDP, SCTP, DCCP, UDP-Lite; ICMP, ICMPv6 and Mobility Header pack type and code there (RFC 4301 4.4.1.1).
+const PORT_PROTOCOLS: [u8; 8] = [6, 17, 132, 33, 136, 1, 58, 135];
+
+/// IP protocols by the names of the IANA registry and of `/etc/protocols`.
+const PROTOCOLS: [(&str, u8); 17] = [
+    ("icmp", 1),
+    ("igmp", 2),
+    ("ipip", 4),
+    ("tcp", 6),
+    ("udp", 17),
+    ("dccp", 33),
+    ("ipv6", 41),
+    ("gre", 47),
+    ("esp", 50),
+    ("ah", 51),
+    ("icmpv6", 58),
+    ("ipv6-icmp", 58),
+    ("ospf", 89),
+    ("vrrp", 112),
+    ("l2tp", 115),
+    ("sctp", 132),
+    ("udplite", 136),
+];
+
+/// Ports by the names of the IANA registry.
+const SERVICES: [(&str, u16); 33] = [
+    ("ftp-data", 20),
+    ("ftp", 21),
+    ("ssh", 22),
+    ("telnet", 23),
+    ("smtp", 25),
+    ("domain", 53),
+    ("bootps", 67),
+    ("bootpc", 68),
+    ("tftp", 69),
+    ("http", 80),
+    ("kerberos", 88),
+    ("pop3", 110),
+    ("ntp", 123),
+    ("imap", 143),
+    ("imap2", 143),
+    ("snmp", 161),
+    ("bgp", 179),
+    ("ldap", 389),
+    ("https", 443),
+    ("microsoft-ds", 445),
+    ("submission", 587),
+    ("isakmp", 500),
+    ("syslog", 514),
+    ("ldaps", 636),
+    ("imaps", 993),
+    ("pop3s", 995),
+    ("l2f", 1701),
+    ("l2tp", 1701),
+    ("radius", 1812),
+    ("nfs", 2049),
+    ("mysql", 3306),
+    ("ms-wbt-server", 3389),
+    ("ipsec-nat-t", 4500),
+];
+
+fn mark(text: &Text) -> Result<(u32, u32), Wrong> {
+    let wrong = || Wrong::new(text, "a mark: `value` or `value/mask`");
+    let part = |text: &str| number(text.trim()).and_then(|number| u32::try_from(number).ok());
+    let (value, mask) = match text.text.split_once('/') {
+        Some((value, mask)) => (value, part(mask).ok_or_else(wrong)?),
+        None => (text.text.as_str(), u32::MAX),
+    };
+    if matches!(value, "%unique" | "%unique-dir" | "%same") {
+        let message = format!("{} is not done yet", quoted(value));
+        return Err(Wrong::because(text, message, "a mark: `value` or `value/mask`"));
+    }
+    Ok((part(value).ok_or_else(wrong)?, mask))
+}
+
+/// Never says anything about the octets.
+fn secret(text: &Text) -> Result<Secret, Wrong> {
+    let expected = "text, hexadecimal behind `0x`, or base64 behind `0s`";
+    if text.text.is_empty() {
+        return Err(Wrong::because(text, "the secret is empty", expected));
+    }
+    let octets = if let Some(digits) = text.text.strip_prefix("0x") {
+        hexadecimal(digits).ok_or_else(|| {
+            Wrong::because(text, "bad hexadecimal secret", "an even number of hexadecimal digits behind `0x`")
+        })?
+    } else if let Some(digits) = text.text.strip_prefix("0s") {
+        let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+        let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, config);
+        let octets = engine.decode(digits).ok().filter(|octets| !octets.is_empty());
+        octets.ok_or_else(|| Wrong::because(text, "bad base64 secret", "base64 behind `0s`"))?
+    } else {
+        text.text.as_bytes().to_vec()
+    };
+    Ok(Secret::new(octets))
+}
+
+fn hexadecimal(digits: &str) -> Option<Vec<u8>> {
+    if digits.is_empty() || !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    let digit = |&digit: &u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    digits
+        .as_bytes()
+        .chunks_exact(2)
+        .map(|pair| match pair {
+            [high, low] => Some(digit(high)? << 4 | digit(low)?),
+            _ => None,
+        })
+        .collect()
+}
+
+fn path(text: &Text) -> Result<PathBuf, Wrong> {
+    let path = PathBuf::from(text.text.as_str());
+    if path.is_absolute() { Ok(path) } else { Err(Wrong::new(text, "an absolute path")) }
+}
+
+/// What Linux takes as the name of an interface.
+fn interface(text: &Text) -> Result<String, Wrong> {
+    let name = text.text.as_str();
+    let fits = (1..=15).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte));
+    if fits {
+        Ok(name.to_owned())
+    } else {
+        Err(Wrong::new(text, "the name of an interface: at most 15 characters, no `/`, `:`, `%` or blank"))
+    }
+}
+
+fn control(text: &Text) -> Result<ControlUri, Wrong> {
+    text.text.parse().map_err(|error: BadControlUri| Wrong::new(text, error.to_string()))
+}
+
+/// A text is no [`ControlUri`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`unix:///absolute/path` or `tcp://address:port` with a loopback address")]
+pub struct BadControlUri;
+
+impl FromStr for ControlUri {
+    type Err = BadControlUri;
+
+    fn from_str(text: &str) -> Result<Self, BadControlUri> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            let fits = path.starts_with('/') && path.len() > 1 && !path.contains('\0');
+            return if fits { Ok(Self::Unix(path.into())) } else { Err(BadControlUri) };
+        }
+        let address: SocketAddr =
+            text.strip_prefix("tcp://").and_then(|rest| rest.parse().ok()).ok_or(BadControlUri)?;
+        if address.ip().is_loopback() && address.port() != 0 {
+            Ok(Self::Tcp(address))
+        } else {
+            Err(BadControlUri)
+        }
+    }
+}
+
+impl fmt::Display for ControlUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+impl Default for ControlUri {
+    fn default() -> Self {
+        Self::Unix("/run/adit/adit.vici".into())
+    }
+}
