@@ -119,7 +119,8 @@ impl<'d> Builder<'d> {
         secrets: &[SharedSecret],
     ) -> Connection {
         let path = section.path.clone();
-        let (span, remote_span) = (section.span, section.span_of("remote_addrs"));
+        let span = section.span;
+        let (local_span, remote_span) = (section.span_of("local_addrs"), section.span_of("remote_addrs"));
         let local_port_span = section.span_of("local_port");
         let local_port =
             section.small("local_port").filter(|_| local_port_span.is_some()).unwrap_or(gateway.ike_port);
@@ -145,7 +146,7 @@ impl<'d> Builder<'d> {
         let remote_addrs = section.addresses("remote_addrs");
         let families = families(&remote_addrs);
         if !overlap(families, self::families(&local_addrs)) {
-            let at = section.span_of("local_addrs").or(remote_span).unwrap_or(span);
+            let at = local_span.or(remote_span).unwrap_or(span);
             let problem = Problem::new(
                 at,
                 format!("{path}.local_addrs"),
