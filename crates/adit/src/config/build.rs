@@ -10,7 +10,8 @@ use super::check::Checked;
 use super::diagnostic::{Diagnostics, Problem};
 use super::load::GatewaySettings;
 use super::source::{Sources, Span};
-use super::values::{ControlUri, Value};
+use super::values::Value;
+use crate::control::ControlUri;
 
 /// Builds one configuration.
 pub(super) struct Builder<'d> {

@@ -234,7 +234,7 @@ fn limits_hold() {
     let many = "x y\n".repeat(10_000);
     assert_eq!(errors(&many).len(), 50);
     // A chain of references, each section inheriting from the next.
-    let chain: String = (0..100_000).map(|n| format!("s{n} : s{} {{ }}\n", n + 1)).collect();
+    let chain: String = (0..30_000).map(|n| format!("s{n} : s{} {{ }}\n", n + 1)).collect();
     let found = errors(&format!("gateway : s0 {{ }}\n{chain}"));
     assert!(
         found.iter().any(|error| error.contains("references follow on more than 64 others")),
@@ -348,4 +348,29 @@ fn part() -> impl Strategy<Value = String> {
         9 => proptest::sample::select(pieces.to_vec()).prop_map(ToOwned::to_owned),
         1 => any::<char>().prop_map(String::from),
     ]
+}
+
+/// Files that are made to be expensive cost no more than a moment for each megabyte.
+#[test]
+fn hostile_files_are_read_in_time() {
+    let many = |pieces: &str, count: usize| {
+        (0..count).map(|n| pieces.replace('@', &n.to_string())).collect::<String>()
+    };
+    for text in [
+        "a{}".repeat(300_000),
+        many("s@ : s0, s1, s2, s3 { }\n", 40_000),
+        many("k@ = v\n", 30_000),
+        format!("gateway {{ {} }}", many("k@ = v\n", 30_000)),
+        format!("gateway : {} {{ }}\na {{ }}", vec!["a"; 300_000].join(",")),
+        format!("connections {{ {} }}", many("c@ : connections.c0 { }\n", 20_000)),
+        format!("a = {}", "\"x\" ".repeat(200_000)),
+        "\"".repeat(1_000_000),
+        "s {\n secret =".repeat(30_000),
+        format!("x : {} {{ }}\na {{ }}", "a.".repeat(300_000)),
+    ] {
+        let started = std::time::Instant::now();
+        crate::config::fuzzing::load(text.as_bytes());
+        let start: String = text.chars().take(40).collect();
+        assert!(started.elapsed() < std::time::Duration::from_secs(10), "{start}: {:?}", started.elapsed());
+    }
 }
