@@ -105,8 +105,8 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
 }
 
 fn open_key_log(directory: &Path) -> Result<KeyLog, RunError> {
-    let log =
-        KeyLog::open(directory).map_err(|error| RunError::KeyLog { directory: directory.to_owned(), error })?;
+    let log = KeyLog::open(directory)
+        .map_err(|error| RunError::KeyLog { directory: directory.to_owned(), error })?;
     tracing::warn!(
         "EVERY KEY IS WRITTEN IN THE CLEAR to {}: whoever reads that can read all traffic. Remove `key_log` from the configuration's `gateway` section to stop this",
         directory.display()

@@ -10,8 +10,7 @@ use super::check::Checked;
 use super::diagnostic::{Diagnostics, Problem};
 use super::load::GatewaySettings;
 use super::source::{Sources, Span};
-use super::values::Value;
-use crate::control::ControlUri;
+use super::values::{ControlUri, Value};
 
 /// Builds one configuration.
 pub(super) struct Builder<'d> {

@@ -15,7 +15,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Problem, Severity};
 use super::resolve::Resolver;
 use super::source::Sources;
 use super::syntax::{self, Files, Parsed};
-use crate::control::ControlUri;
+use super::values::ControlUri;
 
 /// A configuration that can be used.
 #[derive(Debug)]

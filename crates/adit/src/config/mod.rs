@@ -28,3 +28,4 @@ pub use diagnostic::{Diagnostic, Diagnostics, MAX_ERRORS, Note, Severity};
 pub use load::{Configuration, GatewaySettings, load};
 pub use manual::manual;
 pub use source::Place;
+pub use values::{BadControlUri, ControlUri};

@@ -4,7 +4,7 @@
 //! no key.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -20,7 +20,6 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
 use super::source::Span;
 use super::syntax::Text;
-use crate::control::{ControlUri, UriError};
 
 /// What kind of value a key takes.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +97,15 @@ pub(super) enum Value {
     Secret(Secret),
     Path(PathBuf),
     Control(ControlUri),
+}
+
+/// Where the control socket listens, or is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlUri {
+    /// `unix:///path`.
+    Unix(PathBuf),
+    /// `tcp://127.0.0.1:4502`. The control protocol has no authentication, so only loopback addresses.
+    Tcp(SocketAddr),
 }
 
 /// What is wrong with a value. Never holds the value of a secret.
@@ -632,6 +640,45 @@ fn interface(text: &Text) -> Result<String, Wrong> {
 }
 
 fn control(text: &Text) -> Result<ControlUri, Wrong> {
-    let expected = "`unix:///path`, or `tcp://address:port` with a loopback address";
-    text.text.parse().map_err(|_: UriError| Wrong::new(text, expected))
+    text.text.parse().map_err(|error: BadControlUri| Wrong::new(text, error.to_string()))
+}
+
+/// A text is no [`ControlUri`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`unix:///absolute/path` or `tcp://address:port` with a loopback address")]
+pub struct BadControlUri;
+
+impl FromStr for ControlUri {
+    type Err = BadControlUri;
+
+    fn from_str(text: &str) -> Result<Self, BadControlUri> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            // The path names a file, and sockaddr_un has room for 107 octets of it.
+            let fits =
+                path.starts_with('/') && !path.ends_with('/') && path.len() <= 107 && !path.contains('\0');
+            return if fits { Ok(Self::Unix(path.into())) } else { Err(BadControlUri) };
+        }
+        let address: SocketAddr =
+            text.strip_prefix("tcp://").and_then(|rest| rest.parse().ok()).ok_or(BadControlUri)?;
+        if address.ip().is_loopback() && address.port() != 0 {
+            Ok(Self::Tcp(address))
+        } else {
+            Err(BadControlUri)
+        }
+    }
+}
+
+impl fmt::Display for ControlUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+impl Default for ControlUri {
+    fn default() -> Self {
+        Self::Unix("/run/adit/adit.vici".into())
+    }
 }

@@ -10,7 +10,7 @@ use adit_ike::proposal::{parse_esp, parse_ike};
 use adit_wire::ikev2::TrafficSelector;
 
 use super::{connection, good};
-use crate::control::ControlUri;
+use crate::config::ControlUri;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

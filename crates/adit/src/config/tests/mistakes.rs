@@ -300,7 +300,7 @@ fn the_control_socket_is_a_path_or_on_loopback() {
         is_wrong(
             &format!("gateway {{\n  control = {bad}\n}}\n"),
             &format!(
-                "a.conf:2:13: gateway.control: bad value `{bad}`; expected `unix:///path`, or `tcp://address:port` with a loopback address"
+                "a.conf:2:13: gateway.control: bad value `{bad}`; expected `unix:///absolute/path` or `tcp://address:port` with a loopback address"
             ),
         );
     }
