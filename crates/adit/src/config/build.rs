@@ -156,7 +156,9 @@ impl<'d> Builder<'d> {
                 problem.expected("addresses of one family on both sides").note("the peer's", remote_span),
             );
         }
+        let secrets_are_known = !self.diagnostics.errors.iter().any(|error| error.key.starts_with("secrets"));
         if let Some(auth) = auth
+            && secrets_are_known
             && !has_secret(secrets, local_id.as_ref(), &local_addrs, &remote_id)
         {
             let problem = Problem::new(auth, format!("{path}.local.auth"), "no secret fits this connection");
@@ -164,7 +166,9 @@ impl<'d> Builder<'d> {
                 .expected("a section `secrets.ike...` whose `id` is ours or the peer's, or that has none");
             self.diagnostics.warning(self.sources, problem);
         }
-        let can_dial = remote_addrs.iter().any(|address| address.single().is_some());
+        // A misspelt `remote_addrs` is reported already.
+        let can_dial = (remote_span.is_none() && self.reported(&section))
+            || remote_addrs.iter().any(|address| address.single().is_some());
         let mut children = Vec::new();
         for mut group in section.take_sections("children") {
             for child in group.take_sections("*") {

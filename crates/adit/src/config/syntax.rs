@@ -516,11 +516,14 @@ impl Parser<'_, '_, '_> {
         let hidden = self.reader.after_secret
             || stray.is_some()
             || text.contains('\n')
-            || words.any(schema::may_be_secret);
+            || words.any(|word| word != "psk" && schema::may_be_secret(word));
         if hidden {
             // What follows on the line is a comment, or was meant to be a part of the value.
             let end = if stray.is_some() || self.peek() == Some('#') { self.line_end() } else { span.end };
             self.reader.sources.hide(Span { end, ..span });
+        }
+        if schema::may_be_secret(name) {
+            self.reader.sources.secret(span);
         }
         if let Some((at, message)) = stray {
             let problem = Problem::new(Span { file: self.file, start: at, end: at + 1 }, name, message)

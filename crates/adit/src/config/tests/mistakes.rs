@@ -325,6 +325,15 @@ fn an_error_in_an_inherited_or_included_value_is_where_it_was_written_and_told_o
 }
 
 #[test]
+fn one_mistake_is_told_once() {
+    let text = connection("", "start_action = start", "").replace("remote_addrs", "remote_adrs");
+    assert_eq!(errors(&text).len(), 1, "{:?}", errors(&text));
+    let text = connection("", "", "").replace("secret =", "sceret =");
+    let diagnostics = load(&[("a.conf", &text)]).unwrap_err();
+    assert_eq!((diagnostics.errors.len(), diagnostics.warnings.len()), (1, 0), "{diagnostics}");
+}
+
+#[test]
 fn all_errors_are_told_up_to_a_limit() {
     let lines: String = (0..60).map(|n| format!("k{n}xxxxx = 1\n")).collect();
     let diagnostics = load(&[("a.conf", &format!("gateway {{\n{lines}}}\n"))]).unwrap_err();
@@ -365,6 +374,8 @@ fn a_file_with_secrets_that_everybody_may_read_is_pointed_out() {
     assert!(warnings(0o600).is_empty());
     let [warning] = <[_; 1]>::try_from(warnings(0o644)).unwrap();
     assert_eq!(warning.message, "this file holds a secret and everybody may read it");
+    let place = warning.place.as_ref().unwrap();
+    assert_eq!((place.line, place.column), (14, 28));
     assert!(!warning.render(false).contains("hunter2"));
 }
 
