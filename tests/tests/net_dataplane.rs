@@ -5,8 +5,8 @@
 //!       fd00:1::10   fd00:1::1    2001:db8::1      2001:db8::2   fd00:2::1   fd00:2::10
 //! ```
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use adit_net::{
     Userspace,
 };
 use adit_wire::ikev2::{EncrId, Spi, TrafficSelector};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// However slow the machine: what has not happened by then will not.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -603,6 +603,123 @@ fn senders_learn_the_mtu_of_the_tunnel() -> Result<()> {
         net.ping(A, true, &["-c", "4", "-W", "1", "-s", "4000"])?;
         answered(&net.ping(A, true, &["-c", "2", "-W", "5", "-s", "4000"])?)?;
     }
+    Ok(())
+}
+
+#[test]
+fn tcp_arrives_whole_in_both_directions_at_once() -> Result<()> {
+    const OCTETS: usize = 20 << 20;
+    let text =
+        |from: Side| (0..OCTETS).map(move |i| (i >> 8) as u8 ^ (i as u8).wrapping_mul(from.number() + 2));
+    let send = |from: Side, mut stream: &TcpStream| -> Result<()> {
+        stream.write_all(&text(from).collect::<Vec<_>>())?;
+        Ok(stream.shutdown(std::net::Shutdown::Write)?)
+    };
+    let check = |from: Side, mut stream: &TcpStream| -> Result<()> {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all)?;
+        ensure!(
+            all.len() == OCTETS && all.into_iter().eq(text(from)),
+            "what {from:?} sent has changed on the way"
+        );
+        Ok(())
+    };
+    for (v6, encap, inner_v6) in [(false, true, false), (true, false, true)] {
+        let net = Net::new()?;
+        let (a, b) = tunnel(&net, v6, encap)?;
+        let listener = net.host(B).run(|| TcpListener::bind((B.inner(inner_v6, 10), 7)))??;
+        let near = net.host(A).run(|| TcpStream::connect(listener.local_addr()?))??;
+        let (far, _) = listener.accept()?;
+        for stream in [&near, &far] {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+        }
+        std::thread::scope(|scope| -> Result<()> {
+            let sends = [scope.spawn(|| send(A, &near)), scope.spawn(|| send(B, &far))];
+            let checks = [scope.spawn(|| check(A, &far)), scope.spawn(|| check(B, &near))];
+            for done in checks.into_iter().chain(sends) {
+                let result = done.join().map_err(|_| anyhow!("panicked"))?;
+                result.with_context(|| format!("{:?}", a.plane.stats()))?;
+            }
+            Ok(())
+        })?;
+        let (a, b) = (a.plane.counters(ChildId(1)).context("a")?, b.plane.counters(ChildId(1)).context("b")?);
+        ensure!(a.bytes_out > OCTETS as u64 && b.bytes_out > OCTETS as u64, "{a:?} {b:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn traffic_class_goes_out_and_congestion_comes_back_in() -> Result<()> {
+    for (v6, encap) in [(false, false), (false, true), (true, false), (true, true)] {
+        let net = Net::new()?;
+        let (_a, _b) = tunnel(&net, v6, encap)?;
+        let mut outer = net.capture(A)?;
+        let mut lan = net.host(B).run(|| Capture::open("lan"))??;
+        // A router between the gateways that meets congestion: ECT(0), 2, becomes CE, 3.
+        let rules = "table inet router { chain c { type filter hook prerouting priority -300; \
+                     iifname wan ip ecn set ce; iifname wan ip6 ecn set ce;\n}\n}";
+        answered(&run(net.gateway(B), "nft", &[rules])?)?;
+        for inner_v6 in [false, true] {
+            // Expedited forwarding and ECT(0): 46 << 2 | 2 = 186.
+            answered(&net.ping(A, inner_v6, &["-c", "1", "-W", "5", "-Q", "186"])?)?;
+        }
+        let marked = |all: Vec<Seen>, class: u8| all.iter().filter(|one| one.traffic_class == class).count();
+        ensure!(marked(passed(&mut outer)?, 186) >= 2, "DSCP and ECN are not copied to the outer header");
+        ensure!(marked(passed(&mut lan)?, 187) >= 2, "congestion met on the way is not told");
+    }
+    Ok(())
+}
+
+#[test]
+fn garbage_is_counted_and_the_tunnel_goes_on() -> Result<()> {
+    let net = Net::new()?;
+    let (a, _b) = tunnel(&net, false, true)?;
+    let socket = net.gateway(B).run(|| UdpSocket::bind((B.outer(false), 40_000)))??;
+    let to = SocketAddr::new(A.outer(false), 4500);
+    let from = SocketAddr::new(B.outer(false), 40_000);
+    let send = |datagram: &[u8]| socket.send_to(datagram, to);
+    send(&[0xff])?;
+    send(&[])?;
+    send(&[1, 2, 3])?;
+    // An SPI of nobody; then one that exists, with everything from nothing to noise behind it.
+    send(&[9, 9, 9, 9, 0, 0, 0, 1])?;
+    for len in 4..200 {
+        let mut datagram = vec![0xa5; len];
+        datagram.splice(..4, 0xadad_0102_u32.to_be_bytes());
+        send(&datagram)?;
+    }
+    send(&[0, 0, 0, 0, b'I', b'K', b'E'])?;
+    let local = to;
+    ensure!(a.event()? == NetEvent::UnknownSpi { spi: Spi(0x0909_0909), remote: from });
+    // Datagrams of one socket arrive in order: after this one all others have been dealt with.
+    ensure!(a.event()? == NetEvent::Ike { local, remote: from, datagram: b"IKE".to_vec() });
+    ensure!(
+        a.drops(DropCause::UnknownSpi) == 1 && a.drops(DropCause::OuterMalformed) >= 1,
+        "{:?}",
+        a.plane.stats()
+    );
+    ensure!(a.drops(DropCause::Refused) == 196, "{:?}", a.plane.stats());
+    ensure!(a.plane.stats().keepalives_received == 1);
+    answered(&net.ping(A, false, &["-c", "1", "-W", "5"])?)
+}
+
+#[test]
+fn a_second_data_plane_says_what_is_in_its_way() -> Result<()> {
+    let net = Net::new()?;
+    let before = system(net.gateway(A))?;
+    let first = net.plane(A, NetConfig::default())?;
+    let refusal = |config: NetConfig| match net.plane(A, config) {
+        Ok(_) => bail!("a second one started"),
+        Err(error) => Ok(format!("{error:#}")),
+    };
+    let ports = refusal(NetConfig::default())?;
+    ensure!(ports.contains("UDP port 500 belongs to another process"), "{ports}");
+    let tun = refusal(NetConfig { ike_port: 501, nat_t_port: 4501, ..NetConfig::default() })?;
+    ensure!(tun.contains("the TUN device adit0 belongs to a running process"), "{tun}");
+    drop(first);
+    let after = system(net.gateway(A))?;
+    ensure!(before == after, "before:\n{before}\nafter:\n{after}");
     Ok(())
 }
 
