@@ -705,6 +705,24 @@ fn garbage_is_counted_and_the_tunnel_goes_on() -> Result<()> {
 }
 
 #[test]
+fn devices_are_born_without_ipv6_in_containers() -> Result<()> {
+    let net = Net::new()?;
+    net.gateway(A).sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+    let (_a, _b) = tunnel(&net, false, false)?;
+    answered(&net.ping(A, true, &["-c", "1", "-W", "5"])?)?;
+    // With IPv6 off everywhere there is nothing to protect it with, and it says so.
+    net.gateway(B).sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+    drop(_b);
+    let mut b = net.plane(B, NetConfig::default())?;
+    net.gateway(B).sysctl("net/ipv6/conf/adit0/disable_ipv6", "1")?;
+    match b.plane.set_policies(vec![networks_policy(B)]) {
+        Ok(()) => bail!("routes without IPv6"),
+        Err(error) => ensure!(error.to_string().contains("IPv6 is switched off"), "{error}"),
+    }
+    Ok(())
+}
+
+#[test]
 fn a_second_data_plane_says_what_is_in_its_way() -> Result<()> {
     let net = Net::new()?;
     let before = system(net.gateway(A))?;
