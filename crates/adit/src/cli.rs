@@ -79,6 +79,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what Adit is for: two private networks, two gateways, real traffic, all inside this machine
+    Demo {
+        /// Leave everything up until Enter is pressed, in namespaces that `ip netns` lists
+        #[arg(long)]
+        keep: bool,
+    },
 }
 
 /// How the program ends.
@@ -123,6 +129,7 @@ fn run(cli: Cli) -> Exit {
     let result = match cli.command {
         Command::Run { config, log_format } => return serve(&config, cli.control, log_format),
         Command::Check { file } => return check(&file),
+        Command::Demo { keep } => return demonstrate(keep),
         Command::Up { name, timeout } => up(&uri, &name, timeout),
         Command::Down { name, timeout } => down(&uri, &name, timeout),
         Command::Status { json } => show_status(&uri, json),
@@ -187,6 +194,16 @@ fn check(path: &Path) -> Exit {
         count(configuration.secrets.len() as u64, "secret", "secrets"),
     ));
     Exit::Ok
+}
+
+fn demonstrate(keep: bool) -> Exit {
+    match crate::demo::run(&mut io::stdout().lock(), keep) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            complain(format_args!("{error:#}"));
+            Exit::Down
+        }
+    }
 }
 
 /// Reads the configuration, or prints all that is wrong with it.

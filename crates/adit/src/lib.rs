@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod demo;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod key_log;
