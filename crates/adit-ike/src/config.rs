@@ -142,7 +142,11 @@ pub struct Retransmission {
 impl Default for Retransmission {
     /// 0.5 s, 1, 2, 4, 8, 16, 30, 30 ... until 165 s: quick on a lossy link, patient on a dead one.
     fn default() -> Self {
-        Self { first: Duration::from_millis(500), most: Duration::from_secs(30), give_up: Duration::from_secs(165) }
+        Self {
+            first: Duration::from_millis(500),
+            most: Duration::from_secs(30),
+            give_up: Duration::from_secs(165),
+        }
     }
 }
 

@@ -1,14 +1,26 @@
-//! The gateway: all IKE SAs.
+//! The gateway: all IKE SAs. It finds the one a datagram is for, keeps strangers from costing much, and turns an
+//! operator's commands into exchanges.
+//!
+//! What happens inside an IKE SA is the business of `ike_sa`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use adit_crypto::Entropy;
+use adit_crypto::{Entropy, hash_sha1};
+use adit_wire::ikev2::{ExchangeType, Header, IkeSpi, Message, Notify, NotifyType, Payload, Version};
+use tracing::{debug, debug_span, trace};
 
-use crate::config::{Connection, Settings, SharedSecret};
-use crate::output::{ChildHandle, IkeSaHandle, IkeSaView, NegotiationRecord, Output, RequestId};
+use crate::config::{Child, Connection, Settings, SharedSecret};
+use crate::cookie::CookieJar;
+use crate::ike_sa::{AwaitInitResponse, Contents, IkeSa, Incoming, InitRequest, Refused, Wanted};
+use crate::output::{
+    Blame, ChildHandle, DownReason, Event, IkeSaHandle, IkeSaView, NegotiationRecord, OutcomeCode, Output,
+    RequestId, Stage,
+};
+use crate::record::Outcome;
+use crate::shared::{Counters, Effect, Shared};
 
 /// What to bring up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,63 +78,348 @@ pub enum CommandError {
 
 /// All IKE SAs of one gateway.
 pub struct Gateway {
-    settings: Settings,
-    entropy: Box<dyn Entropy>,
-    connections: Vec<Arc<Connection>>,
-    secrets: Vec<SharedSecret>,
-    outputs: VecDeque<Output>,
-    records: VecDeque<NegotiationRecord>,
+    shared: Shared,
+    /// By our SPI.
+    ike_sas: HashMap<IkeSpi, IkeSa>,
+    handles: HashMap<IkeSaHandle, IkeSpi>,
+    /// Responder: first requests by their hash, so that a repeated one makes no second IKE SA. The whole message
+    /// counts and not its SPI, which two initiators behind one NAT may have in common (RFC 7296 2.1).
+    first_requests: HashMap<[u8; 20], IkeSpi>,
+    timers: BTreeSet<(Instant, IkeSpi)>,
+    cookies: CookieJar,
+    shutting_down: bool,
 }
 
 impl Gateway {
     /// A gateway without connections.
     #[must_use]
-    pub fn new(settings: Settings, entropy: Box<dyn Entropy>, now: Instant) -> Self {
-        let _ = now;
+    pub fn new(settings: Settings, mut entropy: Box<dyn Entropy>, now: Instant) -> Self {
+        let cookies = CookieJar::new(now, &mut *entropy);
         Self {
-            settings,
-            entropy,
-            connections: Vec::new(),
-            secrets: Vec::new(),
-            outputs: VecDeque::new(),
-            records: VecDeque::new(),
+            shared: Shared::new(settings, entropy, now),
+            ike_sas: HashMap::new(),
+            handles: HashMap::new(),
+            first_requests: HashMap::new(),
+            timers: BTreeSet::new(),
+            cookies,
+            shutting_down: false,
         }
     }
 
     /// Replaces connections and secrets. IKE SAs keep the connection they were made with.
     pub fn set_configuration(&mut self, connections: Vec<Connection>, secrets: Vec<SharedSecret>) {
-        self.connections = connections.into_iter().map(Arc::new).collect();
-        self.secrets = secrets;
+        self.shared.connections = connections.into_iter().map(Arc::new).collect();
+        self.shared.secrets = secrets;
     }
 
-    /// Takes one datagram, without non-ESP marker.
+    /// Takes one datagram, without non-ESP marker. `local` is where it arrived, `remote` where it came from.
     pub fn handle_datagram(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, datagram: &[u8]) {
-        let _ = (now, local, remote, datagram, &self.settings, &mut self.entropy);
+        self.shared.now = now;
+        self.shared.counters.received += 1;
+        let changed = self.dispatch(local, remote, datagram);
+        if !changed {
+            self.shared.counters.ignored += 1;
+        }
+        self.apply_effects();
+    }
+
+    /// Finds out whom a datagram is for; `false` if it is for nobody.
+    fn dispatch(&mut self, local: SocketAddr, remote: SocketAddr, datagram: &[u8]) -> bool {
+        let Ok(header) = Header::decode(datagram) else {
+            trace!(%remote, octets = datagram.len(), "no IKE header");
+            return false;
+        };
+        if header.version.major != Version::IKEV2.major {
+            return self.other_version(local, remote, datagram, &header);
+        }
+        let message = match Message::decode(datagram) {
+            Ok(message) => message,
+            Err(error) => {
+                // Nothing is known about who sent it: RFC 7296 2.21.1 and 3.10.1 leave no answer.
+                debug!(%remote, exchange = %header.exchange, %error, "malformed message");
+                return false;
+            }
+        };
+        let incoming = Incoming { local, remote, datagram, message: &message };
+        let first = header.exchange == ExchangeType::IKE_SA_INIT && !header.flags.response;
+        if first {
+            return self.first_request(&incoming);
+        }
+        let (ours, theirs) = if header.flags.initiator {
+            (header.responder_spi, header.initiator_spi)
+        } else {
+            (header.initiator_spi, header.responder_spi)
+        };
+        let known = self.ike_sas.get(&ours).is_some_and(|sa| {
+            // The sender has the other role, and where its SPI is known, that one.
+            let its_spi = if sa.core.initiator { sa.core.spi_r } else { sa.core.spi_i };
+            sa.core.initiator != header.flags.initiator && (its_spi == theirs || its_spi == IkeSpi::ZERO)
+        });
+        if !known {
+            return self.unknown_spi(&incoming);
+        }
+        if message.encrypted.is_none() && header.exchange != ExchangeType::IKE_SA_INIT {
+            return self.unprotected(ours, &incoming);
+        }
+        let span = debug_span!("ike_sa", spi = %ours, %remote);
+        let _entered = span.enter();
+        debug!(exchange = %header.exchange, response = header.flags.response, id = header.message_id, "received");
+        self.with(ours, |sa, cx| sa.handle_message(cx, &incoming));
+        true
+    }
+
+    /// RFC 7296 2.5: a higher major version is told which one we speak; a lower one is IKEv1, which knows no answer
+    /// to that.
+    fn other_version(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        datagram: &[u8],
+        header: &Header,
+    ) -> bool {
+        let complete = usize::try_from(header.length).is_ok_and(|length| length == datagram.len());
+        let answer = header.version.major > Version::IKEV2.major && !header.flags.response && complete;
+        if answer && self.shared.may_answer(remote.ip()) {
+            let reply = InitRequest::stateless_header(header);
+            let notify = Payload::Notify(Notify::new(NotifyType::INVALID_MAJOR_VERSION, Vec::new()));
+            self.shared.transmit(local, remote, Message::encode(&reply, &[notify]));
+        }
+        debug!(%remote, version = %header.version, "not IKEv2");
+        false
+    }
+
+    /// A request that wants a new IKE SA. Cheap checks first (RFC 7296 2.6).
+    fn first_request(&mut self, m: &Incoming<'_>) -> bool {
+        let header = m.message.header;
+        let proper = header.flags.initiator
+            && header.message_id == 0
+            && header.initiator_spi != IkeSpi::ZERO
+            && header.responder_spi == IkeSpi::ZERO
+            && m.message.encrypted.is_none();
+        // Our own request come back would make us talk to ourselves.
+        let reflected = self.ike_sas.get(&header.initiator_spi).is_some_and(|sa| sa.core.initiator);
+        if !proper || reflected || self.shutting_down {
+            debug!(remote = %m.remote, proper, reflected, "IKE_SA_INIT request dropped");
+            return false;
+        }
+        let hash = request_hash(m.remote, m.datagram);
+        if let Some(spi) = self.first_requests.get(&hash).copied() {
+            return self.repeat_init_response(spi, m);
+        }
+        let contents = match Contents::read(&m.message.payloads) {
+            Ok(contents) => contents,
+            Err(refused) => {
+                if self.shared.may_answer(m.remote.ip()) {
+                    let request = InitRequest { incoming: *m, contents: Contents::default() };
+                    request.answer(&mut self.shared, refused.notify());
+                }
+                debug!(remote = %m.remote, ?refused, "IKE_SA_INIT request refused");
+                return matches!(refused, Refused::Critical(_));
+            }
+        };
+        let request = InitRequest { incoming: *m, contents };
+        if !self.may_cost(&request) {
+            return false;
+        }
+        let Some(mut sa) = request.respond(&mut self.shared) else { return true };
+        sa.core.first_request = Some(hash);
+        self.first_requests.insert(hash, sa.core.our_spi());
+        self.insert(sa);
+        true
+    }
+
+    fn repeat_init_response(&mut self, spi: IkeSpi, m: &Incoming<'_>) -> bool {
+        let response = self.ike_sas.get(&spi).and_then(IkeSa::init_response).map(<[u8]>::to_vec);
+        let Some(response) = response else { return false };
+        self.shared.counters.repeated_requests += 1;
+        self.shared.transmit(m.local, m.remote, response);
+        true
+    }
+
+    /// May this stranger make us compute? With many half-open IKE SAs only if it brings our cookie back, and with
+    /// very many not at all.
+    fn may_cost(&mut self, request: &InitRequest<'_>) -> bool {
+        let cx = &mut self.shared;
+        if cx.half_open >= cx.settings.half_open_limit {
+            cx.counters.half_open_refused += 1;
+            return false;
+        }
+        if cx.half_open < cx.settings.cookie_threshold {
+            return true;
+        }
+        let Some(nonce) = request.contents.nonce else { return false };
+        let (remote, spi) = (request.incoming.remote, request.incoming.message.header.initiator_spi);
+        // RFC 7296 2.6: the cookie is the first payload.
+        let cookie = match request.incoming.message.payloads.first() {
+            Some(Payload::Notify(n)) if n.notify_type == NotifyType::COOKIE => Some(&n.data),
+            _ => None,
+        };
+        if let Some(cookie) = cookie
+            && self.cookies.check(cx.now, &mut *cx.entropy, cookie, &nonce.0, remote, spi)
+        {
+            return true;
+        }
+        if let Some(cookie) = self.cookies.make(cx.now, &mut *cx.entropy, &nonce.0, remote, spi) {
+            cx.counters.cookies_demanded += 1;
+            request.answer(cx, Notify::new(NotifyType::COOKIE, cookie));
+        }
+        false
+    }
+
+    /// A message for an IKE SA we do not have: perhaps the peer does not know that we restarted (RFC 7296 1.5,
+    /// 2.21.4). Only requests that an existing IKE SA could send are worth an answer.
+    fn unknown_spi(&mut self, m: &Incoming<'_>) -> bool {
+        let header = m.message.header;
+        let plausible = !header.flags.response
+            && header.initiator_spi != IkeSpi::ZERO
+            && header.responder_spi != IkeSpi::ZERO
+            && m.message.encrypted.is_some();
+        if plausible && self.shared.may_answer(m.remote.ip()) {
+            let reply = InitRequest::stateless_header(&header);
+            let notify = Payload::Notify(Notify::new(NotifyType::INVALID_IKE_SPI, Vec::new()));
+            self.shared.transmit(m.local, m.remote, Message::encode(&reply, &[notify]));
+        }
+        debug!(remote = %m.remote, exchange = %header.exchange, "no such IKE SA");
+        false
+    }
+
+    /// A message in the clear on an IKE SA that has keys changes nothing (RFC 7296 2.21.4). If it says that the peer
+    /// has lost the IKE SA, the peer is asked, in a message that only it can answer.
+    fn unprotected(&mut self, ours: IkeSpi, m: &Incoming<'_>) -> bool {
+        let says_lost = m
+            .message
+            .payloads
+            .iter()
+            .any(|p| matches!(p, Payload::Notify(n) if n.notify_type == NotifyType::INVALID_IKE_SPI));
+        if says_lost && m.message.header.flags.response {
+            self.with(ours, |sa, cx| sa.suspect(cx));
+        }
+        debug!(remote = %m.remote, says_lost, "message without protection ignored");
+        false
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        self.shared.now = now;
+        let due: Vec<IkeSpi> =
+            self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, spi)| *spi).collect();
+        for spi in due {
+            self.with(spi, |sa, cx| sa.handle_timeout(cx));
+        }
+        self.apply_effects();
     }
 
     /// The peer that [`Self::initiate`] would talk to, if it needs [`Target::local`] for it.
     #[must_use]
     pub fn route_needed(&self, target: &Target) -> Option<IpAddr> {
-        let _ = target;
-        None
+        let (connection, _) = self.find(target).ok()?;
+        if self.serving(&connection.name).is_some() {
+            return None;
+        }
+        let remote = remote_address(&connection).ok()?;
+        local_address(&connection, remote, None).is_none().then_some(remote)
     }
 
-    /// Brings children up; [`crate::Event::RequestDone`] tells when and whether it succeeded.
+    /// Brings children up; [`Event::RequestDone`] tells when and whether it succeeded.
     ///
     /// # Errors
     ///
     /// [`CommandError`] if there is nothing to start.
-    pub fn initiate(&mut self, now: Instant, target: &Target, request: RequestId) -> Result<(), CommandError> {
-        let _ = (now, target, request);
-        Err(CommandError::NothingNamed)
+    pub fn initiate(
+        &mut self,
+        now: Instant,
+        target: &Target,
+        request: RequestId,
+    ) -> Result<(), CommandError> {
+        self.shared.now = now;
+        if self.shutting_down {
+            return Err(CommandError::ShuttingDown);
+        }
+        let (connection, children) = self.find(target)?;
+        let serving = self.serving(&connection.name);
+        let addresses = if serving.is_none() {
+            let remote = remote_address(&connection)?;
+            let local = local_address(&connection, remote, target.local)
+                .ok_or_else(|| CommandError::NoLocalAddress(connection.name.clone(), remote))?;
+            Some((local, remote))
+        } else {
+            None
+        };
+        self.shared.begin_request(request, children.len());
+        let wanted =
+            children.into_iter().map(|child| Wanted { child: Arc::new(child), requests: vec![request] });
+        match (serving, addresses) {
+            (Some(spi), _) => {
+                for wanted in wanted {
+                    self.with(spi, |sa, cx| sa.bring_up(cx, wanted));
+                }
+            }
+            (None, Some((local, remote))) => self.dial(connection, local, remote, wanted.collect()),
+            (None, None) => {}
+        }
+        self.apply_effects();
+        Ok(())
     }
 
-    /// Takes SAs down; returns how many. [`crate::Event::RequestDone`] tells when.
+    fn dial(&mut self, connection: Arc<Connection>, local: IpAddr, remote: IpAddr, wanted: Vec<Wanted>) {
+        let settings = &self.shared.settings;
+        // A peer that listens elsewhere than on 500 does so for IKE with NAT traversal, where ESP can come too.
+        let local_port = if connection.remote_port != 500 || connection.local_port == settings.nat_t_port {
+            settings.nat_t_port
+        } else {
+            settings.ike_port
+        };
+        let (local, remote) =
+            (SocketAddr::new(local, local_port), SocketAddr::new(remote, connection.remote_port));
+        let name = connection.name.clone();
+        match AwaitInitResponse::start(&mut self.shared, connection, local, remote, wanted) {
+            Ok(sa) => self.insert(sa),
+            Err(wanted) => {
+                let failure =
+                    format!("connection \"{name}\": its proposals have no usable key exchange method");
+                for wanted in wanted {
+                    wanted.fail(&mut self.shared, &failure);
+                }
+            }
+        }
+    }
+
+    /// The connection and the children that a target names.
+    fn find(&self, target: &Target) -> Result<(Arc<Connection>, Vec<Child>), CommandError> {
+        let mut connections = self
+            .shared
+            .connections
+            .iter()
+            .filter(|c| target.connection.as_ref().is_none_or(|name| c.name == *name))
+            .peekable();
+        if let (Some(name), None) = (&target.connection, connections.peek()) {
+            return Err(CommandError::NoSuchConnection(name.clone()));
+        }
+        match &target.child {
+            Some(name) => connections
+                .find_map(|c| {
+                    Some((Arc::clone(c), vec![c.children.iter().find(|child| child.name == *name)?.clone()]))
+                })
+                .ok_or_else(|| CommandError::NoSuchChild(name.clone())),
+            None if target.connection.is_none() => Err(CommandError::NothingNamed),
+            None => match connections.next() {
+                Some(c) if !c.children.is_empty() => Ok((Arc::clone(c), c.children.clone())),
+                Some(c) => Err(CommandError::NoChildren(c.name.clone())),
+                None => Err(CommandError::NothingNamed),
+            },
+        }
+    }
+
+    /// The IKE SA that can bring children of a connection up; of several the oldest.
+    fn serving(&self, connection: &str) -> Option<IkeSpi> {
+        self.ike_sas
+            .values()
+            .filter(|sa| sa.serves(connection))
+            .min_by_key(|sa| sa.core.handle)
+            .map(|sa| sa.core.our_spi())
+    }
+
+    /// Takes SAs down; returns how many. [`Event::RequestDone`] tells when.
     ///
     /// # Errors
     ///
@@ -133,43 +430,212 @@ impl Gateway {
         target: &TerminateTarget,
         request: RequestId,
     ) -> Result<usize, CommandError> {
-        let _ = (now, target, request);
-        Err(CommandError::NoSuchSa)
+        self.shared.now = now;
+        if *target == TerminateTarget::default() {
+            return Err(CommandError::NothingNamed);
+        }
+        let whole = target.child.is_none() && target.child_handle.is_none();
+        let mut found: Vec<(IkeSaHandle, IkeSpi, Vec<ChildHandle>)> = Vec::new();
+        for (spi, sa) in &self.ike_sas {
+            let fits = !sa.is_gone()
+                && target.connection.as_ref().is_none_or(|name| sa.core.connection.name == *name)
+                && target.ike_sa.is_none_or(|handle| sa.core.handle == handle);
+            let children: Vec<ChildHandle> = sa
+                .children()
+                .iter()
+                .filter(|c| target.child.as_ref().is_none_or(|name| c.config.name == *name))
+                .map(|c| c.handle)
+                .filter(|handle| target.child_handle.is_none_or(|wanted| wanted == *handle))
+                .collect();
+            if fits && (whole || !children.is_empty()) {
+                found.push((sa.core.handle, *spi, children));
+            }
+        }
+        found.sort_by_key(|(handle, ..)| *handle);
+        let count = if whole { found.len() } else { found.iter().map(|(.., children)| children.len()).sum() };
+        if count == 0 {
+            return Err(CommandError::NoSuchSa);
+        }
+        self.shared.begin_request(request, found.len());
+        for (_, spi, children) in found {
+            self.with(spi, |sa, cx| {
+                if whole {
+                    sa.delete(cx, vec![request]);
+                } else {
+                    sa.delete_children(cx, &children, vec![request], DownReason::DeletedByUs);
+                }
+            });
+        }
+        self.apply_effects();
+        Ok(count)
     }
 
-    /// Authenticated ESP arrived on a child: its peer lives (RFC 7296 2.4).
+    /// Authenticated ESP arrived on a child at `last_inbound`: its peer lives (RFC 7296 2.4).
     pub fn child_activity(&mut self, now: Instant, child: ChildHandle, last_inbound: Instant) {
-        let _ = (now, child, last_inbound);
+        self.shared.now = now;
+        if let Some(spi) = self.ike_sa_of(child) {
+            self.with(spi, |sa, _| sa.core.last_proof = sa.core.last_proof.max(last_inbound.min(now)));
+        }
     }
 
-    /// The data plane could not install a child or cannot go on with it: it is deleted.
+    /// The data plane could not install a child or cannot go on with it: it is deleted on both sides.
     pub fn child_failed(&mut self, now: Instant, child: ChildHandle, reason: &str) {
-        let _ = (now, child, reason);
+        self.shared.now = now;
+        let Some(spi) = self.ike_sa_of(child) else { return };
+        self.unclaim(spi, child, reason);
+        self.with(spi, |sa, cx| {
+            let name = sa.children().iter().find(|c| c.handle == child).map(|c| c.config.name.clone());
+            let message = format!("the data plane gave the Child SA up: {reason}");
+            let mut outcome = Outcome::new(OutcomeCode::DataPlane, Stage::ChildSa, Blame::OurBug, message);
+            outcome.child = name;
+            sa.core.record(cx, outcome);
+            sa.delete_children(cx, &[child], Vec::new(), DownReason::DataPlane);
+        });
+        self.apply_effects();
     }
 
-    /// Deletes every IKE SA. Done when [`Self::ike_sas`] is empty.
+    /// Whoever waits for the child must not hear that it is up.
+    fn unclaim(&mut self, spi: IkeSpi, child: ChildHandle, reason: &str) {
+        let Some(sa) = self.ike_sas.get(&spi) else { return };
+        let Some(child) = sa.children().iter().find(|c| c.handle == child) else { return };
+        let failure = format!("child \"{}\": the data plane refused it: {reason}", child.config.name);
+        for output in &mut self.shared.outputs {
+            if let Output::Event(Event::RequestDone { request, result }) = output
+                && child.requests.contains(request)
+            {
+                *result = Err(failure.clone());
+            }
+        }
+    }
+
+    fn ike_sa_of(&self, child: ChildHandle) -> Option<IkeSpi> {
+        self.shared.child_owners.get(&child).and_then(|handle| self.handles.get(handle)).copied()
+    }
+
+    /// Deletes every IKE SA and takes no new ones. Done when [`Self::ike_sas`] is empty.
     pub fn shutdown(&mut self, now: Instant) {
-        let _ = now;
+        self.shared.now = now;
+        self.shutting_down = true;
+        let mut all: Vec<(IkeSaHandle, IkeSpi)> = self
+            .ike_sas
+            .values()
+            .filter(|sa| !sa.is_gone())
+            .map(|sa| (sa.core.handle, sa.core.our_spi()))
+            .collect();
+        all.sort_unstable();
+        for (_, spi) in all {
+            self.with(spi, |sa, cx| sa.delete(cx, Vec::new()));
+        }
+        self.apply_effects();
     }
 
     /// When [`Self::handle_timeout`] must be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.timers.first().map(|(at, _)| *at)
     }
 
-    /// The next thing to do.
+    /// The next thing to do, in the order it must be done.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.shared.outputs.pop_front()
     }
 
     /// Snapshots of all IKE SAs, by number.
     pub fn ike_sas(&self) -> impl Iterator<Item = IkeSaView> {
-        std::iter::empty()
+        let mut views: Vec<IkeSaView> =
+            self.ike_sas.values().filter(|sa| !sa.is_gone()).map(IkeSa::view).collect();
+        views.sort_by_key(|view| view.handle);
+        views.into_iter()
     }
 
     /// The last negotiations, oldest first.
     pub fn records(&self) -> impl Iterator<Item = &NegotiationRecord> {
-        self.records.iter()
+        self.shared.records()
     }
+
+    /// Counts since the start.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.shared.counters
+    }
+
+    fn insert(&mut self, sa: IkeSa) {
+        let spi = sa.core.our_spi();
+        self.handles.insert(sa.core.handle, spi);
+        self.timers.extend(sa.deadline().map(|at| (at, spi)));
+        self.ike_sas.insert(spi, sa);
+    }
+
+    /// Lets one IKE SA do something, and keeps the tables true.
+    fn with(&mut self, spi: IkeSpi, f: impl FnOnce(&mut IkeSa, &mut Shared)) {
+        let Some(sa) = self.ike_sas.get_mut(&spi) else { return };
+        let before = sa.deadline();
+        f(sa, &mut self.shared);
+        let after = sa.deadline();
+        if before != after {
+            if let Some(at) = before {
+                self.timers.remove(&(at, spi));
+            }
+            self.timers.extend(after.map(|at| (at, spi)));
+        }
+        if sa.is_closed() {
+            self.handles.remove(&sa.core.handle);
+            if let Some(hash) = sa.core.first_request {
+                self.first_requests.remove(&hash);
+            }
+            self.ike_sas.remove(&spi);
+        }
+    }
+
+    /// What one IKE SA found out about others.
+    fn apply_effects(&mut self) {
+        for effect in std::mem::take(&mut self.shared.effects) {
+            match effect {
+                Effect::InitialContact { keep, local_id, remote_id } => {
+                    let others: Vec<IkeSpi> = self
+                        .shared
+                        .established_with(&local_id, &remote_id)
+                        .iter()
+                        .filter(|handle| **handle != keep)
+                        .filter_map(|handle| self.handles.get(handle).copied())
+                        .collect();
+                    for spi in others {
+                        self.with(spi, |sa, cx| sa.forget(cx));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whose first request it is, and which.
+fn request_hash(remote: SocketAddr, datagram: &[u8]) -> [u8; 20] {
+    let address = match remote.ip() {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    };
+    hash_sha1(&[&address, &remote.port().to_be_bytes(), datagram])
+}
+
+/// The peer to dial: the first single address.
+fn remote_address(connection: &Connection) -> Result<IpAddr, CommandError> {
+    connection
+        .remote_addrs
+        .iter()
+        .find_map(crate::config::AddressSpec::single)
+        .ok_or_else(|| CommandError::NoRemoteAddress(connection.name.clone()))
+}
+
+/// The address to dial from: the first single one of the peer's family, or what the caller found if that is allowed.
+fn local_address(connection: &Connection, remote: IpAddr, found: Option<IpAddr>) -> Option<IpAddr> {
+    let configured = connection
+        .local_addrs
+        .iter()
+        .filter_map(crate::config::AddressSpec::single)
+        .find(|a| a.is_ipv4() == remote.is_ipv4());
+    let allowed = |a: &IpAddr| {
+        a.is_ipv4() == remote.is_ipv4()
+            && (connection.local_addrs.is_empty() || connection.local_addrs.iter().any(|s| s.contains(*a)))
+    };
+    configured.or_else(|| found.filter(allowed))
 }

@@ -383,12 +383,18 @@ fn address_range(text: &str) -> Option<IdentityPattern> {
         IpAddr::V4(a) if length <= 32 => {
             let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
             let first = a.to_bits() & mask;
-            Some(IdentityPattern::Addresses(Ipv4Addr::from(first).into(), Ipv4Addr::from(first | !mask).into()))
+            Some(IdentityPattern::Addresses(
+                Ipv4Addr::from(first).into(),
+                Ipv4Addr::from(first | !mask).into(),
+            ))
         }
         IpAddr::V6(a) if length <= 128 => {
             let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
             let first = a.to_bits() & mask;
-            Some(IdentityPattern::Addresses(Ipv6Addr::from(first).into(), Ipv6Addr::from(first | !mask).into()))
+            Some(IdentityPattern::Addresses(
+                Ipv6Addr::from(first).into(),
+                Ipv6Addr::from(first | !mask).into(),
+            ))
         }
         _ => None,
     }

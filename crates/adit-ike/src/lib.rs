@@ -11,10 +11,18 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod cookie;
 mod gateway;
 pub mod identity;
+mod ike_sa;
+mod nat;
 mod output;
 pub mod proposal;
+mod rate;
+mod record;
+mod selector;
+mod shared;
 
 pub use gateway::{CommandError, Gateway, Target, TerminateTarget};
 pub use output::*;
+pub use shared::Counters;

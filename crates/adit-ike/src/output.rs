@@ -26,6 +26,7 @@ pub struct RequestId(pub u64);
 
 /// One order or report.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "they are drained one at a time, not kept")]
 pub enum Output {
     /// Send this datagram. The non-ESP marker is added by whoever sends from the NAT traversal port.
     Transmit(Transmit),
@@ -235,6 +236,8 @@ pub enum Stage {
 /// Who has to act (design rule 4: errors assign blame).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
+    /// Nobody: it succeeded.
+    Nobody,
     /// The peer sent what cannot be parsed.
     PeerMalformed,
     /// The peer broke the protocol.

@@ -3,9 +3,7 @@
 use adit_crypto::{
     EspTransforms, IkeTransforms, is_aead, supports_encr, supports_integ, supports_ke, supports_prf,
 };
-use adit_wire::ikev2::{
-    EncrId, EsnId, IntegId, KeId, PrfId, Proposal, ProtocolId, Transform, TransformType,
-};
+use adit_wire::ikev2::{EncrId, EsnId, IntegId, KeId, PrfId, Proposal, ProtocolId, Transform, TransformType};
 
 /// What was chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +21,10 @@ pub struct Choice {
 #[must_use]
 pub fn choose(configured: &[Proposal], offered: &[Proposal]) -> Option<Choice> {
     configured.iter().enumerate().find_map(|(index, own)| {
-        offered.iter().find_map(|theirs| combine(own, theirs)).map(|proposal| Choice { configured: index, proposal })
+        offered
+            .iter()
+            .find_map(|theirs| combine(own, theirs))
+            .map(|proposal| Choice { configured: index, proposal })
     })
 }
 
@@ -44,15 +45,21 @@ fn combine(own: &Proposal, theirs: &Proposal) -> Option<Proposal> {
     if own.protocol != theirs.protocol || !acceptable_spi(theirs) {
         return None;
     }
-    let known =
-        [TransformType::ENCR, TransformType::PRF, TransformType::INTEG, TransformType::KE, TransformType::ESN];
+    let known = [
+        TransformType::ENCR,
+        TransformType::PRF,
+        TransformType::INTEG,
+        TransformType::KE,
+        TransformType::ESN,
+    ];
     if theirs.transforms.iter().any(|t| !known.contains(&t.transform_type)) {
         return None;
     }
     let mut transforms = encryption(own, theirs)?;
     if theirs.protocol == ProtocolId::IKE {
         transforms.push(first_common(own, theirs, TransformType::PRF)?.clone());
-        transforms.push(first_common(own, theirs, TransformType::KE).filter(|t| t.id != KeId::NONE.0)?.clone());
+        transforms
+            .push(first_common(own, theirs, TransformType::KE).filter(|t| t.id != KeId::NONE.0)?.clone());
         if ids(theirs, TransformType::ESN).next().is_some() {
             return None;
         }
@@ -74,17 +81,19 @@ fn encryption(own: &Proposal, theirs: &Proposal) -> Option<Vec<Transform>> {
     let integ = ids(own, TransformType::INTEG)
         .filter(|t| t.id != IntegId::NONE.0)
         .find(|o| ids(theirs, TransformType::INTEG).any(|p| same(o, p)));
-    ids(own, TransformType::ENCR).filter(|o| ids(theirs, TransformType::ENCR).any(|p| same(o, p))).find_map(|encr| {
-        if is_aead(EncrId(encr.id)) {
-            match none_offered {
-                Some(none) => Some(vec![encr.clone(), none.clone()]),
-                None if integrity_offered => None,
-                None => Some(vec![encr.clone()]),
+    ids(own, TransformType::ENCR).filter(|o| ids(theirs, TransformType::ENCR).any(|p| same(o, p))).find_map(
+        |encr| {
+            if is_aead(EncrId(encr.id)) {
+                match none_offered {
+                    Some(none) => Some(vec![encr.clone(), none.clone()]),
+                    None if integrity_offered => None,
+                    None => Some(vec![encr.clone()]),
+                }
+            } else {
+                integ.map(|integ| vec![encr.clone(), integ.clone()])
             }
-        } else {
-            integ.map(|integ| vec![encr.clone(), integ.clone()])
-        }
-    })
+        },
+    )
 }
 
 /// The key exchange of a child; `NONE`, or no transform at all, means none of its own.
@@ -95,9 +104,7 @@ fn child_key_exchange(own: &Proposal, theirs: &Proposal) -> Option<Option<Transf
     match (wanted, offered) {
         (false, false) => Some(None),
         (true, false) => ids(own, TransformType::KE).any(|t| t.id == KeId::NONE.0).then_some(None),
-        (false, true) => {
-            ids(theirs, TransformType::KE).any(|t| t.id == KeId::NONE.0).then_some(Some(none))
-        }
+        (false, true) => ids(theirs, TransformType::KE).any(|t| t.id == KeId::NONE.0).then_some(Some(none)),
         (true, true) => first_common(own, theirs, TransformType::KE).map(|t| Some(t.clone())),
     }
 }
@@ -127,7 +134,8 @@ pub(crate) fn answers(offered: &[Proposal], answer: &Proposal) -> bool {
     if !acceptable_spi(answer) {
         return false;
     }
-    let Some(own) = offered.iter().find(|p| p.number == answer.number && p.protocol == answer.protocol) else {
+    let Some(own) = offered.iter().find(|p| p.number == answer.number && p.protocol == answer.protocol)
+    else {
         return false;
     };
     let each_offered = answer.transforms.iter().all(|t| {
@@ -152,7 +160,12 @@ pub(crate) fn answers(offered: &[Proposal], answer: &Proposal) -> bool {
                         .all(|t| t.id == extended);
                     let kes: Vec<&Transform> = ids(own, TransformType::KE).collect();
                     // What we hold mandatory cannot be dropped by leaving it out.
-                    (transforms.esn || !only_extended || !own.transforms.iter().any(|t| t.id == extended && t.transform_type == TransformType::ESN))
+                    (transforms.esn
+                        || !only_extended
+                        || !own
+                            .transforms
+                            .iter()
+                            .any(|t| t.id == extended && t.transform_type == TransformType::ESN))
                         && (ke.is_some() || kes.is_empty() || kes.iter().any(|t| t.id == KeId::NONE.0))
                 })
             }
@@ -171,7 +184,8 @@ fn single(proposal: &Proposal, t: TransformType) -> Result<Option<&Transform>, (
 /// ENCR with key length and INTEG of a chosen proposal, if they fit together and exist here.
 fn chosen_encryption(proposal: &Proposal) -> Option<(EncrId, Option<u16>, Option<IntegId>)> {
     let encr = single(proposal, TransformType::ENCR).ok()??;
-    let integ = single(proposal, TransformType::INTEG).ok()?.map(|t| IntegId(t.id)).filter(|i| *i != IntegId::NONE);
+    let integ =
+        single(proposal, TransformType::INTEG).ok()?.map(|t| IntegId(t.id)).filter(|i| *i != IntegId::NONE);
     let id = EncrId(encr.id);
     let fits = supports_encr(id, encr.key_length)
         && match integ {
@@ -197,8 +211,10 @@ pub fn esp_transforms(proposal: &Proposal) -> Option<(EspTransforms, Option<KeId
     let (encr, key_bits, integ) = chosen_encryption(proposal)?;
     let esn = single(proposal, TransformType::ESN).ok()?.map_or(EsnId::NO_ESN, |t| EsnId(t.id));
     let ke = single(proposal, TransformType::KE).ok()?.map(|t| KeId(t.id)).filter(|k| *k != KeId::NONE);
-    (proposal.protocol == ProtocolId::ESP && (esn == EsnId::NO_ESN || esn == EsnId::ESN) && ke.is_none_or(supports_ke))
-        .then_some((EspTransforms { encr, key_bits, integ, esn: esn == EsnId::ESN }, ke))
+    (proposal.protocol == ProtocolId::ESP
+        && (esn == EsnId::NO_ESN || esn == EsnId::ESN)
+        && ke.is_none_or(supports_ke))
+    .then_some((EspTransforms { encr, key_bits, integ, esn: esn == EsnId::ESN }, ke))
 }
 
 /// Key exchange methods of the proposals in their order, without NONE and repetitions.
@@ -261,9 +277,10 @@ mod tests {
     #[test]
     fn our_order_decides() {
         let ours = parse_ike("aes256gcm16-prfsha384-x25519-ecp384, aes256-sha256-modp2048").unwrap();
-        let theirs =
-            parse_ike("aes128-aes256-sha256-modp2048, aes128gcm16-aes256gcm16-prfsha256-prfsha384-ecp384-x25519")
-                .unwrap();
+        let theirs = parse_ike(
+            "aes128-aes256-sha256-modp2048, aes128gcm16-aes256gcm16-prfsha256-prfsha384-ecp384-x25519",
+        )
+        .unwrap();
         let choice = choose(&ours, &theirs).unwrap();
         assert_eq!(Notation(&choice.proposal).to_string(), "aes256gcm16-prfsha384-x25519");
         assert_eq!((choice.configured, choice.proposal.number), (0, 2), "the number is the peer's");
@@ -352,7 +369,11 @@ mod tests {
             ("aes256gcm16-none-x25519", "aes256gcm16-x25519-none", Some("aes256gcm16-none-noesn")),
         ] {
             let answer = choose(&esp(ours), &esp(theirs));
-            assert_eq!(answer.as_ref().map(|c| Notation(&c.proposal).to_string()).as_deref(), expected, "{ours} / {theirs}");
+            assert_eq!(
+                answer.as_ref().map(|c| Notation(&c.proposal).to_string()).as_deref(),
+                expected,
+                "{ours} / {theirs}"
+            );
             if let Some(choice) = answer {
                 assert!(answers(&esp(theirs), &choice.proposal), "{ours} / {theirs}");
             }

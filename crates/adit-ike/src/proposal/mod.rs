@@ -10,9 +10,7 @@ use std::fmt;
 use std::ops::Range;
 
 use adit_crypto::{is_aead, supports_encr, supports_integ, supports_ke, supports_prf};
-use adit_wire::ikev2::{
-    EncrId, EsnId, IntegId, KeId, PrfId, Proposal, ProtocolId, Transform, TransformType,
-};
+use adit_wire::ikev2::{EncrId, EsnId, IntegId, KeId, PrfId, Proposal, ProtocolId, Transform, TransformType};
 
 pub use choice::{Choice, choose, esp_transforms, ike_transforms};
 pub(crate) use choice::{answers, methods, without_esn, without_ke};
@@ -220,11 +218,7 @@ fn parse_one(part: &str, begin: usize, protocol: ProtocolId) -> Result<Vec<Trans
         let keyword = keyword(token, place.clone(), protocol)?;
         let transform = keyword.transform();
         if transforms.contains(&transform) {
-            return Err(ProposalError {
-                message: format!("`{token}` appears twice"),
-                place,
-                nearest: None,
-            });
+            return Err(ProposalError { message: format!("`{token}` appears twice"), place, nearest: None });
         }
         transforms.push(transform);
     }
@@ -264,7 +258,9 @@ fn parse_one(part: &str, begin: usize, protocol: ProtocolId) -> Result<Vec<Trans
             return Err(whole(format!("proposal `{part}` names no PRF (for example prfsha256)")));
         }
         if !has(&transforms, TransformType::KE) {
-            return Err(whole(format!("proposal `{part}` names no key exchange method (for example x25519)")));
+            return Err(whole(format!(
+                "proposal `{part}` names no key exchange method (for example x25519)"
+            )));
         }
     } else if !has(&transforms, TransformType::ESN) {
         transforms.push(Transform::new(TransformType::ESN, EsnId::NO_ESN.0, None));
@@ -376,7 +372,8 @@ mod tests {
         let proposals = parse_esp("default, aes128gcm16").unwrap();
         assert_eq!(proposals.iter().map(|p| p.number).collect::<Vec<_>>(), [1, 2, 3]);
         for p in &proposals {
-            let aead = p.transforms.iter().any(|t| t.transform_type == TransformType::ENCR && is_aead(EncrId(t.id)));
+            let aead =
+                p.transforms.iter().any(|t| t.transform_type == TransformType::ENCR && is_aead(EncrId(t.id)));
             let integ = p.transforms.iter().any(|t| t.transform_type == TransformType::INTEG);
             assert_ne!(aead, integ, "AEAD without integrity, all others with: {}", Notation(p));
         }

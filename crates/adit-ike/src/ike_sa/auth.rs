@@ -1,0 +1,689 @@
+//! IKE_AUTH with pre-shared keys, both roles (RFC 7296 1.2, 2.15, 2.21.2).
+//!
+//! What comes in proves nothing until its AUTH payload is verified; until then no SA is usable, no child exists, and
+//! garbage costs one decryption and changes nothing (RFC 8019 4.6).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use adit_crypto::{Prf, Secret, psk_auth};
+use adit_wire::ikev2::{
+    AuthMethod, Authentication, ExchangeType, Identification, Notify, NotifyType, Payload, Proposal,
+};
+
+use super::child::{self, Nonces, Offer};
+use super::established::Established;
+use super::secured::{OpenError, Secured};
+use super::window::{Answered, Fate, Outstanding};
+use super::{AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, State, Wanted};
+use crate::config::Connection;
+use crate::identity::{Fit, Identity, IdentityPattern};
+use crate::output::{Blame, DownReason, OutcomeCode, Stage};
+use crate::proposal::{Notation, choose};
+use crate::record::Outcome;
+use crate::shared::{Effect, Shared};
+
+/// What IKE_SA_INIT leaves for IKE_AUTH to sign (RFC 7296 2.15).
+pub(crate) struct Handshake {
+    /// The request as it went over the wire last, cookie and all.
+    pub(super) init_request: Vec<u8>,
+    pub(super) init_response: Vec<u8>,
+    pub(super) nonce_i: Vec<u8>,
+    pub(super) nonce_r: Vec<u8>,
+    /// The IKE proposal.
+    pub(super) chosen: Proposal,
+    pub(super) peer_proposals: Vec<Proposal>,
+}
+
+impl Handshake {
+    /// What the AUTH payload of one side contains: a prf over its own first message, the other's nonce and
+    /// `prf(SK_p, its ID payload)`.
+    fn auth(
+        &self,
+        secured: &Secured,
+        by_initiator: bool,
+        id: &Identification,
+        key: &Secret,
+    ) -> Option<Secret> {
+        let (message, nonce, sk_p) = if by_initiator {
+            (&self.init_request, &self.nonce_r, &secured.sk_pi)
+        } else {
+            (&self.init_response, &self.nonce_i, &secured.sk_pr)
+        };
+        let prf = Prf::new(secured.transforms.prf).ok()?;
+        let maced_id = prf.compute(sk_p.expose(), &[&id.body()]);
+        psk_auth(secured.transforms.prf, key.expose(), &[message, nonce, maced_id.expose()]).ok()
+    }
+
+    fn nonces(&self) -> Nonces<'_> {
+        Nonces { initiator: &self.nonce_i, responder: &self.nonce_r }
+    }
+}
+
+/// An outcome at this stage, with the IKE proposals.
+fn outcome(
+    core: &Core,
+    h: &Handshake,
+    code: OutcomeCode,
+    blame: Blame,
+    message: impl Into<String>,
+) -> Box<Outcome> {
+    Outcome::new(code, Stage::IkeAuth, blame, message)
+        .proposals(&core.connection.proposals, &h.peer_proposals)
+        .chosen(&h.chosen)
+}
+
+/// Our identity on this IKE SA: as configured, or our address.
+fn own_identity(core: &Core, connection: &Connection) -> Identity {
+    connection.local_id.clone().unwrap_or_else(|| Identity::address(core.local.ip()))
+}
+
+fn record_established(core: &Core, cx: &mut Shared, h: &Handshake) {
+    let shown = |id: &Option<Identity>| id.as_ref().map(ToString::to_string).unwrap_or_default();
+    let nat = match (core.nat.local, core.nat.remote, core.nat.fake) {
+        (false, false, false) => "",
+        (_, _, true) => ", ESP in UDP as configured (encap)",
+        (true, false, _) => ", we are behind a NAT",
+        (false, true, _) => ", the peer is behind a NAT",
+        (true, true, _) => ", both sides are behind a NAT",
+    };
+    let message = format!(
+        "IKE SA [{}] up between \"{}\" and \"{}\", {}{nat}",
+        core.handle.0,
+        shown(&core.local_id),
+        shown(&core.remote_id),
+        Notation(&h.chosen),
+    );
+    let outcome = outcome(core, h, OutcomeCode::Success, Blame::Nobody, message);
+    core.record(cx, outcome);
+}
+
+/// Initiator: sends the IKE_AUTH request, with the first of the wanted children.
+pub(super) fn request(
+    core: &mut Core,
+    cx: &mut Shared,
+    mut secured: Secured,
+    handshake: Handshake,
+    mut wanted: Vec<Wanted>,
+) -> State {
+    let own = own_identity(core, &core.connection);
+    core.local_id = Some(own.clone());
+    // RFC 7296 2.15 leaves open which key is meant before the peer says who it is; its address stands in.
+    let expected = core.connection.remote_id.exact().cloned();
+    let peer = expected.clone().unwrap_or_else(|| Identity::address(core.remote.ip()));
+    let id = own.to_wire();
+    let auth = cx.secret_for(&own, &peer).and_then(|s| handshake.auth(&secured, true, &id, &s.secret));
+    let (Some(auth), false) = (auth, wanted.is_empty()) else {
+        let failure = core.record(cx, no_secret(core, &handshake, &own, &peer));
+        return give_up(core, cx, wanted, &failure);
+    };
+    let offer = Offer::new(core, cx, wanted.remove(0), false);
+    let mut payloads = vec![Payload::IdInitiator(id)];
+    if expected.as_ref().is_some_and(|peer| cx.established_with(&own, peer).is_empty()) {
+        payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, Vec::new())));
+    }
+    payloads.extend(expected.map(|peer| Payload::IdResponder(peer.to_wire())));
+    payloads.push(shared_key_auth(&auth));
+    payloads.extend(offer.payloads());
+    let header = core.header(ExchangeType::IKE_AUTH, false, 1);
+    let Ok(datagram) = secured.seal(&header, &payloads) else {
+        offer.abandon(cx, "the request cannot be encrypted");
+        return give_up(core, cx, wanted, "the request cannot be encrypted");
+    };
+    cx.progress(&offer.wanted.requests, "sending IKE_AUTH request");
+    let outstanding = Outstanding::send(core, cx, 1, datagram, core.schedule());
+    State::AwaitAuthResponse(Box::new(AwaitAuthResponse { secured, handshake, outstanding, offer, wanted }))
+}
+
+fn shared_key_auth(data: &Secret) -> Payload {
+    Payload::Authentication(Authentication { method: AuthMethod::SHARED_KEY, data: data.expose().to_vec() })
+}
+
+fn no_secret(core: &Core, handshake: &Handshake, own: &Identity, peer: &Identity) -> Box<Outcome> {
+    let message = format!(
+        "no pre-shared key for us, \"{own}\", and it, \"{peer}\": add a `secrets.ike` section with its identity here",
+    );
+    outcome(core, handshake, OutcomeCode::NoSharedSecret, Blame::OurConfiguration, message)
+}
+
+/// Ends an IKE SA that never came to be.
+fn give_up(core: &mut Core, cx: &mut Shared, wanted: Vec<Wanted>, failure: &str) -> State {
+    for w in wanted {
+        w.fail(cx, failure);
+    }
+    core.close(cx, Vec::new(), DownReason::Failed, failure)
+}
+
+/// Initiator: the IKE_AUTH request is out.
+pub(crate) struct AwaitAuthResponse {
+    secured: Secured,
+    handshake: Handshake,
+    outstanding: Outstanding,
+    offer: Offer,
+    /// Children to come after the first one.
+    wanted: Vec<Wanted>,
+}
+
+impl AwaitAuthResponse {
+    pub(super) fn want(&mut self, mut wanted: Wanted) {
+        if self.offer.wanted.child.name == wanted.child.name {
+            self.offer.wanted.requests.append(&mut wanted.requests);
+        } else {
+            self.wanted.push(wanted);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.outstanding.deadline()
+    }
+
+    pub(super) fn handle_timeout(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
+        if self.outstanding.on_timeout(core, cx) == Fate::Waiting {
+            return State::AwaitAuthResponse(self);
+        }
+        let message = format!(
+            "no answer from {} port {} (UDP) to IKE_AUTH sent {} times, although it answered IKE_SA_INIT: check that \
+             UDP port {} is open both ways and that messages of this size arrive; it may also drop what it cannot \
+             decrypt",
+            core.remote.ip(),
+            core.remote.port(),
+            self.outstanding.times_sent(),
+            core.remote.port(),
+        );
+        let outcome = outcome(core, &self.handshake, OutcomeCode::Timeout, Blame::Network, message);
+        self.fail(core, cx, outcome)
+    }
+
+    pub(super) fn cancel(self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
+        let message = "the IKE_AUTH exchange was cancelled on our side";
+        let outcome =
+            outcome(core, &self.handshake, OutcomeCode::Cancelled, Blame::OurConfiguration, message);
+        self.fail(core, cx, outcome)
+    }
+
+    /// The responder keeps nothing, or cannot be told.
+    fn fail(self: Box<Self>, core: &mut Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
+        let failure = core.record(cx, outcome);
+        self.offer.abandon(cx, &failure);
+        give_up(core, cx, self.wanted, &failure)
+    }
+
+    /// The responder believes that the IKE SA exists; it does not (RFC 7296 2.21.2).
+    fn reject(self: Box<Self>, core: &mut Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
+        let failure = core.record(cx, outcome.notify(NotifyType::AUTHENTICATION_FAILED));
+        self.offer.abandon(cx, &failure);
+        for wanted in self.wanted {
+            wanted.fail(cx, &failure);
+        }
+        AwaitDeleteResponse::start_unauthenticated(core, cx, self.secured)
+    }
+
+    pub(super) fn handle_message(
+        self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        m: &Incoming<'_>,
+    ) -> State {
+        let encrypted = m.message.encrypted.filter(|e| e.fragment.is_none());
+        let (true, Some(encrypted)) = (m.is(ExchangeType::IKE_AUTH, true, 1), encrypted) else {
+            cx.counters.ignored += 1;
+            return State::AwaitAuthResponse(self);
+        };
+        let malformed = |core: &Core, h: &Handshake, why: &str| {
+            let message = format!("its IKE_AUTH response is invalid: {why}");
+            outcome(core, h, OutcomeCode::InvalidSyntax, Blame::PeerMalformed, message)
+        };
+        let payloads = match self.secured.open(m.datagram, &encrypted) {
+            Ok(payloads) => payloads,
+            Err(OpenError::NotAuthentic) => {
+                cx.counters.not_authentic += 1;
+                return State::AwaitAuthResponse(self);
+            }
+            Err(OpenError::Malformed(error)) => {
+                let outcome = malformed(core, &self.handshake, &error.to_string());
+                return self.reject(core, cx, outcome);
+            }
+        };
+        let contents = match Contents::read(&payloads) {
+            Ok(contents) => contents,
+            Err(refused) => {
+                let outcome = malformed(core, &self.handshake, &format!("{refused:?}"));
+                return self.reject(core, cx, outcome);
+            }
+        };
+        // A refusal comes alone (RFC 7296 2.21.2); beside AUTH an error is about the child.
+        if contents.auth.is_none()
+            && let Some(error) = contents.error()
+        {
+            let outcome = self.refusal(core, error.notify_type);
+            return self.fail(core, cx, outcome);
+        }
+        match self.verify(core, cx, &contents) {
+            Ok(identity) => core.remote_id = Some(identity),
+            Err(outcome) => return self.reject(core, cx, outcome),
+        }
+        self.established(core, cx, &contents)
+    }
+
+    /// Is it who we want to talk to?
+    fn verify(&self, core: &mut Core, cx: &Shared, c: &Contents<'_>) -> Result<Identity, Box<Outcome>> {
+        let fail = |core: &Core, code, blame, message: String| {
+            Err(outcome(core, &self.handshake, code, blame, message))
+        };
+        let own = own_identity(core, &core.connection);
+        let (Some(id), Some(auth)) = (c.id_responder, c.auth) else {
+            let message = "its IKE_AUTH response lacks IDr or AUTH".to_owned();
+            return fail(core, OutcomeCode::InvalidSyntax, Blame::PeerMalformed, message);
+        };
+        let identity = match Identity::from_wire(id) {
+            Ok(identity) => identity,
+            Err(error) => {
+                return fail(core, OutcomeCode::InvalidSyntax, Blame::PeerMalformed, error.to_string());
+            }
+        };
+        core.remote_id = Some(identity.clone());
+        if identity == own {
+            let message = format!(
+                "it claims our own identity \"{own}\": messages are reflected to us, or both sides have the same \
+                 `local.id`"
+            );
+            return fail(core, OutcomeCode::IdentityMismatch, Blame::PeerMisbehaved, message);
+        }
+        if core.connection.remote_id.fit(&identity).is_none() {
+            let message = format!(
+                "it says it is \"{identity}\", we want \"{}\": correct `remote.id` here or `local.id` there",
+                core.connection.remote_id,
+            );
+            return fail(core, OutcomeCode::IdentityMismatch, Blame::PeerIncompatible, message);
+        }
+        check_auth(core, cx, &self.secured, &self.handshake, auth, id, (&own, &identity))?;
+        Ok(identity)
+    }
+
+    fn established(self: Box<Self>, core: &mut Core, cx: &mut Shared, c: &Contents<'_>) -> State {
+        core.establish(cx);
+        record_established(core, cx, &self.handshake);
+        let Self { secured, handshake, offer, wanted, .. } = *self;
+        let line = format!("IKE_SA {}[{}] established", core.connection.name, core.handle.0);
+        cx.progress(&offer.wanted.requests, &line);
+        let mut established = Established::new(core, secured, (2, 0), None);
+        match offer.answered(c) {
+            Ok(agreed) => {
+                match agreed.install(core, cx, &established.secured, None, handshake.nonces(), true) {
+                    Ok(child) => {
+                        established.add_child(child);
+                        offer.succeed(cx);
+                    }
+                    Err(error) => {
+                        established.discard(offer.spi);
+                        offer.abandon(cx, &format!("the child's keys cannot be derived: {error}"));
+                    }
+                }
+            }
+            Err((outcome, peer_has_it)) => {
+                let failure = core.record(cx, outcome);
+                if peer_has_it {
+                    established.discard(offer.spi);
+                }
+                offer.abandon(cx, &failure);
+            }
+        }
+        established.bring_up_all(core, cx, wanted)
+    }
+
+    /// What the responder's refusal means for the operator.
+    fn refusal(&self, core: &Core, notify: NotifyType) -> Box<Outcome> {
+        let own = own_identity(core, &core.connection);
+        let (code, message) = match notify {
+            NotifyType::AUTHENTICATION_FAILED => (
+                OutcomeCode::RefusedByPeer,
+                format!(
+                    "refused our authentication (AUTHENTICATION_FAILED): compare the pre-shared key of \"{own}\" and \
+                     \"{}\" on both sides, and whether it expects \"{own}\" as `remote.id` and calls itself \"{}\"",
+                    core.connection.remote_id, core.connection.remote_id,
+                ),
+            ),
+            other => (OutcomeCode::RefusedByPeer, format!("refused IKE_AUTH with {other}: its log says why")),
+        };
+        outcome(core, &self.handshake, code, Blame::PeerIncompatible, message).notify(notify)
+    }
+}
+
+/// Verifies the peer's AUTH payload, in constant time.
+fn check_auth(
+    core: &Core,
+    cx: &Shared,
+    secured: &Secured,
+    handshake: &Handshake,
+    auth: &Authentication,
+    id: &Identification,
+    (own, peer): (&Identity, &Identity),
+) -> Result<(), Box<Outcome>> {
+    let fail = |code, blame, message| Err(outcome(core, handshake, code, blame, message));
+    if auth.method != AuthMethod::SHARED_KEY {
+        let message = format!(
+            "\"{peer}\" authenticates with {}, we accept a pre-shared key only: set `auth = psk` there",
+            auth.method
+        );
+        return fail(OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message);
+    }
+    let Some(secret) = cx.secret_for(own, peer) else {
+        return Err(no_secret(core, handshake, own, peer));
+    };
+    let expected = handshake.auth(secured, !core.initiator, id, &secret.secret);
+    if expected.is_some_and(|expected| expected.ct_eq(&auth.data)) {
+        return Ok(());
+    }
+    let message = format!(
+        "\"{peer}\" does not know our pre-shared key (AUTHENTICATION_FAILED sent): the key in `secrets.{}` here \
+         differs from the one it has for \"{own}\" and \"{peer}\", make them equal",
+        secret.name,
+    );
+    fail(OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message)
+}
+
+/// Responder: IKE_SA_INIT is answered, its keys are there, and nobody is known yet.
+pub(crate) struct AwaitAuthRequest {
+    secured: Secured,
+    handshake: Handshake,
+    until: Instant,
+}
+
+impl AwaitAuthRequest {
+    pub(super) fn new(secured: Secured, handshake: Handshake, until: Instant) -> Self {
+        Self { secured, handshake, until }
+    }
+
+    pub(super) fn init_response(&self) -> &[u8] {
+        &self.handshake.init_response
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.until
+    }
+
+    pub(super) fn handle_timeout(self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
+        let message = format!(
+            "answered by us, it sent no IKE_AUTH request that we could decrypt within {} s: check that UDP port \
+             4500 is open both ways",
+            cx.settings.half_open_timeout.as_secs(),
+        );
+        let outcome = outcome(core, &self.handshake, OutcomeCode::Timeout, Blame::Network, message);
+        core.record(cx, outcome);
+        core.close(cx, Vec::new(), DownReason::Failed, "half-open for too long")
+    }
+
+    pub(super) fn handle_message(
+        self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        m: &Incoming<'_>,
+    ) -> State {
+        let encrypted = m.message.encrypted.filter(|e| e.fragment.is_none());
+        let (true, Some(encrypted)) = (m.is(ExchangeType::IKE_AUTH, false, 1), encrypted) else {
+            cx.counters.ignored += 1;
+            return State::AwaitAuthRequest(self);
+        };
+        let opened = self.secured.open(m.datagram, &encrypted);
+        if matches!(opened, Err(OpenError::NotAuthentic)) {
+            cx.counters.not_authentic += 1;
+            return State::AwaitAuthRequest(self);
+        }
+        // The initiator may have floated to the NAT traversal ports (RFC 7296 2.23).
+        core.local = m.local;
+        core.remote = m.remote;
+        let malformed = |core: &Core, h: &Handshake, why: &str| {
+            let message = format!("its IKE_AUTH request is invalid: {why}");
+            outcome(core, h, OutcomeCode::InvalidSyntax, Blame::PeerMalformed, message)
+        };
+        let payloads = match opened {
+            Ok(payloads) => payloads,
+            Err(OpenError::Malformed(error)) => {
+                let outcome = malformed(core, &self.handshake, &error.to_string());
+                return self.refuse(
+                    core,
+                    cx,
+                    m,
+                    Notify::new(NotifyType::INVALID_SYNTAX, Vec::new()),
+                    outcome,
+                );
+            }
+            Err(OpenError::NotAuthentic) => return State::AwaitAuthRequest(self),
+        };
+        let contents = match Contents::read(&payloads) {
+            Ok(contents) => contents,
+            Err(refused) => {
+                let mut outcome = malformed(core, &self.handshake, &format!("{refused:?}"));
+                if let super::Refused::Critical(_) = refused {
+                    outcome.code = OutcomeCode::UnsupportedCriticalPayload;
+                }
+                return self.refuse(core, cx, m, refused.notify(), outcome);
+            }
+        };
+        if contents.sa.is_none() || contents.ts_initiator.is_none() || contents.ts_responder.is_none() {
+            let outcome = malformed(core, &self.handshake, "it lacks SA, TSi or TSr");
+            return self.refuse(core, cx, m, Notify::new(NotifyType::INVALID_SYNTAX, Vec::new()), outcome);
+        }
+        match self.verify(core, cx, &contents) {
+            Ok(()) => self.established(core, cx, m, &contents),
+            Err(outcome) => {
+                let notify = Notify::new(NotifyType::AUTHENTICATION_FAILED, Vec::new());
+                self.refuse(core, cx, m, notify, outcome)
+            }
+        }
+    }
+
+    /// Answers with nothing but an error; the IKE SA is gone (RFC 7296 2.21.2).
+    fn refuse(
+        mut self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        m: &Incoming<'_>,
+        notify: Notify,
+        outcome: Box<Outcome>,
+    ) -> State {
+        let failure = core.record(cx, outcome.notify(notify.notify_type));
+        let header = core.header(ExchangeType::IKE_AUTH, true, 1);
+        let response = self.secured.seal(&header, &[Payload::Notify(notify)]);
+        let closed = core.close(cx, Vec::new(), DownReason::Failed, &failure);
+        match response {
+            Ok(response) => {
+                core.reply(cx, m, response.clone());
+                AwaitRepetition::start(cx, Answered::new(1, m.datagram, response))
+            }
+            Err(_) => closed,
+        }
+    }
+
+    /// Finds the connection that is meant, and verifies that the peer is who it says.
+    fn verify(&self, core: &mut Core, cx: &Shared, c: &Contents<'_>) -> Result<(), Box<Outcome>> {
+        let fail = |core: &Core, code, blame, message: String| {
+            Err(outcome(core, &self.handshake, code, blame, message))
+        };
+        let Some(id) = c.id_initiator else {
+            let message = "its IKE_AUTH request lacks IDi (AUTHENTICATION_FAILED sent)".to_owned();
+            return fail(core, OutcomeCode::InvalidSyntax, Blame::PeerMalformed, message);
+        };
+        let identities = Identity::from_wire(id)
+            .and_then(|peer| Ok((peer, c.id_responder.map(Identity::from_wire).transpose()?)));
+        let (peer, asked_for) = match identities {
+            Ok(both) => both,
+            Err(error) => {
+                return fail(core, OutcomeCode::InvalidSyntax, Blame::PeerMalformed, error.to_string());
+            }
+        };
+        core.remote_id = Some(peer.clone());
+        let Some(connection) = self.connection_for(core, cx, &peer, asked_for.as_ref()) else {
+            let message = self.no_connection(core, cx, &peer, asked_for.as_ref());
+            return fail(core, OutcomeCode::IdentityMismatch, Blame::PeerIncompatible, message);
+        };
+        core.connection = connection;
+        let own = own_identity(core, &core.connection);
+        core.local_id = Some(own.clone());
+        if peer == own {
+            let message = format!(
+                "it claims our own identity \"{own}\" (AUTHENTICATION_FAILED sent): messages are reflected to us, or \
+                 both sides have the same `local.id`"
+            );
+            return fail(core, OutcomeCode::IdentityMismatch, Blame::PeerMisbehaved, message);
+        }
+        let Some(auth) = c.auth else {
+            // No AUTH payload asks for EAP (RFC 7296 2.16), which no connection has.
+            let message = format!(
+                "\"{peer}\" wants EAP, we accept a pre-shared key only (AUTHENTICATION_FAILED sent): set `auth = \
+                 psk` there"
+            );
+            return fail(core, OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message);
+        };
+        check_auth(core, cx, &self.secured, &self.handshake, auth, id, (&own, &peer))
+    }
+
+    /// The connections that fit addresses and IKE proposal.
+    fn candidates(&self, core: &Core, cx: &Shared) -> Vec<Arc<Connection>> {
+        let mut candidates = cx.connections_for(core.local.ip(), core.remote.ip());
+        candidates.retain(|c| choose(&c.proposals, std::slice::from_ref(&self.handshake.chosen)).is_some());
+        candidates
+    }
+
+    /// Of those, the one that fits the identities best; among equals the most specific addresses, then the first.
+    fn connection_for(
+        &self,
+        core: &Core,
+        cx: &Shared,
+        peer: &Identity,
+        asked_for: Option<&Identity>,
+    ) -> Option<Arc<Connection>> {
+        let mut best: Option<(Fit, Arc<Connection>)> = None;
+        for connection in self.candidates(core, cx) {
+            let ours = asked_for.is_none_or(|id| *id == own_identity(core, &connection));
+            let Some(fit) = connection.remote_id.fit(peer).filter(|_| ours) else { continue };
+            if best.as_ref().is_none_or(|(other, _)| fit > *other) {
+                best = Some((fit, connection));
+            }
+        }
+        best.map(|(_, connection)| connection)
+    }
+
+    fn no_connection(
+        &self,
+        core: &Core,
+        cx: &Shared,
+        peer: &Identity,
+        asked_for: Option<&Identity>,
+    ) -> String {
+        let candidates = self.candidates(core, cx);
+        let accepts: Vec<String> =
+            candidates.iter().map(|c| format!("\"{}\" wants {}", c.name, pattern(&c.remote_id))).collect();
+        match asked_for {
+            Some(wish) if !candidates.iter().any(|c| own_identity(core, c) == *wish) => {
+                let ours: Vec<String> = candidates
+                    .iter()
+                    .map(|c| format!("\"{}\" is \"{}\"", c.name, own_identity(core, c)))
+                    .collect();
+                format!(
+                    "\"{peer}\" wants to talk to \"{wish}\", which is no identity of ours (AUTHENTICATION_FAILED \
+                     sent): connection {}; correct `remote.id` there or `local.id` here",
+                    ours.join(", "),
+                )
+            }
+            _ => format!(
+                "it says it is \"{peer}\", which no connection accepts (AUTHENTICATION_FAILED sent): connection {}; \
+                 correct `remote.id` here or `local.id` there",
+                accepts.join(", "),
+            ),
+        }
+    }
+
+    fn established(
+        mut self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        m: &Incoming<'_>,
+        c: &Contents<'_>,
+    ) -> State {
+        core.establish(cx);
+        record_established(core, cx, &self.handshake);
+        let own = own_identity(core, &core.connection);
+        if c.has(NotifyType::INITIAL_CONTACT)
+            && let Some(peer) = core.remote_id.clone()
+        {
+            cx.effects.push(Effect::InitialContact {
+                keep: core.handle,
+                local_id: own.clone(),
+                remote_id: peer,
+            });
+        }
+        let id = own.to_wire();
+        let auth = cx
+            .secret_for(&own, core.remote_id.as_ref().unwrap_or(&own))
+            .and_then(|s| self.handshake.auth(&self.secured, false, &id, &s.secret));
+        let Some(auth) = auth else {
+            return core.close(cx, Vec::new(), DownReason::Failed, "no key to authenticate with");
+        };
+        let mut payloads = vec![Payload::IdResponder(id), shared_key_auth(&auth)];
+        let child = match self.child(core, cx, c) {
+            Ok((child, agreed)) => {
+                payloads.extend(agreed);
+                Some(child)
+            }
+            Err((notify, outcome)) => {
+                core.record(cx, outcome.notify(notify.notify_type));
+                payloads.push(Payload::Notify(notify));
+                None
+            }
+        };
+        let children: Vec<ChildSa> = child.into_iter().collect();
+        let header = core.header(ExchangeType::IKE_AUTH, true, 1);
+        let Ok(response) = self.secured.seal(&header, &payloads) else {
+            return core.close(cx, children, DownReason::Failed, "the response cannot be encrypted");
+        };
+        core.reply(cx, m, response.clone());
+        let answered = Answered::new(1, m.datagram, response);
+        let mut established = Established::new(core, self.secured, (0, 2), Some(answered));
+        for child in children {
+            established.add_child(child);
+        }
+        State::Established(Box::new(established))
+    }
+
+    /// The child of IKE_AUTH: it is in the data plane before the peer hears of it.
+    fn child(
+        &self,
+        core: &Core,
+        cx: &mut Shared,
+        c: &Contents<'_>,
+    ) -> Result<(ChildSa, [Payload; 3]), (Notify, Box<Outcome>)> {
+        let missing = || {
+            let message = "its request for a child lacks SA, TSi or TSr";
+            let notify = Notify::new(NotifyType::INVALID_SYNTAX, Vec::new());
+            (
+                notify,
+                outcome(core, &self.handshake, OutcomeCode::InvalidSyntax, Blame::PeerMalformed, message),
+            )
+        };
+        let (sa, ts_i, ts_r) = (
+            c.sa.ok_or_else(missing)?,
+            c.ts_initiator.ok_or_else(missing)?,
+            c.ts_responder.ok_or_else(missing)?,
+        );
+        let agreed = child::respond(core, cx, &sa.proposals, ts_i, ts_r, false)?;
+        let payloads = agreed.payloads();
+        let failed = agreed.outcome(
+            OutcomeCode::NoProposalChosen,
+            Blame::OurBug,
+            "the child's keys cannot be derived",
+        );
+        let nonces = self.handshake.nonces();
+        match agreed.install(core, cx, &self.secured, None, nonces, false) {
+            Ok(child) => Ok((child, payloads)),
+            Err(_) => Err((Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()), failed)),
+        }
+    }
+}
+
+fn pattern(pattern: &IdentityPattern) -> String {
+    match pattern {
+        IdentityPattern::Any => "anyone".to_owned(),
+        other => format!("\"{other}\""),
+    }
+}

@@ -1,0 +1,474 @@
+//! Child SAs: what we offer, what we choose, and putting the result into the data plane (RFC 7296 1.3.1, 2.9, 2.17).
+//!
+//! Shared by IKE_AUTH and CREATE_CHILD_SA, which own the messages.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use adit_crypto::{EspTransforms, Secret, child_keys};
+use adit_wire::ikev2::{
+    KeId, Notify, NotifyType, Payload, Proposal, SecurityAssociation, Spi, TrafficSelectors,
+};
+
+use super::secured::Secured;
+use super::{Contents, Core};
+use crate::config::Child;
+use crate::output::{
+    Blame, ChildHandle, ChildSaView, DownReason, Event, IkeSaState, InstallChild, OutcomeCode, Output,
+    RequestId, Stage,
+};
+use crate::proposal::{NotationList, answers, choose, esp_transforms, without_esn, without_ke};
+use crate::record::Outcome;
+use crate::selector::{Selectors, resolve};
+use crate::shared::Shared;
+
+/// A child somebody wants up.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) child: Arc<Child>,
+    pub(crate) requests: Vec<RequestId>,
+}
+
+impl Wanted {
+    /// Tells everyone who waits for it that it will not come.
+    pub(crate) fn fail(self, cx: &mut Shared, failure: &str) {
+        for request in self.requests {
+            cx.finish_part(request, Err(failure));
+        }
+    }
+}
+
+/// One pair of ESP SAs.
+pub(crate) struct ChildSa {
+    pub(crate) handle: ChildHandle,
+    pub(crate) config: Arc<Child>,
+    pub(crate) inbound_spi: Spi,
+    pub(crate) outbound_spi: Spi,
+    pub(super) transforms: EspTransforms,
+    pub(super) ke: Option<KeId>,
+    pub(super) encap: bool,
+    pub(super) selectors: Selectors,
+    pub(super) installed: Instant,
+    pub(super) deleting: bool,
+    /// The requests it was made for.
+    pub(crate) requests: Vec<RequestId>,
+}
+
+impl ChildSa {
+    pub(crate) fn view(&self) -> ChildSaView {
+        ChildSaView {
+            handle: self.handle,
+            name: self.config.name.clone(),
+            deleting: self.deleting,
+            inbound_spi: self.inbound_spi,
+            outbound_spi: self.outbound_spi,
+            transforms: self.transforms,
+            ke: self.ke,
+            encap: self.encap,
+            local_ts: self.selectors.local.clone(),
+            remote_ts: self.selectors.remote.clone(),
+            installed: self.installed,
+        }
+    }
+
+    /// Takes it out of the data plane.
+    pub(super) fn remove(self, core: &Core, cx: &mut Shared, reason: DownReason) {
+        cx.outputs.push_back(Output::RemoveChild(self.handle));
+        cx.release_inbound_spi(self.inbound_spi);
+        cx.child_owners.remove(&self.handle);
+        let ike_sa = core.view(IkeSaState::Established, &[]);
+        cx.event(Event::ChildDown(ike_sa, self.view(), reason));
+    }
+}
+
+/// What we offer in a request.
+pub(super) struct Offer {
+    pub(super) wanted: Wanted,
+    pub(super) spi: Spi,
+    proposals: Vec<Proposal>,
+    selectors: Selectors,
+}
+
+/// The ESP proposals of a child as they can be used now.
+fn usable_proposals(child: &Child, with_ke: bool) -> Vec<Proposal> {
+    let mut proposals = if with_ke { child.proposals.clone() } else { without_ke(&child.proposals) };
+    if child.replay_window == 0 {
+        proposals = without_esn(&proposals);
+    }
+    proposals
+}
+
+fn selectors_of(child: &Child, core: &Core) -> Selectors {
+    Selectors {
+        local: resolve(&child.local_ts, core.local.ip()),
+        remote: resolve(&child.remote_ts, core.remote.ip()),
+    }
+}
+
+impl Offer {
+    /// An offer for a child; in IKE_AUTH without key exchange (RFC 7296 1.2).
+    pub(super) fn new(core: &Core, cx: &mut Shared, wanted: Wanted, with_ke: bool) -> Self {
+        let spi = cx.take_inbound_spi();
+        let mut proposals = usable_proposals(&wanted.child, with_ke);
+        for proposal in &mut proposals {
+            proposal.spi = spi.0.to_be_bytes().to_vec();
+        }
+        let selectors = selectors_of(&wanted.child, core);
+        Self { wanted, spi, proposals, selectors }
+    }
+
+    pub(super) fn proposals(&self) -> &[Proposal] {
+        &self.proposals
+    }
+
+    /// SA, TSi and TSr of the request.
+    pub(super) fn payloads(&self) -> [Payload; 3] {
+        let ts = |selectors: &[_]| TrafficSelectors::new(selectors.to_vec());
+        [
+            Payload::SecurityAssociation(SecurityAssociation { proposals: self.proposals.clone() }),
+            Payload::TrafficSelectorsInitiator(ts(&self.selectors.local)),
+            Payload::TrafficSelectorsResponder(ts(&self.selectors.remote)),
+        ]
+    }
+
+    /// The child is up.
+    pub(super) fn succeed(self, cx: &mut Shared) {
+        for request in self.wanted.requests {
+            cx.finish_part(request, Ok(()));
+        }
+    }
+
+    /// Nothing came of it.
+    pub(super) fn abandon(self, cx: &mut Shared, failure: &str) {
+        cx.release_inbound_spi(self.spi);
+        self.wanted.fail(cx, failure);
+    }
+
+    /// An outcome about this offer.
+    pub(super) fn outcome(
+        &self,
+        code: OutcomeCode,
+        blame: Blame,
+        message: impl Into<String>,
+    ) -> Box<Outcome> {
+        Outcome::new(code, Stage::ChildSa, blame, message)
+            .child(&self.wanted.child.name)
+            .proposals(&self.proposals, &[])
+            .selectors(&self.selectors, &Selectors::default())
+    }
+
+    /// What a peer's refusal means for the operator.
+    pub(super) fn refusal(&self, notify: NotifyType) -> Box<Outcome> {
+        let (code, message) = match notify {
+            NotifyType::NO_PROPOSAL_CHOSEN => (
+                OutcomeCode::NoProposalChosen,
+                format!(
+                    "refused our ESP proposals (NO_PROPOSAL_CHOSEN): we offered {}; make `esp_proposals` overlap \
+                     on one side",
+                    NotationList(&self.proposals),
+                ),
+            ),
+            NotifyType::TS_UNACCEPTABLE => (
+                OutcomeCode::TsUnacceptable,
+                format!(
+                    "refused our traffic selectors (TS_UNACCEPTABLE): we offered {}; its remote_ts must cover some \
+                     of our local_ts, and its local_ts some of our remote_ts",
+                    self.selectors,
+                ),
+            ),
+            other => {
+                (OutcomeCode::RefusedByPeer, format!("refused the child with {other}: its log says why"))
+            }
+        };
+        self.outcome(code, Blame::PeerIncompatible, message).notify(notify)
+    }
+
+    /// Checks the peer's answer; `Err` says why it cannot be used and whether the peer believes the child exists.
+    pub(super) fn answered(&self, c: &Contents<'_>) -> Result<Agreed, (Box<Outcome>, bool)> {
+        let invalid = |why: &str| {
+            let message = format!("its answer for the child is invalid: {why}");
+            (self.outcome(OutcomeCode::InvalidSyntax, Blame::PeerMisbehaved, message), c.sa.is_some())
+        };
+        if c.sa.is_none()
+            && let Some(error) = c.error()
+        {
+            return Err((self.refusal(error.notify_type), false));
+        }
+        let (Some(sa), Some(ts_i), Some(ts_r)) = (c.sa, c.ts_initiator, c.ts_responder) else {
+            return Err(invalid("it lacks SA, TSi or TSr"));
+        };
+        let (Some(proposal), 1) = (sa.proposals.first(), sa.proposals.len()) else {
+            return Err(invalid("it does not choose one proposal"));
+        };
+        let chosen = esp_transforms(proposal).filter(|_| answers(&self.proposals, proposal));
+        let (Some((transforms, ke)), Some(outbound_spi)) = (chosen, esp_spi(proposal)) else {
+            return Err(invalid("it chooses what we did not offer"));
+        };
+        let selectors = Selectors { local: ts_i.selectors.clone(), remote: ts_r.selectors.clone() };
+        if selectors.local.is_empty() || selectors.remote.is_empty() || !self.selectors.covers(&selectors) {
+            return Err(invalid("its traffic selectors are not within ours"));
+        }
+        Ok(Agreed {
+            child: Arc::clone(&self.wanted.child),
+            requests: self.wanted.requests.clone(),
+            proposal: proposal.clone(),
+            transforms,
+            ke,
+            inbound_spi: self.spi,
+            outbound_spi,
+            narrowed: !selectors.covers(&self.selectors),
+            offered: self.selectors.clone(),
+            our_proposals: self.proposals.clone(),
+            peer_proposals: Vec::new(),
+            peer_selectors: selectors.clone(),
+            selectors,
+        })
+    }
+}
+
+fn esp_spi(proposal: &Proposal) -> Option<Spi> {
+    <[u8; 4]>::try_from(proposal.spi.as_slice()).ok().map(|spi| Spi(u32::from_be_bytes(spi)))
+}
+
+/// A child both sides agree on.
+pub(super) struct Agreed {
+    pub(super) child: Arc<Child>,
+    /// Who waits for it.
+    requests: Vec<RequestId>,
+    /// As the responder answers it.
+    proposal: Proposal,
+    transforms: EspTransforms,
+    pub(super) ke: Option<KeId>,
+    inbound_spi: Spi,
+    outbound_spi: Spi,
+    selectors: Selectors,
+    narrowed: bool,
+    /// What our configuration says.
+    offered: Selectors,
+    our_proposals: Vec<Proposal>,
+    peer_proposals: Vec<Proposal>,
+    peer_selectors: Selectors,
+}
+
+/// The nonces of the exchange that makes a child: `Ni` and `Nr` (RFC 7296 2.17).
+#[derive(Clone, Copy)]
+pub(super) struct Nonces<'a> {
+    pub(super) initiator: &'a [u8],
+    pub(super) responder: &'a [u8],
+}
+
+impl Agreed {
+    /// SA, TSi and TSr of our response.
+    pub(super) fn payloads(&self) -> [Payload; 3] {
+        let ts = |selectors: &[_]| TrafficSelectors::new(selectors.to_vec());
+        let mut proposal = self.proposal.clone();
+        proposal.spi = self.inbound_spi.0.to_be_bytes().to_vec();
+        [
+            Payload::SecurityAssociation(SecurityAssociation { proposals: vec![proposal] }),
+            Payload::TrafficSelectorsInitiator(ts(&self.selectors.remote)),
+            Payload::TrafficSelectorsResponder(ts(&self.selectors.local)),
+        ]
+    }
+
+    /// Derives the keys and puts it into the data plane. `initiator` tells whether the exchange was ours.
+    pub(super) fn install(
+        self,
+        core: &Core,
+        cx: &mut Shared,
+        secured: &Secured,
+        shared: Option<&Secret>,
+        nonces: Nonces<'_>,
+        initiator: bool,
+    ) -> Result<ChildSa, adit_crypto::Error> {
+        let keys = child_keys(
+            secured.transforms.prf,
+            &secured.sk_d,
+            shared,
+            nonces.initiator,
+            nonces.responder,
+            &self.transforms,
+        );
+        let (from_initiator, from_responder) = match keys {
+            Ok(keys) => keys,
+            Err(error) => {
+                cx.release_inbound_spi(self.inbound_spi);
+                return Err(error);
+            }
+        };
+        let (inbound_keys, outbound_keys) =
+            if initiator { (from_responder, from_initiator) } else { (from_initiator, from_responder) };
+        let encap = core.nat.encapsulates();
+        let child = ChildSa {
+            handle: cx.next_child(),
+            config: self.child,
+            inbound_spi: self.inbound_spi,
+            outbound_spi: self.outbound_spi,
+            transforms: self.transforms,
+            ke: self.ke,
+            encap,
+            selectors: self.selectors,
+            installed: cx.now,
+            deleting: false,
+            requests: self.requests,
+        };
+        cx.child_owners.insert(child.handle, core.handle);
+        cx.outputs.push_back(Output::InstallChild(Box::new(InstallChild {
+            handle: child.handle,
+            ike_sa: core.handle,
+            connection: core.connection.name.clone(),
+            child: child.config.name.clone(),
+            inbound_spi: child.inbound_spi,
+            outbound_spi: child.outbound_spi,
+            transforms: child.transforms,
+            inbound_keys,
+            outbound_keys,
+            replay_window: child.config.replay_window,
+            local_ts: child.selectors.local.clone(),
+            remote_ts: child.selectors.remote.clone(),
+            local: core.local.ip(),
+            remote: core.remote.ip(),
+            encap: encap.then(|| udp_ports(core, cx)),
+        })));
+        let line = format!(
+            "CHILD_SA {}{{{}}} established with SPIs {}_i {}_o and TS {}",
+            child.config.name, child.handle.0, child.inbound_spi, child.outbound_spi, child.selectors,
+        );
+        cx.progress(&child.requests, &line);
+        cx.event(Event::ChildUp(core.view(IkeSaState::Established, &[]), child.view()));
+        let (code, note) = if self.narrowed {
+            let note = format!(" (narrowed: the configuration here says {})", self.offered);
+            (OutcomeCode::Narrowed, note)
+        } else {
+            (OutcomeCode::Success, String::new())
+        };
+        let message = format!(
+            "Child SA up, {} in {} out, {}, for {}{note}",
+            child.inbound_spi,
+            child.outbound_spi,
+            NotationList(std::slice::from_ref(&self.proposal)),
+            child.selectors,
+        );
+        let outcome = Outcome::new(code, Stage::ChildSa, Blame::Nobody, message)
+            .child(&child.config.name)
+            .proposals(&self.our_proposals, &self.peer_proposals)
+            .chosen(&self.proposal)
+            .selectors(&self.offered, &self.peer_selectors);
+        core.record(cx, outcome);
+        Ok(child)
+    }
+
+    /// Nothing came of it.
+    pub(super) fn abandon(self, cx: &mut Shared) {
+        cx.release_inbound_spi(self.inbound_spi);
+    }
+
+    /// An outcome about this agreement.
+    pub(super) fn outcome(
+        &self,
+        code: OutcomeCode,
+        blame: Blame,
+        message: impl Into<String>,
+    ) -> Box<Outcome> {
+        Outcome::new(code, Stage::ChildSa, blame, message)
+            .child(&self.child.name)
+            .proposals(&self.our_proposals, &self.peer_proposals)
+            .chosen(&self.proposal)
+            .selectors(&self.offered, &self.peer_selectors)
+    }
+}
+
+/// The UDP ports of ESP (RFC 3948). A peer that found a NAT and still stayed on port 500 gets ESP on the port for it.
+fn udp_ports(core: &Core, cx: &Shared) -> (u16, u16) {
+    let local = core.local.port();
+    let local = if local == cx.settings.ike_port { cx.settings.nat_t_port } else { local };
+    let remote = core.remote.port();
+    (local, if remote == 500 { 4500 } else { remote })
+}
+
+/// Chooses a child of the connection for what a peer asks for; `Err` is the notify to answer with, and why.
+pub(super) fn respond(
+    core: &Core,
+    cx: &mut Shared,
+    theirs: &[Proposal],
+    ts_i: &TrafficSelectors,
+    ts_r: &TrafficSelectors,
+    with_ke: bool,
+) -> Result<Agreed, (Notify, Box<Outcome>)> {
+    let asked = Selectors { local: ts_r.selectors.clone(), remote: ts_i.selectors.clone() };
+    let first = Selectors {
+        local: asked.local.first().copied().into_iter().collect(),
+        remote: asked.remote.first().copied().into_iter().collect(),
+    };
+    // Best first: the same selectors, then those that allow all that is asked for, then those that allow the packet
+    // it is asked for (RFC 7296 2.9), then any that allow something.
+    let mut fitting: Vec<(u8, &Child, Selectors, Selectors)> = Vec::new();
+    let children = &core.connection.children;
+    for child in children {
+        let own = selectors_of(child, core);
+        let Some(narrowed) = own.narrow(&asked) else { continue };
+        let rank = match (narrowed.covers(&asked), narrowed.covers(&own)) {
+            (true, true) => 0,
+            (true, false) => 1,
+            _ if narrowed.covers(&first) => 2,
+            _ => 3,
+        };
+        fitting.push((rank, child, own, narrowed));
+    }
+    fitting.sort_by_key(|(rank, ..)| *rank);
+    let theirs: Vec<Proposal> = if with_ke { theirs.to_vec() } else { without_ke(theirs) };
+    for (_, child, own, narrowed) in &fitting {
+        let ours = usable_proposals(child, with_ke);
+        let Some(choice) = choose(&ours, &theirs) else { continue };
+        let (Some((transforms, ke)), Some(outbound_spi)) =
+            (esp_transforms(&choice.proposal), esp_spi(&choice.proposal))
+        else {
+            continue;
+        };
+        return Ok(Agreed {
+            child: Arc::new(Child::clone(child)),
+            requests: Vec::new(),
+            proposal: choice.proposal,
+            transforms,
+            ke,
+            inbound_spi: cx.take_inbound_spi(),
+            outbound_spi,
+            narrowed: !narrowed.covers(&asked) || !narrowed.covers(own),
+            selectors: narrowed.clone(),
+            offered: own.clone(),
+            our_proposals: ours,
+            peer_proposals: theirs,
+            peer_selectors: asked,
+        });
+    }
+    Err(match fitting.first() {
+        Some((_, child, own, _)) => {
+            let ours = usable_proposals(child, with_ke);
+            let message = format!(
+                "no common ESP proposal (NO_PROPOSAL_CHOSEN sent): it offers {}, we accept {}; make \
+                 `esp_proposals` overlap on one side",
+                NotationList(&theirs),
+                NotationList(&ours),
+            );
+            let outcome =
+                Outcome::new(OutcomeCode::NoProposalChosen, Stage::ChildSa, Blame::PeerIncompatible, message)
+                    .child(&child.name)
+                    .proposals(&ours, &theirs)
+                    .selectors(own, &asked);
+            (Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()), outcome)
+        }
+        None => {
+            let own: Vec<String> =
+                children.iter().map(|c| format!("\"{}\" {}", c.name, selectors_of(c, core))).collect();
+            let own = if own.is_empty() { "no children".to_owned() } else { own.join("; ") };
+            let message = format!(
+                "its traffic selectors fit no child (TS_UNACCEPTABLE sent): seen from here it asks for {asked}, we \
+                 have {own}; make local_ts here overlap its remote_ts and remote_ts here its local_ts",
+            );
+            let outcome =
+                Outcome::new(OutcomeCode::TsUnacceptable, Stage::ChildSa, Blame::PeerIncompatible, message)
+                    .proposals(&[], &theirs)
+                    .selectors(&Selectors::default(), &asked);
+            (Notify::new(NotifyType::TS_UNACCEPTABLE, Vec::new()), outcome)
+        }
+    })
+}

@@ -1,0 +1,108 @@
+//! INFORMATIONAL: deletes, liveness checks, and what else a peer tells (RFC 7296 1.4).
+
+use adit_wire::ikev2::{Delete, NotifyType, Payload, ProtocolId, Spi};
+
+use super::established::{Established, Handled};
+use super::{ChildSa, Contents, Core};
+use crate::output::{Blame, ChildHandle, DownReason, OutcomeCode, RequestId, Stage};
+use crate::record::Outcome;
+use crate::shared::Shared;
+
+/// Child SAs we delete.
+pub(super) struct Deletion {
+    handles: Vec<ChildHandle>,
+    /// Inbound SPIs of children that the peer believes in and we do not.
+    spis: Vec<Spi>,
+    requests: Vec<RequestId>,
+    reason: DownReason,
+}
+
+impl Deletion {
+    pub(super) fn of_children(handles: &[ChildHandle], requests: Vec<RequestId>, reason: DownReason) -> Self {
+        Self { handles: handles.to_vec(), spis: Vec::new(), requests, reason }
+    }
+
+    pub(super) fn of_spi(spi: Spi) -> Self {
+        Self { handles: Vec::new(), spis: vec![spi], requests: Vec::new(), reason: DownReason::Failed }
+    }
+
+    /// The Delete payload, unless all of it is gone by now. It names our inbound SPIs (RFC 7296 1.4.1).
+    pub(super) fn start(&mut self, children: &mut [ChildSa]) -> Option<Payload> {
+        let mut spis = self.spis.clone();
+        for child in children.iter_mut().filter(|c| self.handles.contains(&c.handle) && !c.deleting) {
+            child.deleting = true;
+            spis.push(child.inbound_spi);
+        }
+        (!spis.is_empty()).then_some(Payload::Delete(Delete { protocol: ProtocolId::ESP, spis }))
+    }
+
+    /// The peer has confirmed, or never will.
+    pub(super) fn finish(self, core: &Core, cx: &mut Shared, children: &mut Vec<ChildSa>) {
+        for child in children.extract_if(.., |c| self.handles.contains(&c.handle)) {
+            child.remove(core, cx, self.reason);
+        }
+        for request in self.requests {
+            cx.finish_part(request, Ok(()));
+        }
+    }
+}
+
+impl Established {
+    pub(super) fn respond_to_informational(
+        &mut self,
+        core: &Core,
+        cx: &mut Shared,
+        c: &Contents<'_>,
+        message_id: u32,
+    ) -> Handled {
+        if c.deletes.iter().any(|d| d.protocol == ProtocolId::IKE) {
+            return Handled::RespondAndClose(
+                Vec::new(),
+                DownReason::DeletedByPeer,
+                "the peer deleted the IKE SA",
+            );
+        }
+        // RFC 7296 2.21.2: right after IKE_AUTH an initiator may tell that it does not believe us.
+        let rejected = c.notifies.iter().find(|n| {
+            matches!(
+                n.notify_type,
+                NotifyType::AUTHENTICATION_FAILED
+                    | NotifyType::INVALID_SYNTAX
+                    | NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD
+            )
+        });
+        if let Some(notify) = rejected
+            && !core.initiator
+            && message_id == 2
+        {
+            let message = format!(
+                "rejected our IKE_AUTH response ({}): compare the pre-shared keys on both sides, and whether it \
+                 expects our identity",
+                notify.notify_type,
+            );
+            let outcome =
+                Outcome::new(OutcomeCode::RefusedByPeer, Stage::IkeAuth, Blame::PeerIncompatible, message);
+            core.record(cx, outcome.notify(notify.notify_type));
+            return Handled::RespondAndClose(
+                Vec::new(),
+                DownReason::Failed,
+                "the peer rejected our authentication",
+            );
+        }
+        let asked = |child: &ChildSa| {
+            c.deletes.iter().any(|d| d.protocol == ProtocolId::ESP && d.spis.contains(&child.outbound_spi))
+        };
+        // Where both sides delete at once, each response leaves out what the other has asked for already, and it is
+        // gone when our own request is answered (RFC 7296 1.4.1).
+        let mut spis = Vec::new();
+        for child in self.children.extract_if(.., |child| !child.deleting && asked(child)) {
+            spis.push(child.inbound_spi);
+            child.remove(core, cx, DownReason::DeletedByPeer);
+        }
+        if spis.is_empty() {
+            Handled::Respond(Vec::new())
+        } else {
+            Handled::Respond(vec![Payload::Delete(Delete { protocol: ProtocolId::ESP, spis })])
+        }
+    }
+}

@@ -1,0 +1,629 @@
+//! IKE_SA_INIT, both roles (RFC 7296 1.2, 2.6, 2.7, 2.14, 2.23).
+//!
+//! Nothing in this exchange is authenticated: a responder keeps no state for a request it refuses, and an initiator
+//! acts on no refusal at once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_crypto::{IkeTransforms, KeyExchangeSecret, Secret, ike_keys};
+use adit_wire::ikev2::{
+    ExchangeType, Flags, Header, IkeSpi, KeId, KeyExchange, Message, Nonce, Notify, NotifyType, Payload,
+    PayloadType, Proposal, SecurityAssociation, Version,
+};
+use tracing::debug;
+
+use super::auth::{self, AwaitAuthRequest, Handshake};
+use super::secured::Secured;
+use super::window::{Fate, Outstanding};
+use super::{Contents, Core, IkeSa, Incoming, State, Wanted};
+use crate::config::Connection;
+use crate::nat::{self, Nat};
+use crate::output::{Blame, DownReason, IkeKeyLog, OutcomeCode, Output, Stage};
+use crate::proposal::{NotationList, answers, choose, ike_transforms, ke_name, methods};
+use crate::record::{Facts, Outcome};
+use crate::shared::Shared;
+
+/// Octets of our nonces: at least half the key of any PRF (RFC 7296 2.10).
+pub(super) const NONCE_LEN: usize = 32;
+
+/// How long we go on after an unprotected refusal. It may be forged, so the real answer gets its chance; but it is
+/// most often true, and somebody waits to read it (RFC 7296 2.21.1).
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// New starts because of COOKIE, INVALID_KE_PAYLOAD, or a public value that must not be used.
+const MOST_RESTARTS: u32 = 5;
+
+/// Initiator: the first request is out.
+pub(crate) struct AwaitInitResponse {
+    secret: KeyExchangeSecret,
+    nonce: Vec<u8>,
+    cookie: Option<Vec<u8>>,
+    restarts: u32,
+    outstanding: Outstanding,
+    /// Why it will have failed if nothing better comes in time.
+    refusal: Option<Box<Outcome>>,
+    wanted: Vec<Wanted>,
+}
+
+impl AwaitInitResponse {
+    /// Starts an IKE SA as initiator; `Err` gives the children back that now wait in vain.
+    pub(crate) fn start(
+        cx: &mut Shared,
+        connection: Arc<Connection>,
+        local: SocketAddr,
+        remote: SocketAddr,
+        wanted: Vec<Wanted>,
+    ) -> Result<IkeSa, Vec<Wanted>> {
+        let Some(method) = methods(&connection.proposals).first().copied() else { return Err(wanted) };
+        let Ok(secret) = KeyExchangeSecret::generate(method, &mut *cx.entropy) else { return Err(wanted) };
+        let fake = connection.encap;
+        let mut core = Core {
+            handle: cx.next_ike_sa(),
+            connection,
+            initiator: true,
+            spi_i: cx.random_ike_spi(),
+            spi_r: IkeSpi::ZERO,
+            local,
+            remote,
+            nat: Nat { fake, ..Nat::default() },
+            local_id: None,
+            remote_id: None,
+            transforms: None,
+            established: None,
+            last_sent: cx.now,
+            nat_keepalive: cx.settings.nat_keepalive,
+            last_proof: cx.now,
+            delete_requests: Vec::new(),
+            first_request: None,
+        };
+        let nonce = cx.random::<NONCE_LEN>().to_vec();
+        for w in &wanted {
+            let line = format!("initiating IKE_SA {}[{}] to {}", core.connection.name, core.handle.0, remote);
+            cx.progress(&w.requests, &line);
+        }
+        let request = Self::request(&core, cx, &secret, &nonce, None);
+        let schedule = core.schedule();
+        let outstanding = Outstanding::send(&mut core, cx, 0, request, schedule);
+        let state = Self { secret, nonce, cookie: None, restarts: 0, outstanding, refusal: None, wanted };
+        Ok(IkeSa::new(cx, core, State::AwaitInitResponse(Box::new(state))))
+    }
+
+    fn request(
+        core: &Core,
+        cx: &mut Shared,
+        secret: &KeyExchangeSecret,
+        nonce: &[u8],
+        cookie: Option<&[u8]>,
+    ) -> Vec<u8> {
+        let mut payloads = Vec::new();
+        // RFC 7296 2.6: the cookie comes first, everything else as it was.
+        payloads.extend(cookie.map(|c| Payload::Notify(Notify::new(NotifyType::COOKIE, c.to_vec()))));
+        payloads.push(Payload::SecurityAssociation(SecurityAssociation {
+            proposals: core.connection.proposals.clone(),
+        }));
+        payloads.push(Payload::KeyExchange(KeyExchange {
+            method: secret.method(),
+            data: secret.public().to_vec(),
+        }));
+        payloads.push(Payload::Nonce(Nonce(nonce.to_vec())));
+        payloads.extend(nat::notifies(
+            core.spi_i,
+            IkeSpi::ZERO,
+            core.local,
+            core.remote,
+            core.nat.fake,
+            &mut *cx.entropy,
+        ));
+        Message::encode(&core.header(ExchangeType::IKE_SA_INIT, false, 0), &payloads)
+    }
+
+    pub(super) fn want(&mut self, wanted: Wanted) {
+        self.wanted.push(wanted);
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.outstanding.deadline()
+    }
+
+    pub(super) fn handle_timeout(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
+        if self.outstanding.on_timeout(core, cx) == Fate::Waiting {
+            return State::AwaitInitResponse(self);
+        }
+        let outcome = self.refusal.take().unwrap_or_else(|| {
+            let (remote, times) = (core.remote, self.outstanding.times_sent());
+            Outcome::new(
+                OutcomeCode::Timeout,
+                Stage::IkeSaInit,
+                Blame::Network,
+                format!(
+                    "no answer from {} port {} (UDP) to IKE_SA_INIT sent {times} times from {}: check that the \
+                     peer's address is right, that it runs and listens there, and that no firewall drops UDP 500 \
+                     and 4500",
+                    remote.ip(),
+                    remote.port(),
+                    core.local,
+                ),
+            )
+            .proposals(&core.connection.proposals, &[])
+        });
+        self.fail(core, cx, outcome)
+    }
+
+    pub(super) fn cancel(self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
+        let outcome = Outcome::new(
+            OutcomeCode::Cancelled,
+            Stage::IkeSaInit,
+            Blame::OurConfiguration,
+            "the IKE_SA_INIT exchange was cancelled on our side",
+        )
+        .proposals(&core.connection.proposals, &[]);
+        self.fail(core, cx, outcome)
+    }
+
+    fn fail(self: Box<Self>, core: &mut Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
+        let message = core.record(cx, outcome);
+        for wanted in self.wanted {
+            wanted.fail(cx, &message);
+        }
+        core.close(cx, Vec::new(), DownReason::Failed, &message)
+    }
+
+    pub(super) fn handle_message(
+        self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        m: &Incoming<'_>,
+    ) -> State {
+        // The answer comes from where the question went to (RFC 7296 2.11), and is no echo of our own message.
+        if !m.is(ExchangeType::IKE_SA_INIT, true, 0)
+            || m.remote != core.remote
+            || m.message.encrypted.is_some()
+        {
+            cx.counters.ignored += 1;
+            return State::AwaitInitResponse(self);
+        }
+        let Ok(contents) = Contents::read(&m.message.payloads) else {
+            return self.refused(core, cx, Outcome::new(
+                OutcomeCode::InvalidSyntax,
+                Stage::IkeSaInit,
+                Blame::PeerMalformed,
+                "its IKE_SA_INIT response cannot be understood (a repeated or an unknown critical payload)",
+            ));
+        };
+        if let Some(cookie) = contents.notify(NotifyType::COOKIE) {
+            return self.with_cookie(core, cx, &cookie.data);
+        }
+        if let Some(notify) = contents.notify(NotifyType::INVALID_KE_PAYLOAD) {
+            let method =
+                <[u8; 2]>::try_from(notify.data.as_slice()).ok().map(|b| KeId(u16::from_be_bytes(b)));
+            return self.with_method(core, cx, method);
+        }
+        if let Some(notify) = contents.error() {
+            let outcome = refusal_of_init(core, notify);
+            return self.refused(core, cx, outcome);
+        }
+        self.accepted(core, cx, m, &contents)
+    }
+
+    /// A refusal that nothing protects: it stands unless the real answer comes soon.
+    fn refused(mut self: Box<Self>, core: &Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
+        debug!(handle = core.handle.0, message = %outcome.message, "refused, waiting whether that is all");
+        if self.refusal.is_none() {
+            self.outstanding.give_up_by(cx.now + REFUSAL_PATIENCE);
+            let requests: Vec<_> = self.wanted.iter().flat_map(|w| w.requests.iter().copied()).collect();
+            cx.progress(&requests, &format!("peer {}: {}", core.remote, outcome.message));
+        }
+        self.refusal = Some(outcome.proposals(&core.connection.proposals, &[]));
+        State::AwaitInitResponse(self)
+    }
+
+    fn with_cookie(mut self: Box<Self>, core: &mut Core, cx: &mut Shared, cookie: &[u8]) -> State {
+        // RFC 7296 2.6: 1 to 64 octets.
+        if cookie.is_empty() || cookie.len() > 64 || self.cookie.as_deref() == Some(cookie) {
+            cx.counters.ignored += 1;
+            return State::AwaitInitResponse(self);
+        }
+        self.cookie = Some(cookie.to_vec());
+        self.restart(core, cx, None)
+    }
+
+    /// INVALID_KE_PAYLOAD (RFC 7296 1.2, 2.7). Never to a method outside our own proposals, whoever wishes it.
+    fn with_method(self: Box<Self>, core: &mut Core, cx: &mut Shared, method: Option<KeId>) -> State {
+        let ours = methods(&core.connection.proposals);
+        match method {
+            Some(method) if method == self.secret.method() => {
+                // A late answer to a request before this one.
+                cx.counters.ignored += 1;
+                State::AwaitInitResponse(self)
+            }
+            Some(method) if ours.contains(&method) => self.restart(core, cx, Some(method)),
+            _ => {
+                let wish = method.map_or_else(|| "no method it names".to_owned(), ke_name);
+                let have: Vec<String> = ours.iter().map(|m| ke_name(*m)).collect();
+                self.refused(core, cx, Outcome::new(
+                    OutcomeCode::InvalidKe,
+                    Stage::IkeSaInit,
+                    Blame::PeerIncompatible,
+                    format!(
+                        "it wants the key exchange method {wish} (INVALID_KE_PAYLOAD), our proposals have {}: add \
+                         its method to `proposals` here or one of ours there",
+                        have.join(", "),
+                    ),
+                ).notify(NotifyType::INVALID_KE_PAYLOAD))
+            }
+        }
+    }
+
+    /// Sends a changed first request. SPI and nonce stay (a cookie is bound to them), the cookie too (RFC 7296 2.6.1).
+    fn restart(mut self: Box<Self>, core: &mut Core, cx: &mut Shared, method: Option<KeId>) -> State {
+        if self.restarts >= MOST_RESTARTS {
+            return self.refused(
+                core,
+                cx,
+                Outcome::new(
+                    OutcomeCode::InvalidKe,
+                    Stage::IkeSaInit,
+                    Blame::PeerMisbehaved,
+                    format!("it asked for a changed IKE_SA_INIT more than {MOST_RESTARTS} times"),
+                ),
+            );
+        }
+        self.restarts += 1;
+        if let Some(method) = method {
+            match KeyExchangeSecret::generate(method, &mut *cx.entropy) {
+                Ok(secret) => self.secret = secret,
+                Err(_) => return State::AwaitInitResponse(self),
+            }
+        }
+        debug!(handle = core.handle.0, cookie = self.cookie.is_some(), ?method, "starting IKE_SA_INIT again");
+        let request = Self::request(core, cx, &self.secret, &self.nonce, self.cookie.as_deref());
+        self.outstanding = Outstanding::send(core, cx, 0, request, core.schedule());
+        self.refusal = None;
+        State::AwaitInitResponse(self)
+    }
+
+    fn accepted(
+        self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        m: &Incoming<'_>,
+        c: &Contents<'_>,
+    ) -> State {
+        let invalid = |why: &str| {
+            Outcome::new(
+                OutcomeCode::InvalidSyntax,
+                Stage::IkeSaInit,
+                Blame::PeerMisbehaved,
+                format!("its IKE_SA_INIT response is invalid: {why}"),
+            )
+        };
+        let (Some(sa), Some(ke), Some(nonce)) = (c.sa, c.ke, c.nonce) else {
+            return self.refused(core, cx, invalid("it lacks SA, KE or Nonce"));
+        };
+        let spi_r = m.header().responder_spi;
+        let (Some(proposal), 1) = (sa.proposals.first(), sa.proposals.len()) else {
+            return self.refused(core, cx, invalid("it does not choose one proposal"));
+        };
+        let transforms = ike_transforms(proposal).filter(|_| answers(&core.connection.proposals, proposal));
+        let Some(transforms) = transforms else {
+            return self.refused(core, cx, invalid("it chooses what we did not offer").chosen(proposal));
+        };
+        // An echo of our own nonce or SPI is our own message come back.
+        if spi_r == IkeSpi::ZERO || spi_r == core.spi_i || nonce.0 == self.nonce {
+            return self.refused(core, cx, invalid("its SPI or nonce is zero or our own"));
+        }
+        if ke.method != transforms.ke || ke.method != self.secret.method() {
+            return self.refused(core, cx, invalid("its public value is not of the method it chooses"));
+        }
+        if short_nonce(&transforms, &nonce.0) {
+            return self.refused(core, cx, invalid("its nonce is too short for the PRF"));
+        }
+        let Self { secret, nonce: own_nonce, outstanding, wanted, cookie, restarts, .. } = *self;
+        let method = secret.method();
+        let shared = match secret.agree(&ke.data) {
+            Ok(shared) => shared,
+            Err(error) => {
+                // The key is spent on a value that may be forged: start over with a fresh one.
+                debug!(handle = core.handle.0, %error, "public value refused");
+                let Ok(secret) = KeyExchangeSecret::generate(method, &mut *cx.entropy) else {
+                    return core.close(cx, Vec::new(), DownReason::Failed, "no key");
+                };
+                let refusal = Some(invalid(&error.to_string()));
+                let again = Self { secret, nonce: own_nonce, cookie, restarts, outstanding, refusal, wanted };
+                return Box::new(again).restart(core, cx, None);
+            }
+        };
+        core.spi_r = spi_r;
+        core.transforms = Some(transforms);
+        let secured = match derive(cx, core, transforms, &shared, &own_nonce, &nonce.0) {
+            Ok(secured) => secured,
+            Err(failure) => {
+                let outcome = Outcome::new(
+                    OutcomeCode::NoProposalChosen,
+                    Stage::IkeSaInit,
+                    Blame::OurBug,
+                    format!("the keys cannot be derived: {failure}"),
+                );
+                let message = core.record(cx, outcome);
+                for w in wanted {
+                    w.fail(cx, &message);
+                }
+                return core.close(cx, Vec::new(), DownReason::Failed, &message);
+            }
+        };
+        let detected = nat::detect(&c.notifies, core.spi_i, core.spi_r, m.local, m.remote);
+        core.nat = detected.map_or_else(Nat::default, |nat| Nat { fake: core.nat.fake, ..nat });
+        if core.nat.encapsulates() {
+            float(core, cx);
+        }
+        let handshake = Handshake {
+            init_request: outstanding.datagram().to_vec(),
+            init_response: m.datagram.to_vec(),
+            nonce_i: own_nonce,
+            nonce_r: nonce.0.clone(),
+            chosen: proposal.clone(),
+            peer_proposals: Vec::new(),
+        };
+        auth::request(core, cx, secured, handshake, wanted)
+    }
+}
+
+/// Behind or before a NAT, everything from IKE_AUTH on goes from and to the NAT traversal ports (RFC 7296 2.23). Where
+/// the peer's port is not 500 it is its NAT traversal port already.
+fn float(core: &mut Core, cx: &Shared) {
+    core.local.set_port(cx.settings.nat_t_port);
+    if core.remote.port() == 500 {
+        core.remote.set_port(4500);
+    }
+}
+
+/// RFC 7296 2.10: at least half the key of the PRF.
+fn short_nonce(transforms: &IkeTransforms, nonce: &[u8]) -> bool {
+    adit_crypto::Prf::new(transforms.prf).is_ok_and(|prf| nonce.len() * 2 < prf.key_len())
+}
+
+/// SKEYSEED and all that comes of it (RFC 7296 2.14).
+fn derive(
+    cx: &mut Shared,
+    core: &Core,
+    transforms: IkeTransforms,
+    shared: &Secret,
+    nonce_i: &[u8],
+    nonce_r: &[u8],
+) -> Result<Secured, adit_crypto::Error> {
+    let keys = ike_keys(&transforms, shared, nonce_i, nonce_r, core.spi_i.0, core.spi_r.0)?;
+    if cx.settings.key_log {
+        let copy = |key: &Secret| key.expose().to_vec();
+        cx.outputs.push_back(Output::KeyLog(IkeKeyLog {
+            initiator_spi: core.spi_i,
+            responder_spi: core.spi_r,
+            transforms,
+            sk_ei: copy(&keys.sk_ei),
+            sk_er: copy(&keys.sk_er),
+            sk_ai: copy(&keys.sk_ai),
+            sk_ar: copy(&keys.sk_ar),
+        }));
+    }
+    Secured::new(transforms, keys, core.initiator)
+}
+
+/// What an error notify in an IKE_SA_INIT response means for the operator.
+fn refusal_of_init(core: &Core, notify: &Notify) -> Box<Outcome> {
+    let offered = NotationList(&core.connection.proposals).to_string();
+    let (code, message) = match notify.notify_type {
+        NotifyType::NO_PROPOSAL_CHOSEN => (
+            OutcomeCode::NoProposalChosen,
+            format!(
+                "refused our IKE proposals (NO_PROPOSAL_CHOSEN): we offered {offered}; add one that it accepts to \
+                 `proposals` here, or one of these there; it may also have no connection for our address {}",
+                core.local.ip(),
+            ),
+        ),
+        other => (
+            OutcomeCode::RefusedByPeer,
+            format!("refused IKE_SA_INIT with {other}: its log says why; we offered {offered}"),
+        ),
+    };
+    Outcome::new(code, Stage::IkeSaInit, Blame::PeerIncompatible, message).notify(notify.notify_type)
+}
+
+/// Responder: a first request, not yet worth any state.
+pub(crate) struct InitRequest<'a> {
+    pub(crate) incoming: Incoming<'a>,
+    pub(crate) contents: Contents<'a>,
+}
+
+impl InitRequest<'_> {
+    fn spi_i(&self) -> IkeSpi {
+        self.incoming.header().initiator_spi
+    }
+
+    /// Header of a response without state: the responder's SPI stays zero (RFC 7296 2.6).
+    pub(crate) fn stateless_header(request: &Header) -> Header {
+        Header {
+            initiator_spi: request.initiator_spi,
+            responder_spi: request.responder_spi,
+            next_payload: PayloadType::NONE,
+            version: Version::IKEV2,
+            exchange: request.exchange,
+            flags: Flags { initiator: !request.flags.initiator, version: false, response: true },
+            message_id: request.message_id,
+            length: 0,
+        }
+    }
+
+    /// Answers with a notify and keeps nothing.
+    pub(crate) fn answer(&self, cx: &mut Shared, notify: Notify) {
+        let header = Self::stateless_header(self.incoming.header());
+        let datagram = Message::encode(&header, &[Payload::Notify(notify)]);
+        cx.transmit(self.incoming.local, self.incoming.remote, datagram);
+    }
+
+    /// Refuses, with a record, unless this address has had too many answers lately.
+    fn refuse(
+        &self,
+        cx: &mut Shared,
+        connection: Option<&Connection>,
+        notify: Notify,
+        outcome: Box<Outcome>,
+    ) {
+        if cx.may_answer(self.incoming.remote.ip()) {
+            self.answer(cx, notify.clone());
+        }
+        let record = outcome.notify(notify.notify_type).into_record(Facts {
+            at: cx.now,
+            connection: connection.map(|c| c.name.as_str()),
+            initiator: false,
+            local: self.incoming.local,
+            remote: self.incoming.remote,
+            local_id: None,
+            remote_id: None,
+        });
+        cx.record(record, true);
+    }
+
+    fn malformed(&self, cx: &mut Shared, why: &str) {
+        let outcome = Outcome::new(
+            OutcomeCode::InvalidSyntax,
+            Stage::IkeSaInit,
+            Blame::PeerMalformed,
+            format!("its IKE_SA_INIT request is invalid: {why}"),
+        );
+        self.refuse(cx, None, Notify::new(NotifyType::INVALID_SYNTAX, Vec::new()), outcome);
+    }
+
+    /// Chooses a connection and a proposal, and answers. Everything that costs comes last.
+    pub(crate) fn respond(&self, cx: &mut Shared) -> Option<IkeSa> {
+        let (local, remote) = (self.incoming.local, self.incoming.remote);
+        let c = &self.contents;
+        let (Some(sa), Some(ke), Some(nonce)) = (c.sa, c.ke, c.nonce) else {
+            self.malformed(cx, "it lacks SA, KE or Nonce");
+            return None;
+        };
+        let candidates = cx.connections_for(local.ip(), remote.ip());
+        let Some(nearest) = candidates.first() else {
+            self.unknown_peer(cx, &sa.proposals);
+            return None;
+        };
+        let choice = candidates.iter().find_map(|connection| {
+            let proposal = choose(&connection.proposals, &sa.proposals)?.proposal;
+            let transforms = ike_transforms(&proposal)?;
+            Some((connection, proposal, transforms))
+        });
+        let Some((connection, proposal, transforms)) = choice else {
+            self.no_proposal(cx, nearest, &sa.proposals);
+            return None;
+        };
+        if short_nonce(&transforms, &nonce.0) {
+            self.malformed(cx, "its nonce is too short for the PRF");
+            return None;
+        }
+        if ke.method != transforms.ke {
+            // RFC 7296 1.2: name the method we choose; the initiator starts again.
+            debug!(%remote, got = %ke.method, want = %transforms.ke, "asking for another key exchange method");
+            let wish = transforms.ke.0.to_be_bytes().to_vec();
+            self.answer(cx, Notify::new(NotifyType::INVALID_KE_PAYLOAD, wish));
+            return None;
+        }
+        let (public, shared) = match adit_crypto::respond(ke.method, &ke.data, &mut *cx.entropy) {
+            Ok(both) => both,
+            Err(error) => {
+                self.malformed(cx, &error.to_string());
+                return None;
+            }
+        };
+        self.accept(cx, Arc::clone(connection), proposal, transforms, &public, &shared)
+    }
+
+    fn accept(
+        &self,
+        cx: &mut Shared,
+        connection: Arc<Connection>,
+        proposal: Proposal,
+        transforms: IkeTransforms,
+        public: &[u8],
+        shared: &Secret,
+    ) -> Option<IkeSa> {
+        let (local, remote) = (self.incoming.local, self.incoming.remote);
+        let (sa, peer_nonce) = (self.contents.sa?, self.contents.nonce?);
+        let nonce = cx.random::<NONCE_LEN>().to_vec();
+        let detected = nat::detect(&self.contents.notifies, self.spi_i(), IkeSpi::ZERO, local, remote);
+        let fake = connection.encap;
+        let core = Core {
+            handle: cx.next_ike_sa(),
+            connection,
+            initiator: false,
+            spi_i: self.spi_i(),
+            spi_r: cx.random_ike_spi(),
+            local,
+            remote,
+            nat: detected.map_or_else(Nat::default, |nat| Nat { fake, ..nat }),
+            local_id: None,
+            remote_id: None,
+            transforms: Some(transforms),
+            established: None,
+            last_sent: cx.now,
+            nat_keepalive: cx.settings.nat_keepalive,
+            last_proof: cx.now,
+            delete_requests: Vec::new(),
+            first_request: None,
+        };
+        let secured = derive(cx, &core, transforms, shared, &peer_nonce.0, &nonce).ok()?;
+        let mut payloads = vec![
+            Payload::SecurityAssociation(SecurityAssociation { proposals: vec![proposal.clone()] }),
+            Payload::KeyExchange(KeyExchange { method: transforms.ke, data: public.to_vec() }),
+            Payload::Nonce(Nonce(nonce.clone())),
+        ];
+        if detected.is_some() {
+            payloads.extend(nat::notifies(core.spi_i, core.spi_r, local, remote, fake, &mut *cx.entropy));
+        }
+        let response = Message::encode(&core.header(ExchangeType::IKE_SA_INIT, true, 0), &payloads);
+        cx.transmit(local, remote, response.clone());
+        let state = AwaitAuthRequest::new(
+            secured,
+            Handshake {
+                init_request: self.incoming.datagram.to_vec(),
+                init_response: response,
+                nonce_i: peer_nonce.0.clone(),
+                nonce_r: nonce,
+                chosen: proposal,
+                peer_proposals: sa.proposals.clone(),
+            },
+            cx.now + cx.settings.half_open_timeout,
+        );
+        Some(IkeSa::new(cx, core, State::AwaitAuthRequest(Box::new(state))))
+    }
+
+    fn unknown_peer(&self, cx: &mut Shared, theirs: &[Proposal]) {
+        let (local, remote) = (self.incoming.local.ip(), self.incoming.remote.ip());
+        let outcome = Outcome::new(
+            OutcomeCode::UnknownPeer,
+            Stage::IkeSaInit,
+            Blame::OurConfiguration,
+            format!(
+                "wants an IKE SA, but no connection has {local} in local_addrs and {remote} in remote_addrs \
+                 (NO_PROPOSAL_CHOSEN sent): if it is welcome, add its address to `remote_addrs` here"
+            ),
+        )
+        .proposals(&[], theirs);
+        self.refuse(cx, None, Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()), outcome);
+    }
+
+    fn no_proposal(&self, cx: &mut Shared, connection: &Connection, theirs: &[Proposal]) {
+        let outcome = Outcome::new(
+            OutcomeCode::NoProposalChosen,
+            Stage::IkeSaInit,
+            Blame::PeerIncompatible,
+            format!(
+                "no common IKE proposal (NO_PROPOSAL_CHOSEN sent): it offers {}, we accept {}; make `proposals` \
+                 overlap on one side",
+                NotationList(theirs),
+                NotationList(&connection.proposals),
+            ),
+        )
+        .proposals(&connection.proposals, theirs);
+        self.refuse(cx, Some(connection), Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()), outcome);
+    }
+}

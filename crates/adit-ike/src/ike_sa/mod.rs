@@ -1,0 +1,439 @@
+//! One IKE SA: its states, and the one place where it goes from one to the next.
+//!
+//! A state is a struct named for what it awaits; handling an input consumes it and returns the next one. Each exchange
+//! is a file: `init` (IKE_SA_INIT), `auth` (IKE_AUTH), `create_child` (CREATE_CHILD_SA), `informational`
+//! (INFORMATIONAL); `established` is the state between exchanges, `closing` the end. Nothing here looks at other IKE
+//! SAs.
+
+mod auth;
+mod child;
+mod closing;
+mod contents;
+mod create_child;
+mod established;
+mod informational;
+mod init;
+mod secured;
+mod window;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_crypto::IkeTransforms;
+use adit_wire::ikev2::{ExchangeType, Flags, Header, IkeSpi, Message, PayloadType, Version};
+use tracing::debug;
+
+use crate::config::{Connection, Retransmission};
+use crate::identity::Identity;
+use crate::nat::Nat;
+use crate::output::{ChildHandle, DownReason, Event, IkeSaHandle, IkeSaState, IkeSaView, Output, RequestId};
+use crate::record::{Facts, Outcome};
+use crate::shared::Shared;
+
+pub(crate) use auth::{AwaitAuthRequest, AwaitAuthResponse};
+pub(crate) use child::{ChildSa, Wanted};
+pub(crate) use closing::{AwaitDeleteResponse, AwaitRepetition};
+pub(crate) use contents::{Contents, Refused};
+pub(crate) use established::Established;
+pub(crate) use init::{AwaitInitResponse, InitRequest};
+
+/// One datagram for this IKE SA.
+#[derive(Clone, Copy)]
+pub(crate) struct Incoming<'a> {
+    /// Where it arrived.
+    pub(crate) local: SocketAddr,
+    /// Where it came from.
+    pub(crate) remote: SocketAddr,
+    pub(crate) datagram: &'a [u8],
+    pub(crate) message: &'a Message,
+}
+
+impl Incoming<'_> {
+    fn header(&self) -> &Header {
+        &self.message.header
+    }
+
+    fn is(&self, exchange: ExchangeType, response: bool, message_id: u32) -> bool {
+        let h = self.header();
+        h.exchange == exchange && h.flags.response == response && h.message_id == message_id
+    }
+}
+
+/// What is true of an IKE SA in every state.
+pub(crate) struct Core {
+    pub(crate) handle: IkeSaHandle,
+    /// As responder the best guess by addresses until IKE_AUTH tells who the peer is.
+    pub(crate) connection: Arc<Connection>,
+    /// Are we the original initiator?
+    pub(crate) initiator: bool,
+    pub(crate) spi_i: IkeSpi,
+    pub(crate) spi_r: IkeSpi,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) nat: Nat,
+    pub(crate) local_id: Option<Identity>,
+    /// What the peer claims; authenticated once `established` is set.
+    pub(crate) remote_id: Option<Identity>,
+    pub(crate) transforms: Option<IkeTransforms>,
+    pub(crate) established: Option<Instant>,
+    last_sent: Instant,
+    nat_keepalive: Duration,
+    /// When the peer last proved to be there.
+    pub(crate) last_proof: Instant,
+    /// `terminate` requests that wait for the end of this IKE SA.
+    delete_requests: Vec<RequestId>,
+    /// Responder: the hash by which the gateway knows the request that made it.
+    pub(crate) first_request: Option<[u8; 20]>,
+}
+
+impl Core {
+    pub(crate) fn our_spi(&self) -> IkeSpi {
+        if self.initiator { self.spi_i } else { self.spi_r }
+    }
+
+    /// Header of a message of ours.
+    fn header(&self, exchange: ExchangeType, response: bool, message_id: u32) -> Header {
+        Header {
+            initiator_spi: self.spi_i,
+            responder_spi: self.spi_r,
+            next_payload: PayloadType::NONE,
+            version: Version::IKEV2,
+            exchange,
+            flags: Flags { initiator: self.initiator, version: false, response },
+            message_id,
+            length: 0,
+        }
+    }
+
+    /// Sends a request.
+    fn send(&mut self, cx: &mut Shared, datagram: Vec<u8>) {
+        self.last_sent = cx.now;
+        cx.transmit(self.local, self.remote, datagram);
+    }
+
+    /// Sends a response to where its request came from (RFC 7296 2.11).
+    fn reply(&mut self, cx: &mut Shared, to: &Incoming<'_>, datagram: Vec<u8>) {
+        self.last_sent = cx.now;
+        cx.transmit(to.local, to.remote, datagram);
+    }
+
+    /// When the NAT before us must see something again (RFC 3948 4).
+    fn keepalive_due(&self) -> Option<Instant> {
+        (self.nat.local && !self.nat_keepalive.is_zero()).then(|| self.last_sent + self.nat_keepalive)
+    }
+
+    fn schedule(&self) -> Retransmission {
+        self.connection.retransmission
+    }
+
+    pub(crate) fn view(&self, state: IkeSaState, children: &[ChildSa]) -> IkeSaView {
+        IkeSaView {
+            handle: self.handle,
+            connection: if self.initiator || self.established.is_some() {
+                self.connection.name.clone()
+            } else {
+                String::new()
+            },
+            state,
+            initiator: self.initiator,
+            initiator_spi: self.spi_i,
+            responder_spi: self.spi_r,
+            local: self.local,
+            remote: self.remote,
+            local_id: self.local_id.clone(),
+            remote_id: self.remote_id.clone().filter(|_| self.established.is_some()),
+            nat_local: self.nat.local,
+            nat_remote: self.nat.remote,
+            nat_fake: self.nat.fake,
+            transforms: self.transforms,
+            established: self.established,
+            children: children.iter().map(ChildSa::view).collect(),
+        }
+    }
+
+    /// Both sides are authentic.
+    fn establish(&mut self, cx: &mut Shared) {
+        self.established = Some(cx.now);
+        self.last_proof = cx.now;
+        if let (Some(local), Some(remote)) = (&self.local_id, &self.remote_id) {
+            cx.add_peer(local, remote, self.handle);
+        }
+        cx.event(Event::IkeUp(self.view(IkeSaState::Established, &[])));
+    }
+
+    /// The end: nothing of it is left in the data plane, and everybody who waits is told.
+    fn close(&mut self, cx: &mut Shared, children: Vec<ChildSa>, reason: DownReason, failure: &str) -> State {
+        for child in children {
+            child.remove(self, cx, reason);
+        }
+        if self.established.is_some() {
+            if let (Some(local), Some(remote)) = (&self.local_id, &self.remote_id) {
+                cx.remove_peer(local, remote, self.handle);
+            }
+            cx.event(Event::IkeDown(self.view(IkeSaState::Deleting, &[]), reason));
+            self.established = None;
+        }
+        for request in std::mem::take(&mut self.delete_requests) {
+            cx.finish_part(request, Ok(()));
+        }
+        debug!(handle = self.handle.0, ?reason, failure, "IKE SA closed");
+        State::Closed
+    }
+
+    /// Leaves a record of a negotiation and returns its sentence.
+    pub(crate) fn record(&self, cx: &mut Shared, outcome: Box<Outcome>) -> String {
+        let named = self.initiator || self.remote_id.is_some();
+        let record = outcome.into_record(Facts {
+            at: cx.now,
+            connection: named.then_some(self.connection.name.as_str()),
+            initiator: self.initiator,
+            local: self.local,
+            remote: self.remote,
+            local_id: self.local_id.as_ref(),
+            remote_id: self.remote_id.as_ref(),
+        });
+        let message = record.message.clone();
+        // Whoever is not authenticated yet can make us write as much as it likes.
+        let stranger = !self.initiator && self.established.is_none();
+        cx.record(record, stranger);
+        message
+    }
+}
+
+/// What an IKE SA waits for.
+pub(crate) enum State {
+    /// Initiator: the response of IKE_SA_INIT.
+    AwaitInitResponse(Box<AwaitInitResponse>),
+    /// Initiator: the response of IKE_AUTH.
+    AwaitAuthResponse(Box<AwaitAuthResponse>),
+    /// Responder: the request of IKE_AUTH.
+    AwaitAuthRequest(Box<AwaitAuthRequest>),
+    /// Any exchange.
+    Established(Box<Established>),
+    /// The response to the request that ends it.
+    AwaitDeleteResponse(Box<AwaitDeleteResponse>),
+    /// It is gone; only repetitions of its last request are still answered.
+    AwaitRepetition(Box<AwaitRepetition>),
+    /// Nothing: it can be forgotten.
+    Closed,
+}
+
+impl State {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::AwaitInitResponse(_) => "AwaitInitResponse",
+            Self::AwaitAuthResponse(_) => "AwaitAuthResponse",
+            Self::AwaitAuthRequest(_) => "AwaitAuthRequest",
+            Self::Established(_) => "Established",
+            Self::AwaitDeleteResponse(_) => "AwaitDeleteResponse",
+            Self::AwaitRepetition(_) => "AwaitRepetition",
+            Self::Closed => "Closed",
+        }
+    }
+
+    /// Can a stranger make us keep it?
+    fn is_half_open(&self) -> bool {
+        matches!(self, Self::AwaitAuthRequest(_) | Self::AwaitRepetition(_))
+    }
+}
+
+/// One IKE SA.
+pub(crate) struct IkeSa {
+    pub(crate) core: Core,
+    state: State,
+}
+
+impl IkeSa {
+    /// A new IKE SA in its first state.
+    pub(crate) fn new(cx: &mut Shared, core: Core, state: State) -> Self {
+        let mut sa = Self { core, state: State::Closed };
+        sa.transition(cx, "new", false, state);
+        sa
+    }
+
+    /// Every transition of every IKE SA happens here.
+    fn transition(&mut self, cx: &mut Shared, from: &'static str, was_half_open: bool, next: State) {
+        let to = next.name();
+        if from != to {
+            cx.counters.transitions += 1;
+            debug!(handle = self.core.handle.0, from, to, "IKE SA");
+        }
+        match (was_half_open, next.is_half_open()) {
+            (false, true) => cx.half_open += 1,
+            (true, false) => cx.half_open = cx.half_open.saturating_sub(1),
+            _ => {}
+        }
+        self.state = next;
+    }
+
+    /// Lets the state consume one input.
+    fn step(&mut self, cx: &mut Shared, input: impl FnOnce(State, &mut Core, &mut Shared) -> State) {
+        let state = std::mem::replace(&mut self.state, State::Closed);
+        let (from, was_half_open) = (state.name(), state.is_half_open());
+        let next = input(state, &mut self.core, cx);
+        self.transition(cx, from, was_half_open, next);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// Is it gone for everyone but a peer that repeats itself?
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.state, State::Closed | State::AwaitRepetition(_))
+    }
+
+    /// Takes a message whose SPIs and role are this IKE SA's.
+    pub(crate) fn handle_message(&mut self, cx: &mut Shared, incoming: &Incoming<'_>) {
+        self.step(cx, |state, core, cx| match state {
+            State::AwaitInitResponse(s) => s.handle_message(core, cx, incoming),
+            State::AwaitAuthResponse(s) => s.handle_message(core, cx, incoming),
+            State::AwaitAuthRequest(s) => s.handle_message(core, cx, incoming),
+            State::Established(s) => s.handle_message(core, cx, incoming),
+            State::AwaitDeleteResponse(s) => s.handle_message(core, cx, incoming),
+            State::AwaitRepetition(s) => s.handle_message(core, cx, incoming),
+            State::Closed => State::Closed,
+        });
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Shared) {
+        if self.deadline().is_none_or(|at| at > cx.now) {
+            return;
+        }
+        self.step(cx, |state, core, cx| match state {
+            State::AwaitInitResponse(s) => s.handle_timeout(core, cx),
+            State::AwaitAuthResponse(s) => s.handle_timeout(core, cx),
+            State::AwaitAuthRequest(s) => s.handle_timeout(core, cx),
+            State::Established(s) => s.handle_timeout(core, cx),
+            State::AwaitDeleteResponse(s) => s.handle_timeout(core, cx),
+            State::AwaitRepetition(_) | State::Closed => State::Closed,
+        });
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::AwaitInitResponse(s) => Some(s.deadline()),
+            State::AwaitAuthResponse(s) => Some(s.deadline()),
+            State::AwaitAuthRequest(s) => Some(s.deadline()),
+            State::Established(s) => s.deadline(&self.core),
+            State::AwaitDeleteResponse(s) => Some(s.deadline()),
+            State::AwaitRepetition(s) => Some(s.deadline()),
+            State::Closed => None,
+        }
+    }
+
+    /// Can it be asked to bring children up?
+    pub(crate) fn serves(&self, connection: &str) -> bool {
+        self.core.connection.name == connection
+            && match &self.state {
+                State::AwaitInitResponse(_) | State::AwaitAuthResponse(_) => true,
+                State::Established(s) => !s.is_closing(),
+                _ => false,
+            }
+    }
+
+    /// Brings one more child up.
+    pub(crate) fn bring_up(&mut self, cx: &mut Shared, wanted: Wanted) {
+        self.step(cx, |state, core, cx| match state {
+            State::AwaitInitResponse(mut s) => {
+                s.want(wanted);
+                State::AwaitInitResponse(s)
+            }
+            State::AwaitAuthResponse(mut s) => {
+                s.want(wanted);
+                State::AwaitAuthResponse(s)
+            }
+            State::Established(s) => s.bring_up(core, cx, wanted),
+            state => {
+                wanted.fail(cx, "the IKE SA is being deleted");
+                state
+            }
+        });
+    }
+
+    /// Ends it: with a Delete if the peer knows it, at once if not.
+    pub(crate) fn delete(&mut self, cx: &mut Shared, requests: Vec<RequestId>) {
+        self.core.delete_requests.extend(requests);
+        self.step(cx, |state, core, cx| match state {
+            State::AwaitInitResponse(s) => s.cancel(core, cx),
+            State::AwaitAuthResponse(s) => s.cancel(core, cx),
+            State::AwaitAuthRequest(_) => core.close(cx, Vec::new(), DownReason::DeletedByUs, "cancelled"),
+            State::Established(s) => s.delete(core, cx),
+            state @ State::AwaitDeleteResponse(_) => state,
+            State::AwaitRepetition(_) | State::Closed => {
+                core.close(cx, Vec::new(), DownReason::DeletedByUs, "already gone")
+            }
+        });
+    }
+
+    /// Deletes Child SAs.
+    pub(crate) fn delete_children(
+        &mut self,
+        cx: &mut Shared,
+        handles: &[ChildHandle],
+        requests: Vec<RequestId>,
+        reason: DownReason,
+    ) {
+        self.step(cx, |state, core, cx| match state {
+            State::Established(s) => s.delete_children(core, cx, handles, requests, reason),
+            state => {
+                for request in requests {
+                    cx.finish_part(request, Ok(()));
+                }
+                state
+            }
+        });
+    }
+
+    /// The peer says it no longer has it (INITIAL_CONTACT).
+    pub(crate) fn forget(&mut self, cx: &mut Shared) {
+        self.step(cx, |state, core, cx| match state {
+            State::Established(s) => s.close(core, cx, DownReason::DeletedByPeer, "the peer started anew"),
+            State::AwaitDeleteResponse(s) => s.close(core, cx, DownReason::DeletedByPeer),
+            state => state,
+        });
+    }
+
+    /// Something unauthenticated says that the peer may have lost it: worth a question, no more (RFC 7296 2.21.4).
+    pub(crate) fn suspect(&mut self, cx: &mut Shared) {
+        self.step(cx, |state, core, cx| match state {
+            State::Established(s) => s.suspect(core, cx),
+            state => state,
+        });
+    }
+
+    pub(crate) fn children(&self) -> &[ChildSa] {
+        match &self.state {
+            State::Established(s) => s.children(),
+            State::AwaitDeleteResponse(s) => s.children(),
+            _ => &[],
+        }
+    }
+
+    pub(crate) fn view(&self) -> IkeSaView {
+        let state = match &self.state {
+            State::Established(s) if !s.is_closing() => IkeSaState::Established,
+            State::AwaitInitResponse(_) | State::AwaitAuthResponse(_) | State::AwaitAuthRequest(_) => {
+                IkeSaState::Connecting
+            }
+            _ => IkeSaState::Deleting,
+        };
+        self.core.view(state, self.children())
+    }
+
+    /// The stored IKE_SA_INIT response, while the initiator may not have it.
+    pub(crate) fn init_response(&self) -> Option<&[u8]> {
+        match &self.state {
+            State::AwaitAuthRequest(s) => Some(s.init_response()),
+            _ => None,
+        }
+    }
+}
+
+/// Sends one NAT keepalive (RFC 3948 2.3).
+fn keep_nat_open(core: &mut Core, cx: &mut Shared) {
+    core.last_sent = cx.now;
+    cx.outputs.push_back(Output::NatKeepalive { local: core.local, remote: core.remote });
+}

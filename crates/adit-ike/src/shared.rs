@@ -1,0 +1,289 @@
+//! What all IKE SAs of a gateway share: the time of the current input, entropy, configuration, and what comes out.
+//!
+//! IKE SAs write here; only the gateway reads it. Nothing here decides about an SA.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_crypto::Entropy;
+use adit_wire::ikev2::{IkeSpi, Spi};
+use tracing::{info, trace};
+
+use crate::config::{Connection, Settings, SharedSecret};
+use crate::identity::{Fit, Identity};
+use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, RequestId, Transmit};
+use crate::rate::RateLimit;
+
+/// Counts since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Datagrams handed in.
+    pub received: u64,
+    /// Datagrams that changed nothing: malformed, not authentic, repeated, unexpected.
+    pub ignored: u64,
+    /// Datagrams with an Encrypted payload whose integrity check failed.
+    pub not_authentic: u64,
+    /// Requests answered with the stored response.
+    pub repeated_requests: u64,
+    /// Requests of ours sent again.
+    pub retransmissions: u64,
+    /// Cookies demanded.
+    pub cookies_demanded: u64,
+    /// IKE_SA_INIT requests dropped because too many IKE SAs were half-open.
+    pub half_open_refused: u64,
+    /// Transitions of IKE SAs between states.
+    pub transitions: u64,
+    /// Negotiations that succeeded.
+    pub negotiations_succeeded: u64,
+    /// Negotiations that failed.
+    pub negotiations_failed: u64,
+    /// Records and log lines left out because their peer caused too many.
+    pub records_suppressed: u64,
+}
+
+/// Something that concerns other IKE SAs than the one that found it out.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// The peer of `keep` says it has no other IKE SA with us (RFC 7296 2.4).
+    InitialContact { keep: IkeSaHandle, local_id: Identity, remote_id: Identity },
+}
+
+pub(crate) struct Shared {
+    pub(crate) now: Instant,
+    pub(crate) settings: Settings,
+    pub(crate) entropy: Box<dyn Entropy>,
+    pub(crate) connections: Vec<Arc<Connection>>,
+    pub(crate) secrets: Vec<SharedSecret>,
+    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) counters: Counters,
+    /// IKE SAs that a stranger could have made us keep.
+    pub(crate) half_open: usize,
+    records: VecDeque<NegotiationRecord>,
+    record_limit: RateLimit,
+    answer_limit: RateLimit,
+    requests: HashMap<RequestId, Request>,
+    inbound_spis: HashSet<Spi>,
+    pub(crate) child_owners: HashMap<ChildHandle, IkeSaHandle>,
+    /// Established IKE SAs by identities, ours and the peer's.
+    peers: HashMap<(Identity, Identity), Vec<IkeSaHandle>>,
+    last_ike_sa: u64,
+    last_child: u64,
+}
+
+/// An `initiate` or `terminate` that is not done.
+struct Request {
+    /// How many of its parts are not done.
+    left: usize,
+    failures: Vec<String>,
+}
+
+impl Shared {
+    /// Records kept.
+    const RECORDS: usize = 256;
+
+    pub(crate) fn new(settings: Settings, entropy: Box<dyn Entropy>, now: Instant) -> Self {
+        Self {
+            now,
+            settings,
+            entropy,
+            connections: Vec::new(),
+            secrets: Vec::new(),
+            outputs: VecDeque::new(),
+            effects: Vec::new(),
+            counters: Counters::default(),
+            half_open: 0,
+            records: VecDeque::new(),
+            record_limit: RateLimit::new(10, Duration::from_secs(2)),
+            answer_limit: RateLimit::new(10, Duration::from_secs(1)),
+            requests: HashMap::new(),
+            inbound_spis: HashSet::new(),
+            child_owners: HashMap::new(),
+            peers: HashMap::new(),
+            last_ike_sa: 0,
+            last_child: 0,
+        }
+    }
+
+    pub(crate) fn transmit(&mut self, local: SocketAddr, remote: SocketAddr, datagram: Vec<u8>) {
+        trace!(%local, %remote, octets = datagram.len(), "sending");
+        self.outputs.push_back(Output::Transmit(Transmit { local, remote, datagram }));
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// May we answer this stranger once more (RFC 7296 2.21.4)?
+    pub(crate) fn may_answer(&mut self, stranger: IpAddr) -> bool {
+        self.answer_limit.allow(self.now, stranger)
+    }
+
+    /// Keeps a record, and tells the operator in one line. `limited` is for what a stranger can cause at will.
+    pub(crate) fn record(&mut self, record: NegotiationRecord, limited: bool) {
+        if record.is_success() {
+            self.counters.negotiations_succeeded += 1;
+        } else {
+            self.counters.negotiations_failed += 1;
+        }
+        if limited && !self.record_limit.allow(self.now, record.remote.ip()) {
+            self.counters.records_suppressed += 1;
+            return;
+        }
+        info!(code = ?record.code, stage = ?record.stage, blame = ?record.blame, "{}", record.message);
+        if self.records.len() >= Self::RECORDS {
+            self.records.pop_front();
+        }
+        self.records.push_back(record.clone());
+        self.outputs.push_back(Output::Record(Box::new(record)));
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = &NegotiationRecord> {
+        self.records.iter()
+    }
+
+    /// Announces a request of so many parts.
+    pub(crate) fn begin_request(&mut self, request: RequestId, parts: usize) {
+        self.requests.insert(request, Request { left: parts, failures: Vec::new() });
+        if parts == 0 {
+            self.finish_part(request, Ok(()));
+        }
+    }
+
+    /// One part of a request is done; the last one reports it.
+    pub(crate) fn finish_part(&mut self, request: RequestId, result: Result<(), &str>) {
+        let Some(pending) = self.requests.get_mut(&request) else { return };
+        pending.left = pending.left.saturating_sub(1);
+        if let Err(failure) = result
+            && !pending.failures.iter().any(|f| f == failure)
+        {
+            pending.failures.push(failure.to_owned());
+        }
+        if pending.left > 0 {
+            return;
+        }
+        let result = if pending.failures.is_empty() { Ok(()) } else { Err(pending.failures.join("; ")) };
+        self.requests.remove(&request);
+        self.event(Event::RequestDone { request, result });
+    }
+
+    /// Tells whoever waits for these requests how far they are.
+    pub(crate) fn progress(&mut self, requests: &[RequestId], message: &str) {
+        for request in requests {
+            self.event(Event::Progress { request: *request, message: message.to_owned() });
+        }
+    }
+
+    pub(crate) fn next_ike_sa(&mut self) -> IkeSaHandle {
+        self.last_ike_sa += 1;
+        IkeSaHandle(self.last_ike_sa)
+    }
+
+    pub(crate) fn next_child(&mut self) -> ChildHandle {
+        self.last_child += 1;
+        ChildHandle(self.last_child)
+    }
+
+    pub(crate) fn random<const N: usize>(&mut self) -> [u8; N] {
+        let mut octets = [0; N];
+        self.entropy.fill(&mut octets);
+        octets
+    }
+
+    pub(crate) fn random_ike_spi(&mut self) -> IkeSpi {
+        loop {
+            let spi = IkeSpi(u64::from_be_bytes(self.random()));
+            // RFC 7296 3.1: zero means "not known".
+            if spi != IkeSpi::ZERO {
+                return spi;
+            }
+        }
+    }
+
+    /// An inbound ESP SPI that nobody else has; 0 to 255 are reserved (RFC 4303 2.1).
+    pub(crate) fn take_inbound_spi(&mut self) -> Spi {
+        loop {
+            let spi = Spi(u32::from_be_bytes(self.random()));
+            if spi.0 > 255 && self.inbound_spis.insert(spi) {
+                return spi;
+            }
+        }
+    }
+
+    pub(crate) fn release_inbound_spi(&mut self, spi: Spi) {
+        self.inbound_spis.remove(&spi);
+    }
+
+    /// The secret shared between two identities: what fits the peer better wins, then what fits us better, then the
+    /// order of the configuration. A secret without owners is everybody's, as a last resort.
+    pub(crate) fn secret_for(&self, local: &Identity, remote: &Identity) -> Option<&SharedSecret> {
+        let mut best: Option<(Score, &SharedSecret)> = None;
+        for secret in &self.secrets {
+            let fit = |identity| secret.owners.iter().filter_map(|owner| owner.fit(identity)).max();
+            let score = if secret.owners.is_empty() {
+                (None, None)
+            } else {
+                match (fit(remote), fit(local)) {
+                    (None, None) => continue,
+                    score => score,
+                }
+            };
+            if best.is_none_or(|(other, _)| score > other) {
+                best = Some((score, secret));
+            }
+        }
+        best.map(|(_, secret)| secret)
+    }
+
+    pub(crate) fn established_with(&self, local: &Identity, remote: &Identity) -> &[IkeSaHandle] {
+        self.peers.get(&(local.clone(), remote.clone())).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn add_peer(&mut self, local: &Identity, remote: &Identity, handle: IkeSaHandle) {
+        self.peers.entry((local.clone(), remote.clone())).or_default().push(handle);
+    }
+
+    pub(crate) fn remove_peer(&mut self, local: &Identity, remote: &Identity, handle: IkeSaHandle) {
+        let key = (local.clone(), remote.clone());
+        if let Some(handles) = self.peers.get_mut(&key) {
+            handles.retain(|h| *h != handle);
+            if handles.is_empty() {
+                self.peers.remove(&key);
+            }
+        }
+    }
+
+    /// Connections that allow these addresses, the most specific first.
+    pub(crate) fn connections_for(&self, local: IpAddr, remote: IpAddr) -> Vec<Arc<Connection>> {
+        let mut fitting: Vec<(u128, u128, &Arc<Connection>)> = self
+            .connections
+            .iter()
+            .filter_map(|c| Some((width(&c.remote_addrs, remote)?, width(&c.local_addrs, local)?, c)))
+            .collect();
+        // Stable: the order of the configuration decides among equals.
+        fitting.sort_by_key(|(remote, local, _)| (*remote, *local));
+        fitting.into_iter().map(|(_, _, c)| Arc::clone(c)).collect()
+    }
+}
+
+/// How well a secret fits the peer, then us.
+type Score = (Option<Fit>, Option<Fit>);
+
+/// Size of the narrowest range that holds the address; no ranges at all hold everything.
+fn width(ranges: &[crate::config::AddressSpec], address: IpAddr) -> Option<u128> {
+    if ranges.is_empty() {
+        return Some(u128::MAX);
+    }
+    ranges
+        .iter()
+        .filter(|r| r.contains(address))
+        .map(|r| match (r.first, r.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => u128::from(last.to_bits() - first.to_bits()),
+            (IpAddr::V6(first), IpAddr::V6(last)) => last.to_bits() - first.to_bits(),
+            _ => u128::MAX,
+        })
+        .min()
+}

@@ -1,0 +1,10 @@
+//! Two gateways in one process with virtual time and a link that loses, repeats and alters what they say.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop there"
+)]
+
+mod handshake;
+mod pair;
