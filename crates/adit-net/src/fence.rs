@@ -338,3 +338,80 @@ fn octets(address: IpAddr) -> Vec<u8> {
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::PolicyId;
+
+    fn net(text: &str) -> TrafficSelector {
+        let (address, len) = text.split_once('/').unwrap();
+        TrafficSelector::subnet(address.parse().unwrap(), len.parse().unwrap())
+    }
+
+    fn policy(local: &[TrafficSelector], remote: &[TrafficSelector]) -> PolicySpec {
+        PolicySpec {
+            id: PolicyId(1),
+            name: "net".into(),
+            local_ts: local.to_vec(),
+            remote_ts: remote.to_vec(),
+            priority: 0,
+        }
+    }
+
+    /// (first local address, first remote address, protect)
+    fn lines(policies: &[PolicySpec]) -> Vec<(String, String, bool)> {
+        let line =
+            |entry: &Entry| (entry.local.first.to_string(), entry.remote.first.to_string(), entry.protect);
+        entries(policies).iter().map(line).collect()
+    }
+
+    fn line(local: &str, remote: &str, protect: bool) -> (String, String, bool) {
+        (local.into(), remote.into(), protect)
+    }
+
+    #[test]
+    fn the_most_specific_destination_decides() {
+        let all = lines(&[
+            policy(&[net("10.1.0.0/16")], &[net("0.0.0.0/0"), net("10.1.9.0/24")]),
+            policy(&[net("10.0.0.0/8")], &[net("10.2.0.0/16")]),
+        ]);
+        assert_eq!(
+            all,
+            [
+                line("10.1.0.0", "10.1.9.0", true),
+                line("10.0.0.0", "10.2.0.0", true),
+                line("10.1.0.0", "10.1.0.0", false),
+                line("10.1.0.0", "0.0.0.0", true),
+            ]
+        );
+    }
+
+    #[test]
+    fn only_what_can_be_one_packet_is_fenced() {
+        let with = |selector: TrafficSelector, protocol| TrafficSelector { protocol, ..selector };
+        let (v4, v6) = (net("10.1.0.0/16"), net("fd00::/16"));
+        assert!(lines(&[policy(&[v4], &[v6])]).is_empty(), "two families");
+        let remote = net("10.2.0.0/16");
+        assert!(lines(&[policy(&[with(v4, 6)], &[with(remote, 17)])]).is_empty(), "two protocols");
+        let one = entries(&[policy(&[with(v4, 6)], &[remote])]);
+        assert_eq!(one.iter().map(|entry| entry.protocol).collect::<Vec<_>>(), [6]);
+        assert_eq!(entries(&[policy(&[v4], &[remote])]).len(), 1);
+    }
+
+    #[test]
+    fn ports_count_where_there_are_ports() {
+        let with = |protocol, start_port, end_port| TrafficSelector {
+            protocol,
+            start_port,
+            end_port,
+            ..net("10.2.0.0/16")
+        };
+        assert_eq!(ports(6, &with(6, 80, 80)), Some((80, 80)));
+        assert_eq!(ports(17, &with(0, 0, 1023)), Some((0, 1023)), "the other side names the protocol");
+        assert_eq!(ports(6, &with(6, 0, 65_535)), None);
+        assert_eq!(ports(6, &with(6, 65_535, 0)), None, "OPAQUE: the ports may be hidden, so none may pass");
+        assert_eq!(ports(1, &with(1, 0x0800, 0x0800)), None);
+        assert_eq!(ports(0, &with(0, 80, 80)), None);
+    }
+}

@@ -56,6 +56,16 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A system call needs rights that this process does not have.
+    #[error(
+        "cannot {action}: {source}; run it as root or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE"
+    )]
+    Privilege {
+        /// What was tried.
+        action: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The request makes no sense here.
     #[error("{0}")]
     Configuration(String),
@@ -72,13 +82,17 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn system(action: impl Into<String>, source: io::Error) -> Self {
-        Self::System { action: action.into(), source }
+        let action = action.into();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::Privilege { action, source },
+            _ => Self::System { action, source },
+        }
     }
 
     /// The kernel's answer, if there was one.
     pub(crate) fn raw_os_error(&self) -> Option<i32> {
         match self {
-            Self::System { source, .. } => source.raw_os_error(),
+            Self::System { source, .. } | Self::Privilege { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }

@@ -368,3 +368,97 @@ impl Attributes {
 pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The octets of a message behind its netlink header.
+    fn body(batch: Batch) -> Vec<u8> {
+        batch.octets[HEADER_LEN + 4 + HEADER_LEN..].to_vec()
+    }
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
+        digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+    }
+
+    /// What `nft` 1.0.6 sends for `table inet adit { chain inbound { type filter hook input priority 0; policy
+    /// accept; iifname "lo" accept } }`, by `nft --debug=mnl`.
+    #[test]
+    fn messages_are_those_of_nft() {
+        let mut batch = Batch::new(1);
+        batch.create_table("adit");
+        assert_eq!(body(batch), hex("01000000 09000100 61646974 00000000 08000200 00000000"));
+
+        let mut batch = Batch::new(1);
+        batch.create_base_chain("adit", "inbound", Hook::Input, 0);
+        let chain =
+            "01000000 09000100 61646974 00000000 0c000300 696e626f 756e6400 0b000700 66696c74 65720000
+                     08000500 00000001 14000480 08000100 00000001 08000200 00000000";
+        assert_eq!(body(batch), hex(chain));
+
+        let mut batch = Batch::new(1);
+        batch.append_rule(
+            "adit",
+            "inbound",
+            Rule::default().interface(Meta::InputName, "lo"),
+            Verdict::Accept,
+        );
+        let rule = "01000000 09000100 61646974 00000000 0c000200 696e626f 756e6400 90000480
+                    24000180 09000100 6d657461 00000000 14000280 08000200 00000006 08000100 00000001
+                    38000180 08000100 636d7000 2c000280 08000100 00000001 08000200 00000000
+                    18000380 14000100 6c6f0000 00000000 00000000 00000000
+                    30000180 0e000100 696d6d65 64696174 65000000 1c000280 08000100 00000000
+                    10000280 0c000280 08000100 00000001";
+        assert_eq!(body(batch), hex(rule));
+    }
+
+    /// What `nft` 1.0.6 sends for `frag frag-off != 0`.
+    #[test]
+    fn later_fragments_are_told_as_nft_does() {
+        let expected = "44000180 0b000100 65787468 64720000 34000280 08000100 00000001 05000200 2c000000
+                        08000300 00000002 08000400 00000002 08000600 00000000 08000500 00000000
+                        4c000180 0c000100 62697477 69736500 3c000280 08000100 00000001 08000200 00000001
+                        08000600 00000000 08000300 00000002 0c000480 06000100 fff80000 0c000580 06000100 00000000
+                        2c000180 08000100 636d7000 20000280 08000100 00000001 08000200 00000001
+                        0c000380 06000100 00000000";
+        assert_eq!(Rule::default().later_ipv6_fragment().expressions.0, hex(expected));
+    }
+
+    #[test]
+    fn the_last_message_is_acknowledged() {
+        let mut batch = Batch::new(40);
+        batch.create_table("adit");
+        batch.delete_table("adit");
+        let (octets, acknowledged) = batch.finish();
+        assert_eq!(acknowledged, 42);
+        let mut flags = Vec::new();
+        let mut rest = &octets[..];
+        while !rest.is_empty() {
+            let len = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
+            flags.push((u32::from_ne_bytes(rest[8..12].try_into().unwrap()), rest[6] & 4 != 0));
+            rest = &rest[len..];
+        }
+        assert_eq!(flags, [(40, false), (41, false), (42, true), (43, false)]);
+    }
+
+    #[test]
+    fn counts_are_found_and_truncated_answers_have_none() {
+        let mut message = vec![0; HEADER_LEN + 4];
+        let mut attributes = Attributes::default();
+        attributes.text(1, "adit");
+        attributes.nested(4, |a| {
+            a.expression("cmp", |a| a.number(2, 9));
+            a.expression("counter", |a| {
+                a.octets(1, &77_u64.to_be_bytes());
+                a.octets(2, &5_u64.to_be_bytes());
+            });
+        });
+        message.extend(attributes.0);
+        assert_eq!(counted_packets(&message), Some(5));
+        for len in 0..message.len() {
+            assert_eq!(counted_packets(&message[..len]), None);
+        }
+    }
+}

@@ -99,6 +99,11 @@ impl Routes {
             Err(error) if route.source.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
                 how(&mut self.netlink, &Route { source: None, ..route.clone() })
             }
+            Err(error) if route.destination.0.is_ipv6() && error.raw_os_error() == Some(libc::EACCES) => {
+                Err(Error::Configuration(format!(
+                    "cannot add the route {route}: IPv6 is switched off (net.ipv6.conf.*.disable_ipv6)"
+                )))
+            }
             result => result,
         }
     }

@@ -156,7 +156,10 @@ impl Outer {
         socket.set_mark(mark)?;
         let fd = socket.as_fd();
         if v6 {
-            socket.set_only_v6(true)?;
+            if kind != Kind::Esp {
+                // Raw sockets cannot be asked, and are so anyway.
+                socket.set_only_v6(true)?;
+            }
             sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
             sockopt::set_ipv6_recvtclass(fd, true)?;
             sockopt::set_ipv6_mtu_discover(fd, Ipv6PathMtuDiscovery::WANT)?;

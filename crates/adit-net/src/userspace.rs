@@ -2,11 +2,11 @@
 //! It does not touch packets.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::sync::mpsc::{self, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
+use std::{fmt, fs};
 
 use adit_crypto::EspTransforms;
 use adit_esp::tunnel::Encapsulation;
@@ -67,6 +67,8 @@ impl Userspace {
         netlink.set_mtu(interface, mtu)?;
         // Room for the bursts of a TCP sender while the worker is busy.
         netlink.set_queue_length(interface, 5000)?;
+        // In containers IPv6 is often off for new devices. If it has to stay off, IPv6 policies will say so.
+        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", config.tun_name), "0");
         if let Err(error) = netlink.set_no_link_local(interface) {
             tracing::debug!(%error, "the kernel may send router solicitations into the tunnel; they are dropped");
         }

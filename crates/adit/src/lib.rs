@@ -1,7 +1,11 @@
 #![forbid(unsafe_code)]
 //! The `adit` program as a library: what the daemon and the command line are made of.
 
+pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
+pub mod demo;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod key_log;

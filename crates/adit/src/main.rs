@@ -1,3 +1,6 @@
 #![forbid(unsafe_code)]
-#![doc = "placeholder"]
-fn main() {}
+//! The `adit` program.
+
+fn main() -> std::process::ExitCode {
+    adit::cli::main().into()
+}

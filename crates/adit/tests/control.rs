@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use adit::control::ControlUri;
+use adit::config::ControlUri;
 use adit::control::client::{Client, ClientError};
 use adit::control::server::{ClaimError, Hub, Listener, Request};
 use adit::control::vici::{MAX_FRAME, Message, Packet};
@@ -123,7 +123,7 @@ fn receive(stream: &mut UnixStream) -> Option<Packet> {
 #[test]
 fn commands_over_unix_and_tcp() {
     let directory = tempfile::tempdir().unwrap();
-    for uri in [unix_uri(&directory), "tcp://127.0.0.1:0".parse().unwrap()] {
+    for uri in [unix_uri(&directory), ControlUri::Tcp("127.0.0.1:0".parse().unwrap())] {
         let daemon = Daemon::start(&uri, echo);
         let mut client = Client::connect(&daemon.uri).unwrap();
         let arguments = argument("key", "value");
@@ -192,7 +192,7 @@ fn a_second_daemon_is_refused_and_a_dead_one_replaced() {
     assert!(matches!(Listener::claim(&uri), Err(ClaimError::NotASocket(_))));
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 
-    let tcp = Daemon::start(&"tcp://127.0.0.1:0".parse().unwrap(), echo);
+    let tcp = Daemon::start(&ControlUri::Tcp("127.0.0.1:0".parse().unwrap()), echo);
     assert!(matches!(Listener::claim(&tcp.uri), Err(ClaimError::Running(_))));
 }
 

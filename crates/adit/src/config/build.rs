@@ -119,7 +119,8 @@ impl<'d> Builder<'d> {
         secrets: &[SharedSecret],
     ) -> Connection {
         let path = section.path.clone();
-        let (span, remote_span) = (section.span, section.span_of("remote_addrs"));
+        let span = section.span;
+        let (local_span, remote_span) = (section.span_of("local_addrs"), section.span_of("remote_addrs"));
         let local_port_span = section.span_of("local_port");
         let local_port =
             section.small("local_port").filter(|_| local_port_span.is_some()).unwrap_or(gateway.ike_port);
@@ -145,7 +146,7 @@ impl<'d> Builder<'d> {
         let remote_addrs = section.addresses("remote_addrs");
         let families = families(&remote_addrs);
         if !overlap(families, self::families(&local_addrs)) {
-            let at = section.span_of("local_addrs").or(remote_span).unwrap_or(span);
+            let at = local_span.or(remote_span).unwrap_or(span);
             let problem = Problem::new(
                 at,
                 format!("{path}.local_addrs"),
@@ -155,7 +156,9 @@ impl<'d> Builder<'d> {
                 problem.expected("addresses of one family on both sides").note("the peer's", remote_span),
             );
         }
+        let secrets_are_known = !self.diagnostics.errors.iter().any(|error| error.key.starts_with("secrets"));
         if let Some(auth) = auth
+            && secrets_are_known
             && !has_secret(secrets, local_id.as_ref(), &local_addrs, &remote_id)
         {
             let problem = Problem::new(auth, format!("{path}.local.auth"), "no secret fits this connection");
@@ -163,7 +166,9 @@ impl<'d> Builder<'d> {
                 .expected("a section `secrets.ike...` whose `id` is ours or the peer's, or that has none");
             self.diagnostics.warning(self.sources, problem);
         }
-        let can_dial = remote_addrs.iter().any(|address| address.single().is_some());
+        // A misspelt `remote_addrs` is reported already.
+        let can_dial = (remote_span.is_none() && self.reported(&section))
+            || remote_addrs.iter().any(|address| address.single().is_some());
         let mut children = Vec::new();
         for mut group in section.take_sections("children") {
             for child in group.take_sections("*") {

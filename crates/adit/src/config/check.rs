@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::diagnostic::{Diagnostics, Problem};
 use super::resolve::Resolver;
-use super::schema::{self, Key, Schema, Status, stem};
+use super::schema::{self, Key, Schema, Status, Subsection, stem};
 use super::source::{Sources, Span};
 use super::syntax::{ROOT, SectionId, Setting, Text};
 use super::values::{Kind, Value};
@@ -90,17 +90,23 @@ impl<'t, 'd> Checker<'t, 'd> {
         Self { resolver, sources, diagnostics, used, looked_at: 0 }
     }
 
-    /// Checks everything from the root on.
-    pub(super) fn root(&mut self) -> Checked {
+    /// Checks everything from the root on. `None` if an inheritance is broken: what is missing then says nothing.
+    pub(super) fn root(&mut self) -> Option<Checked> {
+        for id in self.resolver.tree().ids() {
+            self.resolver.expand(id);
+        }
+        for problem in std::mem::take(&mut self.resolver.problems) {
+            self.diagnostics.error(self.sources, problem);
+        }
+        if !self.diagnostics.errors.is_empty() {
+            return None;
+        }
         let span = Span { file: 0, start: 0, end: 0 };
         let checked = self.section(&[ROOT], &schema::ROOT, String::new(), String::new(), span);
         if !self.diagnostics.is_full() {
             self.unused();
         }
-        for problem in std::mem::take(&mut self.resolver.problems) {
-            self.diagnostics.error(self.sources, problem);
-        }
-        checked
+        Some(checked)
     }
 
     fn error(&mut self, problem: Problem) {
@@ -192,7 +198,7 @@ impl<'t, 'd> Checker<'t, 'd> {
         if key.status == Status::Only && !matches!(key.kind, Kind::Choice(_)) {
             let default = key.kind.read(&Text::constant(key.default, text.span)).ok();
             if !default.is_some_and(|default| value.same(&default)) {
-                let message = format!("{} is not done yet", super::values::quoted(&text.text));
+                let message = format!("{} is not done yet", super::values::quoted(text));
                 let expected = format!("`{}`, or no such key", key.default);
                 self.error(Problem::new(text.span, path, message).expected(expected));
             }
@@ -201,7 +207,12 @@ impl<'t, 'd> Checker<'t, 'd> {
     }
 
     fn unknown_key(&mut self, schema: &'static Schema, setting: &Setting, path: String) {
-        let problem = if let Some(section) = schema.section(&setting.key) {
+        let keys = schema.keys.iter().map(|key| stem(key.name));
+        let is_section = |section: &&Subsection| {
+            // `local_adrs` is a misspelt key rather than a round called so.
+            stem(section.name) == setting.key || super::diagnostic::nearest(&setting.key, keys).is_none()
+        };
+        let problem = if let Some(section) = schema.section(&setting.key).filter(is_section) {
             let name = stem(section.name);
             let name = if name.is_empty() { setting.key.as_str() } else { name };
             Problem::new(setting.key_span, path, "this is a section, not a key")

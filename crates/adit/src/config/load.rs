@@ -67,8 +67,8 @@ pub struct GatewaySettings {
 ///
 /// # Errors
 ///
-/// Everything that is wrong. Mistakes of the grammar hide mistakes of meaning: those are looked for when the grammar
-/// is right.
+/// Everything that is wrong. Mistakes of the grammar hide mistakes of inheritance, and these mistakes of meaning: the
+/// next kind is looked for when there are none of the one before.
 pub fn load(path: &Path) -> Result<Configuration, Diagnostics> {
     load_from(path, &Disk, |path| {
         path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
@@ -93,7 +93,9 @@ pub(super) fn load_from(
     if !diagnostics.errors.is_empty() {
         return Err(diagnostics);
     }
-    let checked = Checker::new(Resolver::new(&tree), &mut sources, &mut diagnostics).root();
+    let Some(checked) = Checker::new(Resolver::new(&tree), &mut sources, &mut diagnostics).root() else {
+        return Err(diagnostics);
+    };
     let mut builder = Builder::new(&sources, &mut diagnostics);
     let (gateway, connections, secrets) = builder.build(checked);
     warn_about_exposed_secrets(&sources, &mut diagnostics, exposed);

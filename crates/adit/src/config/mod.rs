@@ -5,8 +5,8 @@
 //! that is wrong. Nothing is ignored: a key that is unknown, or known but not done yet, is an error. This module
 //! never applies anything.
 //!
-//! Text becomes a tree ([`syntax`]), inheritance is followed ([`resolve`]), every value is checked ([`check`])
-//! against one table ([`schema`]), and what passes becomes connections and secrets ([`build`]).
+//! Text becomes a tree (`syntax`), inheritance is followed (`resolve`), every value is checked (`check`)
+//! against one table (`schema`), and what passes becomes connections and secrets (`build`).
 
 mod build;
 mod check;

@@ -3,7 +3,7 @@
 //! This is the one table of the configuration language. Checking, suggestions and the manual
 //! (`docs/configuration.md`) all come from it.
 
-use super::diagnostic::distance;
+use super::diagnostic::{distance, nearest};
 use super::values::{Kind, done, not_yet};
 
 /// What may stand in one kind of section.
@@ -83,6 +83,15 @@ pub(super) fn is_public_name(name: &str) -> bool {
         schema.names().any(|known| known == name) || schema.sections.iter().any(|s| known(s.schema, name))
     }
     name == "include" || (known(&ROOT, name) && !may_be_secret(name))
+}
+
+/// Is this probably such a name, misspelt?
+pub(super) fn resembles_public_name(name: &str) -> bool {
+    fn near(schema: &Schema, name: &str) -> bool {
+        nearest(name, schema.names().filter(|known| !may_be_secret(known))).is_some()
+            || schema.sections.iter().any(|section| near(section.schema, name))
+    }
+    near(&ROOT, name)
 }
 
 /// Is this, in `secrets`, a key whose value is no secret?
@@ -216,9 +225,9 @@ pub(super) static CONNECTION: Schema = Schema {
         ),
         key(
             "unique",
-            Kind::Choice(&[done("no"), done("never"), not_yet("keep"), not_yet("replace")]),
+            Kind::Choice(&[done("no"), not_yet("never"), not_yet("keep"), not_yet("replace")]),
             "no",
-            "what happens to older SAs of the same peer",
+            "older IKE SAs of the same peer go when it says that it has none (`INITIAL_CONTACT`)",
         ),
         key(
             "send_cert",

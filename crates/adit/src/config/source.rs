@@ -48,12 +48,14 @@ struct Source {
     line_starts: Vec<usize>,
     /// Ranges that are never shown, in ascending order.
     hidden: Vec<Range<usize>>,
+    /// The first that certainly is a secret.
+    secret: Option<Range<usize>>,
 }
 
 impl Sources {
     pub(super) fn add(&mut self, path: PathBuf, text: Zeroizing<String>) -> usize {
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        self.files.push(Source { path, text, line_starts, hidden: Vec::new() });
+        self.files.push(Source { path, text, line_starts, hidden: Vec::new(), secret: None });
         self.files.len() - 1
     }
 
@@ -76,9 +78,16 @@ impl Sources {
     /// The files that hold secrets, each with its first one.
     pub(super) fn first_secrets(&self) -> impl Iterator<Item = (&Path, Span)> {
         self.files.iter().enumerate().filter_map(|(index, file)| {
-            let secret = file.hidden.first()?;
+            let secret = file.secret.as_ref()?;
             Some((file.path.as_path(), Span { file: index, start: secret.start, end: secret.end }))
         })
+    }
+
+    /// The text of `span` is a secret, and not only hidden to be sure.
+    pub(super) fn secret(&mut self, span: Span) {
+        if let Some(file) = self.files.get_mut(span.file) {
+            file.secret.get_or_insert(span.start..span.end);
+        }
     }
 
     /// The text of `span` must never be shown.

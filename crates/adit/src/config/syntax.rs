@@ -80,12 +80,14 @@ pub(super) struct Text {
     pub(super) span: Span,
     /// The value is the text of its span byte for byte, so places inside it are known.
     verbatim: bool,
+    /// A secret, or a value that may have swallowed one: never shown.
+    pub(super) hidden: bool,
 }
 
 impl Text {
     /// A value that was not read from a file.
     pub(super) fn constant(text: &str, span: Span) -> Self {
-        Self { text: Zeroizing::new(text.to_owned()), span, verbatim: false }
+        Self { text: Zeroizing::new(text.to_owned()), span, verbatim: false, hidden: false }
     }
 
     /// The part of the value from byte `start` to byte `end`, with its own place if that is known.
@@ -96,7 +98,7 @@ impl Text {
             self.span
         };
         let text = self.text.get(start..end).unwrap_or_default().to_owned();
-        Self { text: Zeroizing::new(text), span, verbatim: self.verbatim }
+        Self { text: Zeroizing::new(text), span, verbatim: self.verbatim, hidden: self.hidden }
     }
 }
 
@@ -122,16 +124,17 @@ impl Tree {
         names.join(".")
     }
 
-    /// The name of the outermost section around (and with) a section.
-    fn outermost(&self, mut id: SectionId) -> &str {
-        let mut name = "";
+    /// Is a section called `name`, or inside one that is?
+    fn is_within(&self, mut id: SectionId, name: &str) -> bool {
         while let Some(section) = self.section(id)
             && let Some(parent) = section.parent
         {
-            name = &section.name;
+            if section.name == name {
+                return true;
+            }
             id = parent;
         }
-        name
+        false
     }
 
     fn open(&mut self, parent: SectionId, name: &str, span: Span) -> SectionId {
@@ -199,6 +202,7 @@ pub(super) fn parse(path: &Path, files: &dyn Files) -> Parsed {
         bytes: 0,
         including: Vec::new(),
         opened_files: 0,
+        unknown_keys: 0,
         after_secret: false,
     };
     reader.file(path, ROOT, 0, None);
@@ -215,6 +219,8 @@ struct Reader<'f> {
     /// Files that are being read, outermost first.
     including: Vec<PathBuf>,
     opened_files: usize,
+    /// Keys so far that are in no table.
+    unknown_keys: usize,
     /// The last setting was a secret: what follows it may be its misplaced rest.
     after_secret: bool,
 }
@@ -358,6 +364,12 @@ impl Parser<'_, '_, '_> {
 
     /// `section := name [":" references] "{" settings "}"`, here up to the opening brace.
     fn section(&mut self, name: &str, name_span: Span) {
+        if schema::may_be_secret(name) {
+            // No section is called so: the sign behind the name is wrong, and what follows is the secret.
+            self.reader.after_secret = true;
+            let (start, end) = (self.at, self.line_end());
+            self.reader.sources.hide(Span { file: self.file, start, end });
+        }
         let mut references = Vec::new();
         if self.peek() == Some(':') {
             self.at += 1;
@@ -470,12 +482,15 @@ impl Parser<'_, '_, '_> {
             if self.peek() == Some('"') {
                 verbatim = false;
                 if !self.quoted(&mut text) {
-                    self.reader.sources.hide(Span { end: self.text.len(), ..self.span(start) });
+                    let hidden = whole.map_or(start, |whole| whole.start);
+                    self.reader.sources.hide(Span { end: self.text.len(), ..self.span(hidden) });
                     self.fail(
                         Span { end: start + 1, ..self.span(start) },
                         "the string has no end",
                         Some("a closing `\"`"),
                     );
+                    // What is still open stays so because the quote swallowed the rest.
+                    self.stack.truncate(1);
                     return None;
                 }
             } else {
@@ -492,12 +507,23 @@ impl Parser<'_, '_, '_> {
             let start = whole.map_or(start, |whole| whole.start);
             whole = Some(self.span(start));
         }
+        self.reader.after_secret = self.is_secret(name);
         let span = whole?;
         // Several words are verbatim too where exactly one space stands between them.
         verbatim |= self.slice(span) == text.as_str();
-        self.reader.after_secret = self.is_secret(name);
-        if self.reader.after_secret {
-            self.reader.sources.hide(span);
+        // A forgotten quote or line end makes one value of several settings, and one of them may be a secret.
+        let mut words = text.split([' ', '\n', '=']);
+        let hidden = self.reader.after_secret
+            || stray.is_some()
+            || text.contains('\n')
+            || words.any(|word| word != "psk" && schema::may_be_secret(word));
+        if hidden {
+            // What follows on the line is a comment, or was meant to be a part of the value.
+            let end = if stray.is_some() || self.peek() == Some('#') { self.line_end() } else { span.end };
+            self.reader.sources.hide(Span { end, ..span });
+        }
+        if schema::may_be_secret(name) {
+            self.reader.sources.secret(span);
         }
         if let Some((at, message)) = stray {
             let problem = Problem::new(Span { file: self.file, start: at, end: at + 1 }, name, message)
@@ -505,7 +531,7 @@ impl Parser<'_, '_, '_> {
                 .note("value of this key", Some(name_span));
             self.reader.problems.push((Severity::Warning, problem));
         }
-        Some(Text { text, span, verbatim })
+        Some(Text { text, span, verbatim, hidden })
     }
 
     /// A string up to its closing quote. False if there is none.
@@ -638,7 +664,18 @@ impl Parser<'_, '_, '_> {
             self.skip_blanks();
             match self.peek() {
                 Some('\n') => self.at += 1,
-                Some('#') => self.at = self.line_end(),
+                Some('#') => {
+                    let (start, end) = (self.at, self.line_end());
+                    self.at = end;
+                    let comment = self.slice(Span { file: self.file, start, end });
+                    // Settings that were commented out are secrets still.
+                    if self.reader.after_secret
+                        || self.in_secrets()
+                        || comment.split([' ', '=']).any(schema::may_be_secret)
+                    {
+                        self.reader.sources.hide(Span { file: self.file, start, end });
+                    }
+                }
                 _ => return,
             }
         }
@@ -667,7 +704,10 @@ impl Parser<'_, '_, '_> {
             None => "unexpected end of the file".to_owned(),
             Some('\n') => "unexpected end of the line".to_owned(),
             Some(character) if is_name(character) => "unexpected word".to_owned(),
-            Some(character) => format!("unexpected `{}`", character.escape_default()),
+            Some(character) if character.is_control() => {
+                format!("unexpected `{}`", character.escape_default())
+            }
+            Some(character) => format!("unexpected `{character}`"),
         };
         let span =
             if found == Some('\n') { Span { end: start, ..self.span(start) } } else { self.span(start) };
@@ -685,6 +725,7 @@ impl Parser<'_, '_, '_> {
             let name = word.trim_end_matches(|character| !is_name(character));
             if !name.is_empty() && !schema::is_public_name(name) {
                 self.reader.sources.hide(Span { file: self.file, start: at, end });
+                self.reader.after_secret = true;
                 break;
             }
             at += word.len();
@@ -700,12 +741,22 @@ impl Parser<'_, '_, '_> {
     }
 
     fn in_secrets(&self) -> bool {
-        self.stack.last().is_some_and(|&id| self.reader.tree.outermost(id) == "secrets")
+        self.stack.last().is_some_and(|&id| self.reader.tree.is_within(id, "secrets"))
     }
 
-    /// Must the value of this key never be shown? Decided by name and place, misspelt names included.
-    fn is_secret(&self, key: &str) -> bool {
-        if self.in_secrets() { !schema::is_public_in_secrets(key) } else { schema::may_be_secret(key) }
+    /// Must the value of this key never be shown? Decided by name and place. The value of a key that neither is nor
+    /// resembles a known one is better not shown either: its name may be what a slip of the finger left of `secret`.
+    fn is_secret(&mut self, key: &str) -> bool {
+        if self.in_secrets() {
+            return !schema::is_public_in_secrets(key);
+        }
+        if schema::is_public_name(key) {
+            return false;
+        }
+        self.reader.unknown_keys += 1;
+        schema::may_be_secret(key)
+            || self.reader.unknown_keys > MAX_PROBLEMS
+            || !schema::resembles_public_name(key)
     }
 }
 

@@ -119,7 +119,7 @@ pub(super) struct Wrong {
 
 impl Wrong {
     fn new(text: &Text, expected: impl Into<String>) -> Self {
-        Self::because(text, format!("bad value {}", quoted(&text.text)), expected)
+        Self::because(text, format!("bad value {}", quoted(text)), expected)
     }
 
     fn because(text: &Text, message: impl Into<String>, expected: impl Into<String>) -> Self {
@@ -127,10 +127,13 @@ impl Wrong {
     }
 }
 
-/// A value for a message: short, and harmless to a terminal.
-pub(super) fn quoted(text: &str) -> String {
-    let mut shown: String = text.chars().take(60).flat_map(escape).collect();
-    if text.chars().nth(60).is_some() {
+/// A value for a message: short, harmless to a terminal, and not at all if it may hold a secret.
+pub(super) fn quoted(text: &Text) -> String {
+    if text.hidden {
+        return "(not shown)".to_owned();
+    }
+    let mut shown: String = text.text.chars().take(60).flat_map(escape).collect();
+    if text.text.chars().nth(60).is_some() {
         shown.push_str("...");
     }
     format!("`{shown}`")
@@ -282,7 +285,7 @@ fn choice(text: &Text, choices: &'static [Choice]) -> Result<&'static str, Wrong
     };
     match choices.iter().find(|choice| text.text.eq_ignore_ascii_case(choice.name)) {
         Some(choice) if choice.done => Ok(choice.name),
-        Some(_) => Err(Wrong::because(text, format!("{} is not done yet", quoted(&text.text)), names(true))),
+        Some(_) => Err(Wrong::because(text, format!("{} is not done yet", quoted(text)), names(true))),
         None => {
             let mut wrong = Wrong::new(text, names(true));
             wrong.nearest = super::diagnostic::nearest(&text.text, choices.iter().map(|choice| choice.name))
@@ -299,7 +302,7 @@ fn auth(text: &Text) -> Result<&'static str, Wrong> {
     }
     let known = ["pubkey", "eap", "xauth", "rsa", "ecdsa", "ed25519", "ed448", "bliss", "ike", "any"];
     if known.iter().any(|known| word.split(['-', ':', '/']).next() == Some(known)) {
-        return Err(Wrong::because(text, format!("{} is not done yet", quoted(&text.text)), "`psk`"));
+        return Err(Wrong::because(text, format!("{} is not done yet", quoted(text)), "`psk`"));
     }
     let mut wrong = Wrong::new(text, "`psk`");
     wrong.nearest = super::diagnostic::nearest(&word, ["psk", "pubkey"]).map(ToOwned::to_owned);
@@ -344,7 +347,7 @@ fn addresses(text: &Text) -> Result<Vec<AddressSpec>, Wrong> {
             Some((first, last)) => Ok(vec![AddressSpec { first, last }]),
             None if is_host_name(other) => Err(Wrong::because(
                 item,
-                format!("host names like {} are not done yet", quoted(other)),
+                format!("host names like {} are not done yet", quoted(item)),
                 ADDRESS,
             )),
             None => Err(Wrong::new(item, ADDRESS)),
@@ -401,7 +404,7 @@ fn proposals(text: &Text, esp: bool) -> Result<Vec<Proposal>, Wrong> {
     let read = if esp { parse_esp } else { parse_ike };
     read(&text.text).map_err(|error| Wrong {
         span: text.part(error.place.start, error.place.end).span,
-        message: error.message,
+        message: if text.hidden { format!("bad value {}", quoted(text)) } else { error.message },
         expected: if esp {
             "ESP proposals, like `aes256gcm16-x25519, default`".to_owned()
         } else {
@@ -414,7 +417,7 @@ fn proposals(text: &Text, esp: bool) -> Result<Vec<Proposal>, Wrong> {
 fn parsed<T: FromStr<Err: fmt::Display>>(text: &Text, expected: &str) -> Result<T, Wrong> {
     text.text
         .parse()
-        .map_err(|error| Wrong::because(text, format!("bad value {}: {error}", quoted(&text.text)), expected))
+        .map_err(|error| Wrong::because(text, format!("bad value {}: {error}", quoted(text)), expected))
 }
 
 const SELECTOR: &str = "a prefix, address, range or `dynamic`, with `[protocol/port]` behind it if that is meant (`10.1.0.0/16[tcp/443]`)";
@@ -576,7 +579,7 @@ fn mark(text: &Text) -> Result<(u32, u32), Wrong> {
         None => (text.text.as_str(), u32::MAX),
     };
     if matches!(value, "%unique" | "%unique-dir" | "%same") {
-        let message = format!("{} is not done yet", quoted(value));
+        let message = format!("{} is not done yet", quoted(text));
         return Err(Wrong::because(text, message, "a mark: `value` or `value/mask`"));
     }
     Ok((part(value).ok_or_else(wrong)?, mask))
@@ -650,7 +653,9 @@ impl FromStr for ControlUri {
 
     fn from_str(text: &str) -> Result<Self, BadControlUri> {
         if let Some(path) = text.strip_prefix("unix://") {
-            let fits = path.starts_with('/') && path.len() > 1 && !path.contains('\0');
+            // The path names a file, and sockaddr_un has room for 107 octets of it.
+            let fits =
+                path.starts_with('/') && !path.ends_with('/') && path.len() <= 107 && !path.contains('\0');
             return if fits { Ok(Self::Unix(path.into())) } else { Err(BadControlUri) };
         }
         let address: SocketAddr =

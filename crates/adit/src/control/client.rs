@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::ControlUri;
 use super::vici::{DecodeError, EncodeError, MAX_FRAME, Message, Packet};
+use crate::config::ControlUri;
 
 /// A connection to a daemon.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The daemon's end of the control interface: the socket, its clients, their registrations and queues.
 //!
 //! It takes commands off the wire and hands them, one at a time per client, to whoever holds the other end of
-//! [`Server::requests`]; it knows none of them. No client can delay anybody else: what is queued for one is bounded, and
+//! [`Server::request`]; it knows none of them. No client can delay anybody else: what is queued for one is bounded, and
 //! who does not read is disconnected.
 
 use std::collections::{HashMap, HashSet};
@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::ControlUri;
 use super::vici::{DecodeError, MAX_FRAME, Message, Packet};
+use crate::config::ControlUri;
 
 /// At most this many clients at a time.
 const MAX_CLIENTS: usize = 64;

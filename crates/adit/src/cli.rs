@@ -1,0 +1,386 @@
+//! The command line: arguments, what each command prints, and exit statuses.
+//!
+//! Everything but `run` and `check` is a vici client of a running daemon. What a command has to say goes to stdout, what
+//! went wrong to stderr.
+
+mod names;
+mod status;
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use adit_ike::config::Settings;
+use adit_net::NetConfig;
+use clap::{Parser, Subcommand};
+
+use self::names::{Named, Names};
+use self::status::Status;
+use crate::config::{Configuration, ControlUri};
+use crate::control::client::{Client, ClientError};
+use crate::control::server::Hub;
+use crate::control::vici::Message;
+use crate::daemon::logging::{self, LogFormat};
+use crate::daemon::{self, Setup};
+
+/// The arguments of `adit`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "adit",
+    version,
+    about = "An IPsec gateway: IKEv2 and ESP in userspace, configured by swanctl.conf",
+    after_help = "Exit status: 0 done, or up; 1 failed, or down; 2 partly up; 3 a mistake in the arguments or the configuration."
+)]
+pub struct Cli {
+    /// The daemon's control address, unix:///path or tcp://127.0.0.1:port; for `run` it overrides the configuration
+    #[arg(long, global = true, value_name = "URI")]
+    control: Option<ControlUri>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway in the foreground
+    Run {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/adit/swanctl.conf")]
+        config: PathBuf,
+        /// How log lines look
+        #[arg(long, value_enum, default_value_t)]
+        log_format: LogFormat,
+    },
+    /// Check a configuration and say all that is wrong with it
+    Check {
+        /// The configuration
+        file: PathBuf,
+    },
+    /// Bring up a child, or all children of a connection
+    Up {
+        /// A connection, a child, or CONNECTION/CHILD
+        name: String,
+        /// Wait at most this long
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u32>,
+    },
+    /// Take down a child, or a connection with all its children
+    Down {
+        /// A connection, a child, or CONNECTION/CHILD
+        name: String,
+        /// Wait at most this long
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u32>,
+    },
+    /// Show what is up, what is not, and why
+    Status {
+        /// In JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what Adit is for: two private networks, two gateways, real traffic, all inside this machine
+    Demo {
+        /// Leave everything up until Enter is pressed, in namespaces that `ip netns` lists
+        #[arg(long)]
+        keep: bool,
+    },
+}
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done; everything is up.
+    Ok,
+    /// It failed; everything is down.
+    Down,
+    /// Something is up and something is down.
+    Degraded,
+    /// A mistake in the arguments or the configuration.
+    Usage,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Ok => 0,
+            Exit::Down => 1,
+            Exit::Degraded => 2,
+            Exit::Usage => 3,
+        })
+    }
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> Exit {
+    match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        Err(error) => {
+            // Help and version come here too, and are no mistake. Nothing is left to do if they cannot be printed.
+            let _ = error.print();
+            if error.use_stderr() { Exit::Usage } else { Exit::Ok }
+        }
+    }
+}
+
+fn run(cli: Cli) -> Exit {
+    let uri = cli.control.clone().unwrap_or_default();
+    let result = match cli.command {
+        Command::Run { config, log_format } => return serve(&config, cli.control, log_format),
+        Command::Check { file } => return check(&file),
+        Command::Demo { keep } => return demonstrate(keep),
+        Command::Up { name, timeout } => up(&uri, &name, timeout),
+        Command::Down { name, timeout } => down(&uri, &name, timeout),
+        Command::Status { json } => show_status(&uri, json),
+    };
+    result.unwrap_or_else(|error| {
+        complain(&error);
+        Exit::Down
+    })
+}
+
+fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exit {
+    let Some(configuration) = load(path) else { return Exit::Usage };
+    let hub = Hub::default();
+    logging::start(log_format, configuration.gateway.log, &hub);
+    for warning in &configuration.warnings {
+        tracing::warn!("{warning}");
+    }
+    let gateway = configuration.gateway;
+    let setup = Setup {
+        control: control.unwrap_or(gateway.control),
+        settings: Settings {
+            cookie_threshold: gateway.cookie_threshold,
+            half_open_timeout: gateway.half_open_timeout,
+            ike_port: gateway.ike_port,
+            nat_t_port: gateway.nat_t_port,
+            ..Settings::default()
+        },
+        net: NetConfig {
+            tun_name: gateway.tun,
+            tun_mtu: gateway.mtu,
+            routing_table: gateway.routing_table,
+            rule_priority: gateway.rule_priority,
+            mark: gateway.mark,
+            ike_port: gateway.ike_port,
+            nat_t_port: gateway.nat_t_port,
+            workers: gateway.workers.unwrap_or(1),
+            ..NetConfig::default()
+        },
+        key_log: gateway.key_log,
+        connections: configuration.connections,
+        secrets: configuration.secrets,
+    };
+    match daemon::run(setup, &hub) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            tracing::error!("{error}");
+            Exit::Down
+        }
+    }
+}
+
+fn check(path: &Path) -> Exit {
+    let Some(configuration) = load(path) else { return Exit::Usage };
+    for warning in &configuration.warnings {
+        explain(&warning.render(color()));
+    }
+    let children: usize = configuration.connections.iter().map(|connection| connection.children.len()).sum();
+    say(format_args!(
+        "ok: {}, {}, {}",
+        count(configuration.connections.len() as u64, "connection", "connections"),
+        count(children as u64, "child", "children"),
+        count(configuration.secrets.len() as u64, "secret", "secrets"),
+    ));
+    Exit::Ok
+}
+
+fn demonstrate(keep: bool) -> Exit {
+    match crate::demo::run(&mut io::stdout().lock(), keep) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            complain(format_args!("{error:#}"));
+            Exit::Down
+        }
+    }
+}
+
+/// Reads the configuration, or prints all that is wrong with it.
+fn load(path: &Path) -> Option<Configuration> {
+    match crate::config::load(path) {
+        Ok(configuration) => Some(configuration),
+        Err(diagnostics) => {
+            explain(&diagnostics.render(color()));
+            None
+        }
+    }
+}
+
+fn up(uri: &ControlUri, name: &str, timeout: Option<u32>) -> Result<Exit, ClientError> {
+    let mut client = Client::connect(uri)?;
+    let names = Names::configured(&mut client)?;
+    let named = match names.find(name) {
+        Ok(named) => named,
+        Err(error) => return Ok(mistake(error)),
+    };
+    let mut arguments = named.arguments();
+    put_timeout(&mut arguments, timeout);
+    let answer = client.streamed("initiate", arguments, "control-log", progress)?;
+    if answer.flag("success") {
+        say(format_args!("{named} is up"));
+        return Ok(Exit::Ok);
+    }
+    complain(format_args!("{named} is not up: {}", answer.text("errmsg").unwrap_or_default()));
+    Ok(Exit::Down)
+}
+
+fn down(uri: &ControlUri, name: &str, timeout: Option<u32>) -> Result<Exit, ClientError> {
+    let mut client = Client::connect(uri)?;
+    let mut names = Names::configured(&mut client)?;
+    names.add_established(&mut client)?;
+    let named = match names.find(name) {
+        Ok(named) => named,
+        Err(error) => return Ok(mistake(error)),
+    };
+    let mut arguments = named.arguments();
+    put_timeout(&mut arguments, timeout);
+    let answer = client.streamed("terminate", arguments, "control-log", progress)?;
+    if answer.flag("success") {
+        say(format_args!("{named} is down"));
+        Ok(Exit::Ok)
+    } else if answer.number("matches") == Some(0) {
+        say(format_args!("{named} was not up"));
+        Ok(Exit::Ok)
+    } else {
+        complain(format_args!("{named} is not down: {}", answer.text("errmsg").unwrap_or_default()));
+        Ok(Exit::Down)
+    }
+}
+
+impl Named {
+    fn arguments(&self) -> Message {
+        let mut arguments = Message::new();
+        match self {
+            Self::Connection(connection) => arguments.put("ike", connection),
+            Self::Child { connection, child } => arguments.put("child", child).put("ike", connection),
+        };
+        arguments
+    }
+}
+
+fn put_timeout(arguments: &mut Message, seconds: Option<u32>) {
+    if let Some(seconds) = seconds {
+        arguments.put_display("timeout", Duration::from_secs(seconds.into()).as_millis());
+    }
+}
+
+fn progress(line: Message) {
+    if let Some(text) = line.text("msg") {
+        say(text);
+    }
+}
+
+fn show_status(uri: &ControlUri, json: bool) -> Result<Exit, ClientError> {
+    let mut client = Client::connect(uri)?;
+    client.set_timeout(Some(Duration::from_secs(10)))?;
+    let status = Status::ask(&mut client)?;
+    if json {
+        say(status.to_json());
+    } else {
+        say(status.to_text().trim_end());
+    }
+    Ok(status.exit())
+}
+
+fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// May stderr be coloured?
+fn color() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// One or more lines for whoever called. A reader that has had enough is no failure.
+fn say(text: impl fmt::Display) {
+    let _ = writeln!(io::stdout().lock(), "{text}");
+}
+
+/// What went wrong, in one sentence.
+fn complain(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "adit: {text}");
+}
+
+/// A mistake of whoever called.
+fn mistake(text: impl fmt::Display) -> Exit {
+    complain(text);
+    Exit::Usage
+}
+
+/// What is wrong, at length.
+fn explain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("adit").chain(arguments.iter().copied()))
+    }
+
+    #[test]
+    fn arguments() {
+        Cli::command().debug_assert();
+        for good in [
+            &["run"][..],
+            &["run", "--config", "/x", "--log-format", "json"],
+            &["--control", "unix:///tmp/s", "run"],
+            &["check", "/x"],
+            &["up", "net", "--timeout", "5"],
+            &["down", "gw/net"],
+            &["status", "--json", "--control", "tcp://127.0.0.1:4502"],
+        ] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            &[][..],
+            &["check"],
+            &["up"],
+            &["down", "a", "b"],
+            &["status", "--control", "tcp://192.0.2.1:4502"],
+            &["status", "--control", "/run/adit"],
+            &["nonsense"],
+        ] {
+            let error = parse(bad).expect_err("a mistake");
+            assert!(error.use_stderr(), "{bad:?}");
+        }
+        assert!(!parse(&["--help"]).expect_err("help").use_stderr());
+    }
+
+    #[test]
+    fn check_says_what_is_there_and_what_is_wrong() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("swanctl.conf");
+        std::fs::write(&file, "gateway { control = unix:///tmp/x }").unwrap();
+        assert_eq!(run(parse(&["check", file.to_str().unwrap()]).unwrap()), Exit::Ok);
+        std::fs::write(&file, "gateway { contrl = unix:///tmp/x }").unwrap();
+        assert_eq!(run(parse(&["check", file.to_str().unwrap()]).unwrap()), Exit::Usage);
+        assert_eq!(run(parse(&["check", "/nonexistent/swanctl.conf"]).unwrap()), Exit::Usage);
+    }
+
+    #[test]
+    fn without_a_daemon_commands_fail() {
+        let directory = tempfile::tempdir().unwrap();
+        let uri = format!("unix://{}/none", directory.path().display());
+        for command in [&["up", "x"][..], &["down", "x"], &["status"]] {
+            let mut arguments = vec!["--control", &uri];
+            arguments.extend(command);
+            assert_eq!(run(parse(&arguments).unwrap()), Exit::Down);
+        }
+    }
+}

@@ -1,0 +1,671 @@
+//! `adit status`: what is configured, what of it is up, and why the rest is not.
+//!
+//! It asks the daemon, sorts the answers, and prints them for people (at most [`WIDTH`] columns) or programs.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::Exit;
+use crate::control::client::{Client, ClientError};
+use crate::control::vici::Message;
+
+/// Columns a line for people has at most.
+const WIDTH: usize = 100;
+
+/// Version of the JSON form. It grows when a field changes or goes, not when one comes.
+const SCHEMA: u32 = 1;
+
+/// What `adit status` prints; its JSON form is this structure.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    schema: u32,
+    /// Of all that ought to be up.
+    state: State,
+    connections: Vec<Connection>,
+}
+
+/// How much is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Up,
+    Degraded,
+    Down,
+}
+
+/// One connection, and everything of its name.
+#[derive(Debug, Default, Serialize)]
+struct Connection {
+    name: String,
+    /// `false` if an SA outlived it.
+    configured: bool,
+    local_addrs: Vec<String>,
+    remote_addrs: Vec<String>,
+    local_id: String,
+    remote_id: String,
+    ike_sas: Vec<IkeSa>,
+    children: Vec<Child>,
+    /// The last negotiation that did not succeed, if none has succeeded since.
+    last_failure: Option<Failure>,
+}
+
+#[derive(Debug, Serialize)]
+struct IkeSa {
+    id: u64,
+    state: String,
+    initiator: bool,
+    local: String,
+    remote: String,
+    local_id: String,
+    remote_id: String,
+    nat_local: bool,
+    nat_remote: bool,
+    suite: String,
+    established_seconds: Option<u64>,
+}
+
+/// One child: its configuration and its SAs.
+#[derive(Debug, Default, Serialize)]
+struct Child {
+    name: String,
+    configured: bool,
+    /// Has it `start_action = start`?
+    start: bool,
+    up: bool,
+    local_ts: Vec<String>,
+    remote_ts: Vec<String>,
+    sas: Vec<ChildSa>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChildSa {
+    id: u64,
+    ike_sa: u64,
+    state: String,
+    spi_in: String,
+    spi_out: String,
+    suite: String,
+    udp_encapsulation: bool,
+    local_ts: Vec<String>,
+    remote_ts: Vec<String>,
+    packets_in: u64,
+    bytes_in: u64,
+    packets_out: u64,
+    bytes_out: u64,
+    installed_seconds: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Failure {
+    seconds_ago: u64,
+    code: String,
+    blame: String,
+    child: Option<String>,
+    remote: String,
+    message: String,
+}
+
+impl Status {
+    /// Asks a daemon.
+    pub(super) fn ask(client: &mut Client) -> Result<Self, ClientError> {
+        let mut facts = Facts::default();
+        client.streamed("list-conns", Message::new(), "list-conn", |event| facts.configured(&event))?;
+        client.streamed("list-sas", Message::new(), "list-sa", |event| facts.established(&event))?;
+        client.streamed("list-negotiations", Message::new(), "list-negotiation", |event| {
+            facts.negotiated(&event)
+        })?;
+        Ok(facts.status())
+    }
+
+    /// As the exit status tells it.
+    pub(super) fn exit(&self) -> Exit {
+        match self.state {
+            State::Up => Exit::Ok,
+            State::Degraded => Exit::Degraded,
+            State::Down => Exit::Down,
+        }
+    }
+
+    /// For programs.
+    pub(super) fn to_json(&self) -> String {
+        // Fails for maps with odd keys and for writers that fail; here is neither.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// For people.
+    pub(super) fn to_text(&self) -> String {
+        let mut text = Text::default();
+        if self.connections.is_empty() {
+            text.line(0, "no connections are configured");
+        }
+        for connection in &self.connections {
+            connection.print(&mut text);
+        }
+        text.0
+    }
+}
+
+/// What the daemon answered.
+#[derive(Default)]
+struct Facts(Vec<Connection>);
+
+impl Facts {
+    fn connection(&mut self, name: &str) -> &mut Connection {
+        let new = || Connection { name: name.to_owned(), ..Connection::default() };
+        find_or_add(&mut self.0, |known| known.name == name, new)
+    }
+
+    fn configured(&mut self, event: &Message) {
+        for (name, section) in event.sections() {
+            let connection = self.connection(name);
+            connection.configured = true;
+            connection.local_addrs = texts(section, "local_addrs");
+            connection.remote_addrs = texts(section, "remote_addrs");
+            connection.local_id = section.section("local-1").map(|side| text(side, "id")).unwrap_or_default();
+            connection.remote_id =
+                section.section("remote-1").map(|side| text(side, "id")).unwrap_or_default();
+            for (name, section) in section.section("children").into_iter().flat_map(Message::sections) {
+                connection.children.push(Child {
+                    name: name.to_owned(),
+                    configured: true,
+                    start: section.text("start_action").as_deref() == Some("start"),
+                    local_ts: texts(section, "local-ts"),
+                    remote_ts: texts(section, "remote-ts"),
+                    ..Child::default()
+                });
+            }
+        }
+    }
+
+    fn established(&mut self, event: &Message) {
+        for (name, section) in event.sections() {
+            let connection = self.connection(name);
+            let id = number(section, "uniqueid");
+            connection.ike_sas.push(IkeSa {
+                id,
+                state: text(section, "state"),
+                initiator: section.flag("initiator"),
+                local: endpoint(section, "local"),
+                remote: endpoint(section, "remote"),
+                local_id: text(section, "local-id"),
+                remote_id: text(section, "remote-id"),
+                nat_local: section.flag("nat-local"),
+                nat_remote: section.flag("nat-remote"),
+                suite: suite(section),
+                established_seconds: section.number("established"),
+            });
+            for (_, section) in section.section("child-sas").into_iter().flat_map(Message::sections) {
+                connection.child(&text(section, "name")).add(id, section);
+            }
+        }
+    }
+
+    fn negotiated(&mut self, event: &Message) {
+        let Some(name) = event.text("connection") else { return };
+        let connection = self.connection(&name);
+        let code = text(event, "code");
+        let succeeded = code == "success" || code == "narrowed";
+        connection.last_failure = (!succeeded).then(|| Failure {
+            seconds_ago: number(event, "ago"),
+            code,
+            blame: text(event, "blame"),
+            child: event.text("child").map(Into::into),
+            remote: endpoint(event, "remote"),
+            message: text(event, "message"),
+        });
+    }
+
+    /// What ought to be up is what has `start_action = start`; where nothing has, everything.
+    fn status(self) -> Status {
+        // A failure of a connection that is gone is of no use to anybody.
+        let connections: Vec<_> =
+            self.0.into_iter().filter(|known| known.configured || !known.ike_sas.is_empty()).collect();
+        let configured = || {
+            connections.iter().flat_map(|connection| &connection.children).filter(|child| child.configured)
+        };
+        let any_start = configured().any(|child| child.start);
+        let wanted = || configured().filter(|child| child.start || !any_start);
+        let up = wanted().filter(|child| child.up).count();
+        let state = match (up, wanted().count()) {
+            (up, wanted) if up == wanted => State::Up,
+            (0, _) => State::Down,
+            _ => State::Degraded,
+        };
+        Status { schema: SCHEMA, state, connections }
+    }
+}
+
+impl Connection {
+    fn child(&mut self, name: &str) -> &mut Child {
+        let new = || Child { name: name.to_owned(), ..Child::default() };
+        find_or_add(&mut self.children, |known| known.name == name, new)
+    }
+
+    fn state(&self) -> &'static str {
+        let up = self.children.iter().filter(|child| child.up).count();
+        let established = self.ike_sas.iter().any(|sa| sa.state == "ESTABLISHED");
+        match (up, self.children.len()) {
+            (up, all) if up == all && established => "up",
+            (0, _) if established => "up, no child",
+            (0, _) if self.ike_sas.is_empty() => "down",
+            (0, _) => "connecting",
+            _ => "partly up",
+        }
+    }
+
+    fn print(&self, text: &mut Text) {
+        let gone = if self.configured { "" } else { ", no longer configured" };
+        text.line(0, &format!("{}: {}{gone}", self.name, self.state()));
+        for sa in &self.ike_sas {
+            sa.print(text);
+        }
+        if self.ike_sas.is_empty() {
+            let side = |id: &str, addresses: &[String]| {
+                let addresses = addresses.join(",");
+                if id.is_empty() || id == addresses { addresses } else { format!("{id} at {addresses}") }
+            };
+            let local = side(&self.local_id, &self.local_addrs);
+            text.line(2, &format!("{local} <-> {}", side(&self.remote_id, &self.remote_addrs)));
+        }
+        for child in &self.children {
+            child.print(text);
+        }
+        if let Some(failure) = &self.last_failure {
+            let child = failure.child.as_ref().map(|child| format!(" of {child}")).unwrap_or_default();
+            let ago = duration(failure.seconds_ago);
+            text.line(
+                2,
+                &format!("last failure{child}, {ago} ago, with {}: {}", failure.remote, failure.message),
+            );
+        }
+    }
+}
+
+impl IkeSa {
+    fn print(&self, text: &mut Text) {
+        text.line(
+            2,
+            &format!("{} at {} <-> {} at {}", self.local_id, self.local, self.remote_id, self.remote),
+        );
+        let role = if self.initiator { "initiator" } else { "responder" };
+        let mut line = format!("IKE SA {}, {role}, {}", self.id, self.state.to_lowercase());
+        if let Some(seconds) = self.established_seconds {
+            let _ = write!(line, " {} ago", duration(seconds));
+        }
+        if !self.suite.is_empty() {
+            let _ = write!(line, ", {}", self.suite);
+        }
+        match (self.nat_local, self.nat_remote) {
+            (false, false) => {}
+            (true, false) => line.push_str(", we are behind a NAT"),
+            (false, true) => line.push_str(", the peer is behind a NAT"),
+            (true, true) => line.push_str(", both are behind NATs"),
+        }
+        text.line(2, &line);
+    }
+}
+
+impl Child {
+    fn add(&mut self, ike_sa: u64, section: &Message) {
+        let state = text(section, "state");
+        self.up |= state == "INSTALLED";
+        self.sas.push(ChildSa {
+            id: number(section, "uniqueid"),
+            ike_sa,
+            state,
+            spi_in: text(section, "spi-in"),
+            spi_out: text(section, "spi-out"),
+            suite: suite(section),
+            udp_encapsulation: section.flag("encap"),
+            local_ts: texts(section, "local-ts"),
+            remote_ts: texts(section, "remote-ts"),
+            packets_in: number(section, "packets-in"),
+            bytes_in: number(section, "bytes-in"),
+            packets_out: number(section, "packets-out"),
+            bytes_out: number(section, "bytes-out"),
+            installed_seconds: number(section, "install-time"),
+        });
+    }
+
+    fn print(&self, text: &mut Text) {
+        let state = if self.up { "up" } else { "down" };
+        if self.sas.is_empty() {
+            text.line(4, &format!("{}: {state}, {}", self.name, selectors(&self.local_ts, &self.remote_ts)));
+        }
+        for sa in &self.sas {
+            let state = if sa.state == "INSTALLED" { "up".to_owned() } else { sa.state.to_lowercase() };
+            text.line(4, &format!("{}: {state}, {}", self.name, selectors(&sa.local_ts, &sa.remote_ts)));
+            let encapsulation = if sa.udp_encapsulation { "ESP in UDP" } else { "ESP" };
+            let since = duration(sa.installed_seconds);
+            text.line(
+                6,
+                &format!(
+                    "{encapsulation}, {}, for {since}, SPIs {} in, {} out",
+                    sa.suite, sa.spi_in, sa.spi_out
+                ),
+            );
+            text.line(
+                6,
+                &format!(
+                    "in {}, {}; out {}, {}",
+                    super::count(sa.packets_in, "packet", "packets"),
+                    octets(sa.bytes_in),
+                    super::count(sa.packets_out, "packet", "packets"),
+                    octets(sa.bytes_out)
+                ),
+            );
+        }
+    }
+}
+
+fn find_or_add<T>(list: &mut Vec<T>, is_it: impl Fn(&T) -> bool, new: impl FnOnce() -> T) -> &mut T {
+    let position = list.iter().position(is_it).unwrap_or_else(|| {
+        list.push(new());
+        list.len() - 1
+    });
+    #[expect(clippy::indexing_slicing, reason = "it was found there or has been put there")]
+    &mut list[position]
+}
+
+fn text(message: &Message, key: &str) -> String {
+    message.text(key).map(Into::into).unwrap_or_default()
+}
+
+fn texts(message: &Message, key: &str) -> Vec<String> {
+    message.list(key).map(Into::into).collect()
+}
+
+fn number(message: &Message, key: &str) -> u64 {
+    message.number(key).unwrap_or(0)
+}
+
+/// Address and port of one side.
+fn endpoint(message: &Message, side: &str) -> String {
+    let (host, port) = (text(message, &format!("{side}-host")), text(message, &format!("{side}-port")));
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// The algorithms of an SA.
+fn suite(message: &Message) -> String {
+    let mut suite = text(message, "encr-alg");
+    if let Some(bits) = message.text("encr-keysize") {
+        let _ = write!(suite, "_{bits}");
+    }
+    for key in ["integ-alg", "prf-alg", "dh-group"] {
+        if let Some(name) = message.text(key) {
+            let _ = write!(suite, "/{name}");
+        }
+    }
+    if message.text("esn").is_some() {
+        suite.push_str("/EXT_SEQ");
+    }
+    suite
+}
+
+fn selectors(local: &[String], remote: &[String]) -> String {
+    format!("{} <-> {}", local.join(","), remote.join(","))
+}
+
+/// A duration in its two largest units.
+fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match () {
+        () if days > 0 => format!("{days} d {} h", hours % 24),
+        () if hours > 0 => format!("{hours} h {} min", minutes % 60),
+        () if minutes > 0 => format!("{minutes} min {} s", seconds % 60),
+        () => format!("{seconds} s"),
+    }
+}
+
+/// Octets in the unit that leaves at most four digits before the point.
+fn octets(octets: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if octets < 10_000 {
+        return format!("{octets} B");
+    }
+    let (mut tenths, mut unit) = (octets / 100, 0);
+    while tenths >= 100_000 && unit + 1 < UNITS.len() {
+        tenths /= 1000;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS.get(unit).copied().unwrap_or_default())
+}
+
+/// Lines of bounded width. What a peer or a configuration chose is printed without control characters.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    /// Adds a line with an indent; what does not fit goes to more lines, indented further.
+    fn line(&mut self, indent: usize, content: &str) {
+        let content: String =
+            content.chars().map(|character| if character.is_control() { '?' } else { character }).collect();
+        let mut line = " ".repeat(indent);
+        let mut empty = true;
+        for mut word in content.split_whitespace() {
+            loop {
+                let gap = if empty { "" } else { " " };
+                let space = WIDTH.saturating_sub(line.chars().count() + gap.len());
+                if word.chars().count() <= space {
+                    line.push_str(gap);
+                    line.push_str(word);
+                    empty = false;
+                    break;
+                }
+                if empty {
+                    // Longer than a line: cut.
+                    let (head, tail) =
+                        word.split_at(word.char_indices().nth(space).map_or(word.len(), |(at, _)| at));
+                    line.push_str(head);
+                    word = tail;
+                }
+                self.end(&line);
+                line = " ".repeat(indent + 4);
+                empty = true;
+            }
+        }
+        self.end(&line);
+    }
+
+    fn end(&mut self, line: &str) {
+        self.0.push_str(line);
+        self.0.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(entries: &[(&str, &str)]) -> Message {
+        let mut message = Message::new();
+        for (key, value) in entries {
+            message.put(key, value);
+        }
+        message
+    }
+
+    fn section(name: &str, content: Message) -> Message {
+        let mut message = Message::new();
+        message.put_section(name, content);
+        message
+    }
+
+    fn configured(name: &str, children: &[(&str, &str)]) -> Message {
+        let mut connection = Message::new();
+        connection.put_list("local_addrs", ["192.0.2.1"]).put_list("remote_addrs", ["192.0.2.2"]);
+        connection.put_section("local-1", message(&[("id", "a.example")]));
+        connection.put_section("remote-1", message(&[("id", "%any")]));
+        let mut sections = Message::new();
+        for (name, start) in children {
+            let mut child = message(&[("start_action", start)]);
+            child.put_list("local-ts", ["10.1.0.0/16"]).put_list("remote-ts", ["10.2.0.0/16"]);
+            sections.put_section(name, child);
+        }
+        connection.put_section("children", sections);
+        section(name, connection)
+    }
+
+    fn established(name: &str, children: &[&str]) -> Message {
+        let mut sa = message(&[
+            ("uniqueid", "1"),
+            ("state", "ESTABLISHED"),
+            ("local-host", "192.0.2.1"),
+            ("local-port", "4500"),
+            ("local-id", "a.example"),
+            ("remote-host", "2001:db8::2"),
+            ("remote-port", "4500"),
+            ("remote-id", "b.example"),
+            ("initiator", "yes"),
+            ("nat-local", "yes"),
+            ("encr-alg", "AES_GCM_16"),
+            ("encr-keysize", "256"),
+            ("prf-alg", "PRF_HMAC_SHA2_256"),
+            ("dh-group", "CURVE_25519"),
+            ("established", "3725"),
+        ]);
+        let mut sections = Message::new();
+        for name in children {
+            let mut child = message(&[
+                ("name", name),
+                ("uniqueid", "7"),
+                ("state", "INSTALLED"),
+                ("encap", "yes"),
+                ("spi-in", "0000c0de"),
+                ("spi-out", "beef0001"),
+                ("encr-alg", "AES_CBC"),
+                ("encr-keysize", "256"),
+                ("integ-alg", "HMAC_SHA2_256_128"),
+                ("esn", "1"),
+                ("bytes-in", "84"),
+                ("packets-in", "1"),
+                ("bytes-out", "123456789"),
+                ("packets-out", "98765"),
+                ("install-time", "59"),
+            ]);
+            child.put_list("local-ts", ["10.1.0.0/16"]).put_list("remote-ts", ["10.2.0.0/24"]);
+            sections.put_section(&format!("{name}-7"), child);
+        }
+        sa.put_section("child-sas", sections);
+        section(name, sa)
+    }
+
+    fn failure(name: &str, code: &str, sentence: &str) -> Message {
+        message(&[
+            ("ago", "90"),
+            ("code", code),
+            ("blame", "peer-incompatible"),
+            ("connection", name),
+            ("child", "net"),
+            ("remote-host", "192.0.2.2"),
+            ("remote-port", "500"),
+            ("message", sentence),
+        ])
+    }
+
+    #[test]
+    fn for_people() {
+        let mut facts = Facts::default();
+        facts.configured(&configured("gw", &[("net", "start"), ("lab", "none")]));
+        facts.configured(&configured("branch", &[("net", "start")]));
+        facts.established(&established("gw", &["net"]));
+        let sentence = "no common ESP proposal: we offered aes256gcm16, the peer aes128-sha1; add one of the peer's to \
+                        esp_proposals here, or one of ours there";
+        facts.negotiated(&failure("gw", "timeout", "old"));
+        facts.negotiated(&failure("gw", "success", ""));
+        facts.negotiated(&failure("branch", "no-proposal-chosen", sentence));
+        facts.negotiated(&message(&[("code", "unknown-peer")]));
+        let status = facts.status();
+        assert_eq!(status.exit(), Exit::Degraded);
+        assert_eq!(
+            status.to_text(),
+            "\
+gw: partly up
+  a.example at 192.0.2.1:4500 <-> b.example at [2001:db8::2]:4500
+  IKE SA 1, initiator, established 1 h 2 min ago, AES_GCM_16_256/PRF_HMAC_SHA2_256/CURVE_25519, we
+      are behind a NAT
+    net: up, 10.1.0.0/16 <-> 10.2.0.0/24
+      ESP in UDP, AES_CBC_256/HMAC_SHA2_256_128/EXT_SEQ, for 59 s, SPIs 0000c0de in, beef0001 out
+      in 1 packet, 84 B; out 98765 packets, 123.4 MB
+    lab: down, 10.1.0.0/16 <-> 10.2.0.0/16
+branch: down
+  a.example at 192.0.2.1 <-> %any at 192.0.2.2
+    net: down, 10.1.0.0/16 <-> 10.2.0.0/16
+  last failure of net, 1 min 30 s ago, with 192.0.2.2:500: no common ESP proposal: we offered
+      aes256gcm16, the peer aes128-sha1; add one of the peer's to esp_proposals here, or one of ours
+      there
+"
+        );
+    }
+
+    #[test]
+    fn for_programs() {
+        let mut facts = Facts::default();
+        facts.configured(&configured("gw", &[("net", "none")]));
+        facts.established(&established("gw", &["net"]));
+        let json: serde_json::Value = serde_json::from_str(&facts.status().to_json()).unwrap();
+        assert_eq!(json["schema"], 1);
+        assert_eq!(json["state"], "up");
+        let connection = &json["connections"][0];
+        assert_eq!(connection["name"], "gw");
+        assert_eq!(connection["ike_sas"][0]["remote"], "[2001:db8::2]:4500");
+        assert_eq!(connection["children"][0]["up"], true);
+        assert_eq!(connection["children"][0]["sas"][0]["bytes_out"], 123_456_789);
+        assert!(connection["last_failure"].is_null());
+    }
+
+    #[test]
+    fn what_ought_to_be_up_decides_the_exit_status() {
+        let exit = |children: &[(&str, &str)], up: &[&str]| {
+            let mut facts = Facts::default();
+            facts.configured(&configured("gw", children));
+            if !up.is_empty() {
+                facts.established(&established("gw", up));
+            }
+            facts.status().exit()
+        };
+        assert_eq!(Facts::default().status().exit(), Exit::Ok);
+        assert_eq!(exit(&[("a", "start"), ("b", "start")], &["a", "b"]), Exit::Ok);
+        assert_eq!(exit(&[("a", "start"), ("b", "start")], &["b"]), Exit::Degraded);
+        assert_eq!(exit(&[("a", "start"), ("b", "start")], &[]), Exit::Down);
+        assert_eq!(exit(&[("a", "start"), ("b", "none")], &["a"]), Exit::Ok);
+        assert_eq!(exit(&[("a", "start"), ("b", "none")], &["b"]), Exit::Down);
+        assert_eq!(exit(&[("a", "none"), ("b", "none")], &["a"]), Exit::Degraded);
+        assert_eq!(exit(&[("a", "none")], &[]), Exit::Down);
+    }
+
+    #[test]
+    fn lines_stay_within_the_width() {
+        let mut text = Text::default();
+        text.line(2, &format!("{} {} end", "word ".repeat(60), "z".repeat(250)));
+        text.line(6, "\u{1b}[31mred\nnext");
+        assert!(text.0.lines().all(|line| line.chars().count() <= WIDTH), "{}", text.0);
+        assert_eq!(text.0.matches('z').count(), 250);
+        assert!(text.0.ends_with("      ?[31mred?next\n"));
+    }
+
+    #[test]
+    fn numbers_for_people() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min 0 s"),
+            (3599, "59 min 59 s"),
+            (7260, "2 h 1 min"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
+        for (count, text) in [
+            (0, "0 B"),
+            (9999, "9999 B"),
+            (10_000, "10.0 kB"),
+            (9_999_999, "9999.9 kB"),
+            (10_000_000, "10.0 MB"),
+            (u64::MAX, "18.4 EB"),
+        ] {
+            assert_eq!(octets(count), text);
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! SAs, connections and negotiations as vici messages.
+//!
+//! The order of keys is part of the interface: programs match the raw output of `list-sas` in order. Booleans
+//! are `yes` or absent.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use adit_crypto::{EspTransforms, IkeTransforms, is_aead};
+use adit_ike::config::{AddressSpec, Child, Connection, SelectorSpec};
+use adit_ike::{Blame, ChildSaView, IkeSaState, IkeSaView, NegotiationRecord, OutcomeCode, Stage};
+use adit_net::ChildCounters;
+use adit_wire::ikev2::{EncrId, IntegId, TrafficSelector};
+
+use super::vici::Message;
+
+/// What is known about a Child SA outside of IKE.
+#[derive(Clone, Debug, Default)]
+pub struct ChildFacts {
+    /// Number of the policy, the same for all SAs of a child.
+    pub reqid: u64,
+    /// What it carried.
+    pub counters: ChildCounters,
+}
+
+/// Name of the section of an IKE SA.
+#[must_use]
+pub fn ike_sa_name(sa: &IkeSaView) -> &str {
+    if sa.connection.is_empty() { "(unnamed)" } else { &sa.connection }
+}
+
+/// An IKE SA without its children.
+#[must_use]
+pub fn ike_sa(sa: &IkeSaView, now: Instant) -> Message {
+    let mut message = Message::new();
+    let identity = |id: &Option<_>| id.as_ref().map_or_else(|| "%any".to_owned(), ToString::to_string);
+    message.put_display("uniqueid", sa.handle.0);
+    message.put("version", "2");
+    message.put_display("state", sa.state);
+    message.put_display("local-host", sa.local.ip());
+    message.put_display("local-port", sa.local.port());
+    message.put("local-id", identity(&sa.local_id));
+    message.put_display("remote-host", sa.remote.ip());
+    message.put_display("remote-port", sa.remote.port());
+    message.put("remote-id", identity(&sa.remote_id));
+    message.put_flag("initiator", sa.initiator);
+    message.put_display("initiator-spi", sa.initiator_spi);
+    message.put_display("responder-spi", sa.responder_spi);
+    message.put_flag("nat-local", sa.nat_local);
+    message.put_flag("nat-remote", sa.nat_remote);
+    message.put_flag("nat-fake", sa.nat_fake);
+    message.put_flag("nat-any", sa.nat_local || sa.nat_remote);
+    if let Some(IkeTransforms { encr, key_bits, integ, prf, ke }) = sa.transforms {
+        put_encryption(&mut message, encr, key_bits, integ);
+        message.put_display("prf-alg", prf);
+        message.put_display("dh-group", ke);
+    }
+    if let (IkeSaState::Established, Some(established)) = (sa.state, sa.established) {
+        message.put_display("established", seconds(now, established));
+    }
+    message
+}
+
+/// Name of the section of a Child SA.
+#[must_use]
+pub fn child_sa_name(child: &ChildSaView) -> String {
+    format!("{}-{}", child.name, child.handle.0)
+}
+
+/// A Child SA.
+#[must_use]
+pub fn child_sa(child: &ChildSaView, facts: &ChildFacts, now: Instant) -> Message {
+    let mut message = Message::new();
+    message.put("name", &child.name);
+    message.put_display("uniqueid", child.handle.0);
+    message.put_display("reqid", facts.reqid);
+    message.put("state", if child.deleting { "DELETING" } else { "INSTALLED" });
+    message.put("mode", "TUNNEL");
+    message.put("protocol", "ESP");
+    message.put_flag("encap", child.encap);
+    message.put_display("spi-in", child.inbound_spi);
+    message.put_display("spi-out", child.outbound_spi);
+    let EspTransforms { encr, key_bits, integ, esn } = child.transforms;
+    put_encryption(&mut message, encr, key_bits, integ);
+    if let Some(ke) = child.ke {
+        message.put_display("dh-group", ke);
+    }
+    if esn {
+        message.put("esn", "1");
+    }
+    message.put_display("bytes-in", facts.counters.bytes_in);
+    message.put_display("packets-in", facts.counters.packets_in);
+    if let Some(last) = facts.counters.last_in {
+        message.put_display("use-in", seconds(now, last));
+    }
+    message.put_display("bytes-out", facts.counters.bytes_out);
+    message.put_display("packets-out", facts.counters.packets_out);
+    if let Some(last) = facts.counters.last_out {
+        message.put_display("use-out", seconds(now, last));
+    }
+    message.put_display("install-time", seconds(now, child.installed));
+    message.put_list("local-ts", &child.local_ts);
+    message.put_list("remote-ts", &child.remote_ts);
+    message
+}
+
+fn put_encryption(message: &mut Message, encr: EncrId, key_bits: Option<u16>, integ: Option<IntegId>) {
+    message.put_display("encr-alg", encr);
+    if let Some(bits) = key_bits {
+        message.put_display("encr-keysize", bits);
+    }
+    if let Some(integ) = integ.filter(|integ| !is_aead(encr) && *integ != IntegId::NONE) {
+        message.put_display("integ-alg", integ);
+    }
+}
+
+/// A configured connection. `priority` and `interface` do not exist yet; what is never done is sent as 0, because
+/// `swanctl` prints lifetimes unasked.
+#[must_use]
+pub fn connection(connection: &Connection) -> Message {
+    let addresses = |specs: &[AddressSpec]| match specs {
+        [] => vec!["%any".to_owned()],
+        specs => specs.iter().map(address).collect(),
+    };
+    let mut message = Message::new();
+    message.put_list("local_addrs", addresses(&connection.local_addrs));
+    message.put_list("remote_addrs", addresses(&connection.remote_addrs));
+    message.put_display("local_port", connection.local_port);
+    message.put_display("remote_port", connection.remote_port);
+    message.put("version", "IKEv2");
+    message.put("reauth_time", "0");
+    message.put("rekey_time", "0");
+    message.put("unique", "UNIQUE_NO");
+    if !connection.dpd_delay.is_zero() {
+        message.put_display("dpd_delay", connection.dpd_delay.as_secs());
+    }
+    let side = |id: String| {
+        let mut side = Message::new();
+        side.put("class", "pre-shared key").put("id", id);
+        side
+    };
+    let local_id = connection.local_id.as_ref().map_or_else(|| "%any".to_owned(), ToString::to_string);
+    message.put_section("local-1", side(local_id));
+    message.put_section("remote-1", side(connection.remote_id.to_string()));
+    let mut children = Message::new();
+    for child in &connection.children {
+        children.put_section(&child.name, configured_child(child));
+    }
+    message.put_section("children", children);
+    message
+}
+
+fn configured_child(child: &Child) -> Message {
+    let mut message = Message::new();
+    message.put("mode", "TUNNEL");
+    message.put("rekey_time", "0").put("rekey_bytes", "0").put("rekey_packets", "0");
+    message.put("dpd_action", "none").put("close_action", "none");
+    // Adit's own key: with it `adit status` knows what ought to be up.
+    message.put("start_action", if child.start { "start" } else { "none" });
+    message.put_list("local-ts", child.local_ts.iter().map(Selector));
+    message.put_list("remote-ts", child.remote_ts.iter().map(Selector));
+    message
+}
+
+/// An address of the configuration as it is written there.
+fn address(spec: &AddressSpec) -> String {
+    match spec.single() {
+        Some(single) => single.to_string(),
+        // A selector of any protocol prints a prefix where the range is one.
+        None => TrafficSelector { start: spec.first, end: spec.last, ..any(spec) }.to_string(),
+    }
+}
+
+fn any(spec: &AddressSpec) -> TrafficSelector {
+    if spec.first.is_ipv4() { TrafficSelector::any_v4() } else { TrafficSelector::any_v6() }
+}
+
+struct Selector<'a>(&'a SelectorSpec);
+
+impl fmt::Display for Selector<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            SelectorSpec::Fixed(selector) => selector.fmt(f),
+            SelectorSpec::Dynamic { protocol, start_port, end_port } => {
+                f.write_str("dynamic")?;
+                // The protocol and ports as a selector prints them, behind the address it prints before.
+                let selector = TrafficSelector {
+                    protocol: *protocol,
+                    start_port: *start_port,
+                    end_port: *end_port,
+                    ..TrafficSelector::any_v4()
+                };
+                let text = selector.to_string();
+                f.write_str(text.find('[').and_then(|start| text.get(start..)).unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// How a negotiation ended: Adit's own event `list-negotiation`.
+#[must_use]
+pub fn negotiation(record: &NegotiationRecord, now: Instant) -> Message {
+    let mut message = Message::new();
+    message.put_display("ago", seconds(now, record.at));
+    message.put("code", outcome_name(record.code));
+    message.put(
+        "stage",
+        match record.stage {
+            Stage::IkeSaInit => "IKE_SA_INIT",
+            Stage::IkeAuth => "IKE_AUTH",
+            Stage::ChildSa => "CHILD_SA",
+        },
+    );
+    message.put("blame", blame_name(record.blame));
+    if let Some(connection) = &record.connection {
+        message.put("connection", connection);
+    }
+    if let Some(child) = &record.child {
+        message.put("child", child);
+    }
+    message.put_flag("initiator", record.initiator);
+    message.put_display("local-host", record.local.ip());
+    message.put_display("local-port", record.local.port());
+    message.put_display("remote-host", record.remote.ip());
+    message.put_display("remote-port", record.remote.port());
+    if let Some(id) = &record.local_id {
+        message.put_display("local-id", id);
+    }
+    if let Some(id) = &record.remote_id {
+        message.put_display("remote-id", id);
+    }
+    message.put_list("our-proposals", &record.our_proposals);
+    message.put_list("peer-proposals", &record.peer_proposals);
+    if let Some(chosen) = &record.chosen {
+        message.put_display("chosen", chosen);
+    }
+    message.put_list("our-local-ts", &record.our_selectors.0);
+    message.put_list("our-remote-ts", &record.our_selectors.1);
+    message.put_list("peer-local-ts", &record.peer_selectors.0);
+    message.put_list("peer-remote-ts", &record.peer_selectors.1);
+    if let Some(notify) = record.notify {
+        message.put_display("notify", notify);
+    }
+    message.put("message", &record.message);
+    message
+}
+
+/// A stable name of an outcome.
+#[must_use]
+pub fn outcome_name(code: OutcomeCode) -> &'static str {
+    match code {
+        OutcomeCode::Success => "success",
+        OutcomeCode::Narrowed => "narrowed",
+        OutcomeCode::NoProposalChosen => "no-proposal-chosen",
+        OutcomeCode::TsUnacceptable => "ts-unacceptable",
+        OutcomeCode::UnknownPeer => "unknown-peer",
+        OutcomeCode::IdentityMismatch => "identity-mismatch",
+        OutcomeCode::NoSharedSecret => "no-shared-secret",
+        OutcomeCode::AuthenticationFailed => "authentication-failed",
+        OutcomeCode::RefusedByPeer => "refused-by-peer",
+        OutcomeCode::InvalidKe => "invalid-ke",
+        OutcomeCode::InvalidSyntax => "invalid-syntax",
+        OutcomeCode::UnsupportedCriticalPayload => "unsupported-critical-payload",
+        OutcomeCode::Timeout => "timeout",
+        OutcomeCode::DataPlane => "data-plane",
+        OutcomeCode::Cancelled => "cancelled",
+    }
+}
+
+/// A stable name of whoever has to act.
+#[must_use]
+pub fn blame_name(blame: Blame) -> &'static str {
+    match blame {
+        Blame::PeerMalformed => "peer-malformed",
+        Blame::PeerMisbehaved => "peer-misbehaved",
+        Blame::PeerIncompatible => "peer-incompatible",
+        Blame::OurConfiguration => "our-configuration",
+        Blame::Network => "network",
+        Blame::OurBug => "our-bug",
+    }
+}
+
+/// Whole seconds from `then` to `now`.
+fn seconds(now: Instant, then: Instant) -> u64 {
+    now.saturating_duration_since(then).as_secs()
+}
+
+/// `uptime` of `stats`: how long, and since when by the clock on the wall (UTC).
+#[must_use]
+pub fn uptime(running: Duration, since: std::time::SystemTime) -> Message {
+    let mut message = Message::new();
+    message.put_display("running", format_args!("{} seconds", running.as_secs()));
+    message.put("since", utc(since));
+    message
+}
+
+/// `Jan 02 15:04:05 2006` in UTC, the form `stats` has.
+fn utc(time: std::time::SystemTime) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Days since 0000-03-01 in 400-year eras; a year that begins in March ends with the leap day.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = (march_month + 2) % 12;
+    let year = era * 400 + year_of_era + u64::from(month < 2);
+    let name = usize::try_from(month).ok().and_then(|month| MONTHS.get(month)).copied().unwrap_or("?");
+    format!("{name} {day:02} {:02}:{:02}:{:02} {year}", second / 3600, second / 60 % 60, second % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::SystemTime;
+
+    use adit_ike::identity::Identity;
+    use adit_ike::{ChildHandle, IkeSaHandle};
+    use adit_wire::ikev2::{IkeSpi, KeId, PrfId, Spi};
+
+    use super::*;
+    use crate::control::vici::Value;
+
+    fn keys(message: &Message) -> Vec<&str> {
+        message.entries().map(|(key, _)| key).collect()
+    }
+
+    fn views(now: Instant) -> (IkeSaView, ChildSaView) {
+        let child = ChildSaView {
+            handle: ChildHandle(7),
+            name: "net".into(),
+            deleting: false,
+            inbound_spi: Spi(0xc0de),
+            outbound_spi: Spi(0xbeef_0001),
+            transforms: EspTransforms {
+                encr: EncrId::AES_CBC,
+                key_bits: Some(256),
+                integ: Some(IntegId::HMAC_SHA2_256_128),
+                esn: true,
+            },
+            ke: Some(KeId::ECP_256),
+            encap: true,
+            local_ts: vec![TrafficSelector::subnet("10.1.0.0".parse().unwrap(), 16)],
+            remote_ts: vec![TrafficSelector::subnet("10.2.0.0".parse().unwrap(), 16)],
+            installed: now - Duration::from_secs(30),
+        };
+        let ike = IkeSaView {
+            handle: IkeSaHandle(3),
+            connection: "gw".into(),
+            state: IkeSaState::Established,
+            initiator: true,
+            initiator_spi: IkeSpi(0x11),
+            responder_spi: IkeSpi(0x22),
+            local: "192.0.2.1:4500".parse::<SocketAddr>().unwrap(),
+            remote: "192.0.2.2:4500".parse::<SocketAddr>().unwrap(),
+            local_id: Some(Identity::fqdn("a.example")),
+            remote_id: None,
+            nat_local: true,
+            nat_remote: false,
+            nat_fake: true,
+            transforms: Some(IkeTransforms {
+                encr: EncrId::AES_GCM_16,
+                key_bits: Some(128),
+                integ: None,
+                prf: PrfId::HMAC_SHA2_256,
+                ke: KeId::CURVE_25519,
+            }),
+            established: Some(now - Duration::from_secs(61)),
+            children: vec![child.clone()],
+        };
+        (ike, child)
+    }
+
+    /// The order is that of `list_ike` in strongSwan's vici plugin.
+    #[test]
+    fn ike_sa_in_order() {
+        let now = Instant::now() + Duration::from_secs(1000);
+        let (ike, _) = views(now);
+        let message = ike_sa(&ike, now);
+        assert_eq!(
+            keys(&message),
+            [
+                "uniqueid",
+                "version",
+                "state",
+                "local-host",
+                "local-port",
+                "local-id",
+                "remote-host",
+                "remote-port",
+                "remote-id",
+                "initiator",
+                "initiator-spi",
+                "responder-spi",
+                "nat-local",
+                "nat-fake",
+                "nat-any",
+                "encr-alg",
+                "encr-keysize",
+                "prf-alg",
+                "dh-group",
+                "established",
+            ]
+        );
+        for (key, value) in [
+            ("uniqueid", "3"),
+            ("state", "ESTABLISHED"),
+            ("local-id", "a.example"),
+            ("remote-id", "%any"),
+            ("initiator-spi", "0000000000000011"),
+            ("encr-alg", "AES_GCM_16"),
+            ("encr-keysize", "128"),
+            ("prf-alg", "PRF_HMAC_SHA2_256"),
+            ("dh-group", "CURVE_25519"),
+            ("established", "61"),
+        ] {
+            assert_eq!(message.text(key).as_deref(), Some(value), "{key}");
+        }
+    }
+
+    /// The order is that of `list_child` in strongSwan's vici plugin.
+    #[test]
+    fn child_sa_in_order() {
+        let now = Instant::now() + Duration::from_secs(1000);
+        let (_, child) = views(now);
+        assert_eq!(child_sa_name(&child), "net-7");
+        let facts = ChildFacts {
+            reqid: 1,
+            counters: ChildCounters {
+                packets_in: 2,
+                bytes_in: 168,
+                last_in: Some(now - Duration::from_secs(5)),
+                ..ChildCounters::default()
+            },
+        };
+        let message = child_sa(&child, &facts, now);
+        assert_eq!(
+            keys(&message),
+            [
+                "name",
+                "uniqueid",
+                "reqid",
+                "state",
+                "mode",
+                "protocol",
+                "encap",
+                "spi-in",
+                "spi-out",
+                "encr-alg",
+                "encr-keysize",
+                "integ-alg",
+                "dh-group",
+                "esn",
+                "bytes-in",
+                "packets-in",
+                "use-in",
+                "bytes-out",
+                "packets-out",
+                "install-time",
+                "local-ts",
+                "remote-ts",
+            ]
+        );
+        for (key, value) in [
+            ("state", "INSTALLED"),
+            ("spi-in", "0000c0de"),
+            ("spi-out", "beef0001"),
+            ("integ-alg", "HMAC_SHA2_256_128"),
+            ("bytes-in", "168"),
+            ("use-in", "5"),
+            ("install-time", "30"),
+        ] {
+            assert_eq!(message.text(key).as_deref(), Some(value), "{key}");
+        }
+        assert_eq!(message.value("local-ts"), Some(&Value::List(vec![b"10.1.0.0/16".to_vec()])));
+    }
+
+    #[test]
+    fn configured_addresses_and_selectors() {
+        let spec = |first: &str, last: &str| AddressSpec {
+            first: first.parse().unwrap(),
+            last: last.parse().unwrap(),
+        };
+        assert_eq!(address(&spec("192.0.2.1", "192.0.2.1")), "192.0.2.1");
+        assert_eq!(address(&spec("10.0.0.0", "10.0.255.255")), "10.0.0.0/16");
+        assert_eq!(address(&spec("10.0.0.1", "10.0.0.9")), "10.0.0.1..10.0.0.9");
+        let dynamic =
+            |protocol, start_port, end_port| SelectorSpec::Dynamic { protocol, start_port, end_port };
+        assert_eq!(Selector(&dynamic(0, 0, 65_535)).to_string(), "dynamic");
+        assert_eq!(Selector(&dynamic(6, 22, 22)).to_string(), "dynamic[tcp/22]");
+    }
+
+    /// Seconds and dates from `date -u -d @N`.
+    #[test]
+    fn dates() {
+        for (seconds, text) in [
+            (0, "Jan 01 00:00:00 1970"),
+            (951_782_399, "Feb 28 23:59:59 2000"),
+            (951_782_400, "Feb 29 00:00:00 2000"),
+            (1_709_251_199, "Feb 29 23:59:59 2024"),
+            (1_735_689_600, "Jan 01 00:00:00 2025"),
+            (4_107_542_400, "Mar 01 00:00:00 2100"),
+        ] {
+            assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+}

@@ -1,0 +1,681 @@
+//! The daemon: one event loop around the IKE machine, the data plane and the control interface.
+//!
+//! It owns the composition and the process: start, signals, shutdown. It never parses a packet and decides nothing that
+//! IKE or ESP has a rule for. Everything here runs on one thread; nothing in the loop blocks, except the data plane's
+//! acknowledgement that a Child SA is in place.
+
+mod commands;
+pub mod logging;
+mod policies;
+mod starts;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use adit_crypto::SystemEntropy;
+use adit_esp::SaParameters;
+use adit_ike::config::{Connection, Settings, SharedSecret};
+use adit_ike::{
+    Blame, ChildHandle, ChildSaView, DownReason, Event, Gateway, IkeSaView, InstallChild, NegotiationRecord,
+    OutcomeCode, Output, RequestId, Target, Transmit,
+};
+use adit_net::{
+    Backend, ChildId, ChildSaInstall, IkeSender, NetConfig, NetEvent, PolicyId, UdpEncap, Userspace,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use self::logging::LogLimit;
+use self::policies::Policies;
+use self::starts::Starts;
+use crate::config::ControlUri;
+use crate::control::report::{self, ChildFacts, outcome_name};
+use crate::control::server::{ClaimError, Hub, Listener, Reply, Request, Server};
+use crate::control::vici::Message;
+use crate::key_log::KeyLog;
+
+/// At most this many octets of IKE messages wait for the event loop; what comes beyond is dropped and counted.
+const INBOX_OCTETS: usize = 4 * 1024 * 1024;
+
+/// Messages taken from the inbox before commands, signals and timers get their turn.
+const BATCH: usize = 64;
+
+/// How long a stopping daemon waits for the answers to its deletes.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+
+/// What the daemon is started with.
+#[derive(Debug)]
+pub struct Setup {
+    /// Where the control interface listens.
+    pub control: ControlUri,
+    /// Settings of the IKE machine.
+    pub settings: Settings,
+    /// Settings of the data plane.
+    pub net: NetConfig,
+    /// Directory of the debug key log.
+    pub key_log: Option<PathBuf>,
+    /// The connections.
+    pub connections: Vec<Connection>,
+    /// The pre-shared keys.
+    pub secrets: Vec<SharedSecret>,
+}
+
+/// Runs the daemon until a signal or a failure ends it.
+///
+/// # Errors
+///
+/// [`RunError`]; the system is then as it was before, except after a failure of the data plane: what is protected stays
+/// closed.
+pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
+    // First of all, so that a second daemon changes nothing before it finds out that it is one.
+    let listener = Listener::claim(&setup.control)?;
+    let uri = listener.uri();
+    if matches!(uri, ControlUri::Tcp(_)) {
+        tracing::warn!(
+            "{uri}: every user of this machine can control the gateway; nobody is authenticated there"
+        );
+    }
+    let key_log = setup.key_log.as_deref().map(open_key_log).transpose()?;
+    let inbox = Inbox::default();
+    let (events, received) = mpsc::unbounded_channel();
+    let deliver = {
+        let inbox = inbox.clone();
+        Box::new(move |event| inbox.deliver(event, &events))
+    };
+    let network = Userspace::start(setup.net, deliver)?;
+    let wire = Box::new(SystemWire(network.ike_sender()));
+    let settings = Settings { key_log: key_log.is_some(), ..setup.settings };
+    let gateway = Gateway::new(settings, Box::new(SystemEntropy), Instant::now());
+    let mut daemon = Daemon::new(gateway, Box::new(network), wire, hub.clone(), inbox, key_log);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        // What is protected is protected before anybody can ask for anything.
+        daemon.configure(Instant::now(), setup.connections, setup.secrets)?;
+        let server = listener.serve(hub)?;
+        tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
+        daemon.serve(server, received).await
+    });
+    daemon.close(&result);
+    result
+}
+
+fn open_key_log(directory: &Path) -> Result<KeyLog, RunError> {
+    let log = KeyLog::open(directory)
+        .map_err(|error| RunError::KeyLog { directory: directory.to_owned(), error })?;
+    tracing::warn!(
+        "EVERY KEY IS WRITTEN IN THE CLEAR to {}: whoever reads that can read all traffic. Remove `key_log` from the configuration's `gateway` section to stop this",
+        directory.display()
+    );
+    Ok(log)
+}
+
+/// Why the daemon ended other than by a signal, or did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The control address cannot be had.
+    #[error(transparent)]
+    Control(#[from] ClaimError),
+    /// The operating system refused what the data plane needs.
+    #[error("{0}{hint}", hint = privilege_hint(.0))]
+    Network(#[from] adit_net::Error),
+    /// The key log cannot be written.
+    #[error("key log {}: {error}", directory.display())]
+    KeyLog {
+        /// Its directory.
+        directory: PathBuf,
+        /// What the operating system said.
+        error: io::Error,
+    },
+    /// The data plane failed while it ran.
+    #[error("the data plane failed: {0}. Protected traffic stays blocked until the next start")]
+    DataPlane(String),
+    /// The event loop could not be set up.
+    #[error("event loop: {0}")]
+    Runtime(#[from] io::Error),
+}
+
+fn privilege_hint(error: &adit_net::Error) -> &'static str {
+    match error {
+        adit_net::Error::System { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            ". The daemon needs root, or the capabilities NET_ADMIN, NET_RAW and NET_BIND_SERVICE"
+        }
+        _ => "",
+    }
+}
+
+/// What arrives from the data plane's threads and waits for the loop: bounded by its size.
+#[derive(Clone, Debug, Default)]
+struct Inbox(Arc<InboxState>);
+
+#[derive(Debug, Default)]
+struct InboxState {
+    queued: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+impl Inbox {
+    /// Called from the threads that move packets.
+    fn deliver(&self, event: NetEvent, queue: &mpsc::UnboundedSender<NetEvent>) {
+        let cost = Self::cost(&event);
+        if self.0.queued.fetch_add(cost, Ordering::Relaxed) + cost > INBOX_OCTETS {
+            self.0.queued.fetch_sub(cost, Ordering::Relaxed);
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        // Nobody takes it once the daemon is stopping.
+        let _ = queue.send(event);
+    }
+
+    fn taken(&self, event: &NetEvent) {
+        self.0.queued.fetch_sub(Self::cost(event), Ordering::Relaxed);
+    }
+
+    /// Octets of memory, roughly. What is not an IKE message is rare and never dropped.
+    fn cost(event: &NetEvent) -> usize {
+        match event {
+            NetEvent::Ike { datagram, .. } => datagram.len() + 128,
+            _ => 0,
+        }
+    }
+}
+
+/// The way out for IKE, apart from the system for tests.
+trait Wire {
+    fn send(&self, local: SocketAddr, remote: SocketAddr, datagram: &[u8]) -> io::Result<()>;
+    fn send_keepalive(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<()>;
+    fn source_address(&self, remote: IpAddr) -> io::Result<IpAddr>;
+}
+
+struct SystemWire(IkeSender);
+
+impl Wire for SystemWire {
+    fn send(&self, local: SocketAddr, remote: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        self.0.send(local, remote, datagram)
+    }
+
+    fn send_keepalive(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<()> {
+        self.0.send_keepalive(local, remote)
+    }
+
+    fn source_address(&self, remote: IpAddr) -> io::Result<IpAddr> {
+        adit_net::source_address(remote)
+    }
+}
+
+struct Daemon {
+    gateway: Gateway,
+    backend: Box<dyn Backend>,
+    wire: Box<dyn Wire>,
+    hub: Hub,
+    inbox: Inbox,
+    key_log: Option<KeyLog>,
+    connections: Vec<Connection>,
+    policies: Policies,
+    /// The policy of every Child SA in the data plane.
+    installed: HashMap<ChildHandle, PolicyId>,
+    starts: Starts,
+    /// Commands whose end the gateway will report.
+    pending: HashMap<RequestId, Pending>,
+    next_request: u64,
+    limit: LogLimit,
+    activity_reported: Instant,
+    started: Instant,
+    started_at: SystemTime,
+    stopping: Option<Stopping>,
+}
+
+/// A command under way.
+struct Pending {
+    reply: Reply,
+    /// Least important `control-log` line its client wants: -1 is none.
+    log_level: i32,
+    deadline: Option<Instant>,
+    /// SAs a `terminate` found.
+    matches: Option<usize>,
+}
+
+/// The daemon is on its way down.
+struct Stopping {
+    deadline: Instant,
+    failure: Option<String>,
+}
+
+impl Daemon {
+    fn new(
+        gateway: Gateway,
+        backend: Box<dyn Backend>,
+        wire: Box<dyn Wire>,
+        hub: Hub,
+        inbox: Inbox,
+        key_log: Option<KeyLog>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            gateway,
+            backend,
+            wire,
+            hub,
+            inbox,
+            key_log,
+            connections: Vec::new(),
+            policies: Policies::default(),
+            installed: HashMap::new(),
+            starts: Starts::default(),
+            pending: HashMap::new(),
+            next_request: 0,
+            limit: LogLimit::default(),
+            activity_reported: now,
+            started: now,
+            started_at: SystemTime::now(),
+            stopping: None,
+        }
+    }
+
+    /// Puts a configuration in force, policies first.
+    fn configure(
+        &mut self,
+        now: Instant,
+        connections: Vec<Connection>,
+        secrets: Vec<SharedSecret>,
+    ) -> Result<(), adit_net::Error> {
+        self.policies = Policies::new(&connections);
+        self.backend.set_policies(self.policies.all())?;
+        self.starts = Starts::new(&connections, now);
+        self.connections.clone_from(&connections);
+        self.gateway.set_configuration(connections, secrets);
+        Ok(())
+    }
+
+    /// The event loop.
+    async fn serve(
+        &mut self,
+        mut server: Server,
+        mut events: mpsc::UnboundedReceiver<NetEvent>,
+    ) -> Result<(), RunError> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            self.handle_timeout(Instant::now());
+            self.drain(Instant::now());
+            if let Some(stopping) = &mut self.stopping
+                && (stopping.deadline <= Instant::now() || self.gateway.ike_sas().next().is_none())
+            {
+                let failure = stopping.failure.take();
+                // Whoever waits for a command learns that it will not end, and gets a moment to read it.
+                self.pending.clear();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                return failure.map_or(Ok(()), |reason| Err(RunError::DataPlane(reason)));
+            }
+            let timeout = self.poll_timeout().map(tokio::time::Instant::from_std);
+            let due = async {
+                match timeout {
+                    Some(timeout) => tokio::time::sleep_until(timeout).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {}
+                Some(request) = server.request() => self.command(Instant::now(), request),
+                Some(event) = events.recv() => {
+                    self.net_event(Instant::now(), event);
+                    for _ in 1..BATCH {
+                        let Ok(event) = events.try_recv() else { break };
+                        self.drain(Instant::now());
+                        self.net_event(Instant::now(), event);
+                    }
+                }
+                _ = terminate.recv() => self.stop(Instant::now(), None),
+                _ = interrupt.recv() => self.stop(Instant::now(), None),
+                _ = hangup.recv() => {
+                    tracing::warn!("SIGHUP: reloading the configuration is not done yet; restart to apply changes");
+                }
+            }
+        }
+    }
+
+    /// Deletes all SAs and leaves the loop when the peers have answered. The second time it no longer waits.
+    fn stop(&mut self, now: Instant, failure: Option<String>) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.deadline = now;
+            stopping.failure = stopping.failure.take().or(failure);
+            return;
+        }
+        tracing::info!("stopping: deleting all SAs");
+        self.starts = Starts::default();
+        self.gateway.shutdown(now);
+        self.stopping = Some(Stopping { deadline: now + SHUTDOWN_GRACE, failure });
+    }
+
+    /// Restores the system, or leaves it closed.
+    fn close(self, result: &Result<(), RunError>) {
+        if matches!(result, Err(RunError::DataPlane(_))) {
+            // What is protected must not leave in the clear because we cannot go on: routes and fence stay until the
+            // next start replaces them.
+            std::mem::forget(self.backend);
+        } else {
+            self.backend.shutdown();
+            tracing::info!("stopped");
+        }
+    }
+
+    fn net_event(&mut self, now: Instant, event: NetEvent) {
+        self.inbox.taken(&event);
+        match event {
+            NetEvent::Ike { local, remote, datagram } => {
+                self.gateway.handle_datagram(now, local, remote, &datagram);
+            }
+            NetEvent::UnknownSpi { spi, remote } => {
+                tracing::debug!(
+                    "ESP from {remote} with SPI {spi}, which no SA has; a peer may have outlived a restart"
+                );
+            }
+            NetEvent::SequenceExhausted { id } => {
+                let reason = "all sequence numbers are used";
+                self.gateway.child_failed(now, ChildHandle(id.0), reason);
+            }
+            NetEvent::Failed { reason } => {
+                tracing::error!("the data plane failed: {reason}");
+                self.stop(now, Some(reason));
+            }
+            other => tracing::info!("data plane: {other:?}"),
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let commands = self.pending.values().filter_map(|pending| pending.deadline);
+        let stopping = self.stopping.as_ref().map(|stopping| stopping.deadline);
+        commands.chain(self.gateway.poll_timeout()).chain(self.starts.poll_timeout()).chain(stopping).min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.gateway.poll_timeout().is_some_and(|timeout| timeout <= now) {
+            self.report_activity(now);
+            self.gateway.handle_timeout(now);
+        }
+        while let Some((connection, child)) = self.starts.due(now) {
+            self.start(now, connection, child);
+        }
+        let late = |pending: &mut Pending| pending.deadline.is_some_and(|deadline| deadline <= now);
+        let late: Vec<Pending> =
+            self.pending.extract_if(|_, pending| late(pending)).map(|(_, pending)| pending).collect();
+        for pending in late {
+            pending.reply.failure("not done in the time given; it goes on in the background");
+        }
+    }
+
+    /// Tells the gateway which peers proved to live by what the data plane opened (RFC 7296 2.4), at most once a
+    /// second.
+    fn report_activity(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.activity_reported) < Duration::from_secs(1) {
+            return;
+        }
+        self.activity_reported = now;
+        for handle in self.installed.keys() {
+            if let Some(last) = self.backend.counters(ChildId(handle.0)).and_then(|counters| counters.last_in)
+            {
+                self.gateway.child_activity(now, *handle, last);
+            }
+        }
+    }
+
+    fn request_id(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request)
+    }
+
+    /// Brings up a child that has `start_action = start`.
+    fn start(&mut self, now: Instant, connection: String, child: String) {
+        let request = self.request_id();
+        let target = self.target(Some(connection.clone()), Some(child.clone()));
+        match self.gateway.initiate(now, &target, request) {
+            Ok(()) => self.starts.running(&connection, &child, request),
+            Err(adit_ike::CommandError::NoLocalAddress(..)) => {
+                let wait = self.starts.failed(&connection, &child, now);
+                tracing::info!(
+                    "{connection}/{child}: there is no route to the peer; next attempt in {wait:.0?}"
+                );
+            }
+            Err(error) => {
+                self.starts.forget(&connection, &child);
+                tracing::warn!("{connection}/{child} is not started: {error}");
+            }
+        }
+    }
+
+    /// A target with the address to dial from, where the configuration leaves that to the routing table.
+    fn target(&self, connection: Option<String>, child: Option<String>) -> Target {
+        let mut target = Target { connection, child, local: None };
+        if let Some(remote) = self.gateway.route_needed(&target) {
+            target.local = match self.wire.source_address(remote) {
+                Ok(address) => Some(address),
+                Err(error) => {
+                    tracing::debug!("no route to {remote}: {error}");
+                    None
+                }
+            };
+        }
+        target
+    }
+
+    /// Does what the gateway wants done, in its order.
+    fn drain(&mut self, now: Instant) {
+        while let Some(output) = self.gateway.poll_output() {
+            match output {
+                Output::Transmit(Transmit { local, remote, datagram }) => {
+                    if let Err(error) = self.wire.send(local, remote, &datagram) {
+                        self.send_failed(now, local, remote, &error);
+                    }
+                }
+                Output::NatKeepalive { local, remote } => {
+                    if let Err(error) = self.wire.send_keepalive(local, remote) {
+                        self.send_failed(now, local, remote, &error);
+                    }
+                }
+                Output::InstallChild(child) => self.install(now, *child),
+                Output::RemoveChild(handle) => self.remove(handle),
+                Output::Event(event) => self.event(now, event),
+                Output::Record(record) => self.record(now, &record),
+                Output::KeyLog(keys) => {
+                    if let Some(log) = &mut self.key_log
+                        && let Err(error) = log.ike_sa(&keys)
+                    {
+                        tracing::warn!("key log: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn send_failed(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, error: &io::Error) {
+        if let Some(more) = self.limit.allow(remote.ip(), now) {
+            tracing::info!("cannot send from {local} to {remote}: {error}{more}");
+        }
+    }
+
+    fn install(&mut self, now: Instant, child: InstallChild) {
+        if let Some(log) = &mut self.key_log
+            && let Err(error) = log.child_sa(&child)
+        {
+            tracing::warn!("key log: {error}");
+        }
+        let handle = child.handle;
+        if let Err(error) = self.try_install(child) {
+            tracing::error!("a Child SA cannot be installed: {error}");
+            self.remove(handle);
+            self.gateway.child_failed(now, handle, &error.to_string());
+        }
+    }
+
+    fn try_install(&mut self, child: InstallChild) -> Result<(), adit_net::Error> {
+        let handle = child.handle;
+        let (policy, is_new) = self.policies.of(&child);
+        if is_new {
+            self.backend.set_policies(self.policies.all())?;
+        }
+        let half = |spi, keys| SaParameters {
+            spi,
+            transforms: child.transforms,
+            keys,
+            replay_window: child.replay_window,
+            local_ts: child.local_ts.clone(),
+            remote_ts: child.remote_ts.clone(),
+        };
+        self.backend.install(ChildSaInstall {
+            id: ChildId(handle.0),
+            policy,
+            inbound: half(child.inbound_spi, child.inbound_keys),
+            outbound: half(child.outbound_spi, child.outbound_keys),
+            local: child.local,
+            remote: child.remote,
+            encap: child.encap.map(|(local_port, remote_port)| UdpEncap { local_port, remote_port }),
+        })?;
+        self.installed.insert(handle, policy);
+        Ok(())
+    }
+
+    fn remove(&mut self, handle: ChildHandle) {
+        if self.installed.remove(&handle).is_some() {
+            self.backend.remove(ChildId(handle.0));
+        }
+        if self.policies.forget(handle)
+            && let Err(error) = self.backend.set_policies(self.policies.all())
+        {
+            tracing::warn!("policies of a removed SA stay in force: {error}");
+        }
+    }
+
+    /// What is known about a Child SA outside of IKE.
+    fn child_facts(&self, handle: ChildHandle) -> ChildFacts {
+        ChildFacts {
+            reqid: self.installed.get(&handle).map_or(0, |policy| policy.0),
+            counters: self.backend.counters(ChildId(handle.0)).unwrap_or_default(),
+        }
+    }
+
+    fn event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::IkeUp(sa) => {
+                tracing::info!("{}: IKE SA {} up with {}", sa.connection, sa.handle.0, peer(&sa));
+                self.hub.publish("ike-updown", || ike_updown(&sa, true, now));
+            }
+            Event::IkeDown(sa, reason) => {
+                tracing::info!("{}: IKE SA {} down: {}", sa.connection, sa.handle.0, reason_text(reason));
+                self.hub.publish("ike-updown", || ike_updown(&sa, false, now));
+            }
+            Event::ChildUp(sa, child) => {
+                self.starts.up(&sa.connection, &child.name);
+                tracing::info!("{}/{} up: {}", sa.connection, child.name, selectors(&child));
+                let facts = self.child_facts(child.handle);
+                self.hub.publish("child-updown", || child_updown(&sa, &child, &facts, true, now));
+            }
+            Event::ChildDown(sa, child, reason) => {
+                tracing::info!("{}/{} down: {}", sa.connection, child.name, reason_text(reason));
+                let facts = self.child_facts(child.handle);
+                self.hub.publish("child-updown", || child_updown(&sa, &child, &facts, false, now));
+            }
+            Event::Progress { request, message } => {
+                if let Some(pending) = self.pending.get(&request)
+                    && pending.log_level >= 1
+                {
+                    let mut line = Message::new();
+                    line.put("group", "IKE").put("level", "1").put("msg", message);
+                    pending.reply.event("control-log", line);
+                }
+            }
+            Event::RequestDone { request, result } => self.request_done(now, request, result),
+        }
+    }
+
+    fn request_done(&mut self, now: Instant, request: RequestId, result: Result<(), String>) {
+        if let Some((connection, child)) = self.starts.find(request) {
+            match &result {
+                Ok(()) => self.starts.forget(&connection, &child),
+                Err(why) => {
+                    let wait = self.starts.failed(&connection, &child, now);
+                    tracing::info!("{connection}/{child} is not up: {why}; next attempt in {wait:.0?}");
+                }
+            }
+        }
+        let Some(Pending { reply, matches, .. }) = self.pending.remove(&request) else { return };
+        let mut answer = Message::new();
+        answer.put("success", if result.is_ok() { "yes" } else { "no" });
+        if let Some(matches) = matches {
+            answer.put_display("matches", matches);
+            answer.put_display("terminated", if result.is_ok() { matches } else { 0 });
+        }
+        if let Err(why) = result {
+            answer.put("errmsg", why);
+        }
+        reply.respond(answer);
+    }
+
+    fn record(&mut self, now: Instant, record: &NegotiationRecord) {
+        if record.code == OutcomeCode::Success {
+            return;
+        }
+        let Some(more) = self.limit.allow(record.remote.ip(), now) else { return };
+        let name = match (&record.connection, &record.child) {
+            (Some(connection), Some(child)) => format!("{connection}/{child}: "),
+            (Some(connection), None) => format!("{connection}: "),
+            (None, _) => String::new(),
+        };
+        let (remote, code, message) = (record.remote, outcome_name(record.code), &record.message);
+        let blame = report::blame_name(record.blame);
+        if record.blame == Blame::OurBug {
+            tracing::error!(%remote, code, blame, "{name}{message}{more}");
+        } else {
+            tracing::info!(%remote, code, blame, "{name}{message}{more}");
+        }
+    }
+
+    fn command(&mut self, now: Instant, request: Request) {
+        tracing::debug!("control: {}", request.command.escape_debug());
+        commands::run(self, now, request);
+    }
+}
+
+fn peer(sa: &IkeSaView) -> String {
+    let id = sa.remote_id.as_ref().map_or_else(|| "%any".to_owned(), ToString::to_string);
+    format!("{id} at {}", sa.remote)
+}
+
+fn selectors(child: &ChildSaView) -> String {
+    let list = |selectors: &[adit_wire::ikev2::TrafficSelector]| {
+        selectors.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    };
+    format!("{} <-> {}", list(&child.local_ts), list(&child.remote_ts))
+}
+
+fn reason_text(reason: DownReason) -> &'static str {
+    match reason {
+        DownReason::DeletedByPeer => "the peer deleted it",
+        DownReason::DeletedByUs => "deleted",
+        DownReason::PeerDead => "the peer no longer answers",
+        DownReason::Failed => "the negotiation failed",
+        DownReason::DataPlane => "the data plane cannot go on with it",
+    }
+}
+
+fn ike_updown(sa: &IkeSaView, up: bool, now: Instant) -> Message {
+    let mut message = Message::new();
+    message.put_flag("up", up);
+    message.put_section(report::ike_sa_name(sa), report::ike_sa(sa, now));
+    message
+}
+
+fn child_updown(sa: &IkeSaView, child: &ChildSaView, facts: &ChildFacts, up: bool, now: Instant) -> Message {
+    let mut children = Message::new();
+    children.put_section(&report::child_sa_name(child), report::child_sa(child, facts, now));
+    let mut ike = report::ike_sa(sa, now);
+    ike.put_section("child-sas", children);
+    let mut message = Message::new();
+    message.put_flag("up", up);
+    message.put_section(report::ike_sa_name(sa), ike);
+    message
+}

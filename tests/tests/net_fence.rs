@@ -1,0 +1,209 @@
+//! The packet filter rules, as `nft` reads them and as packets meet them.
+
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::Duration;
+
+use adit_net::fence::Fence;
+use adit_net::netlink::{PROTOCOL_STATIC, Route, RouteKind, TABLE_MAIN};
+use adit_net::netns::Namespace;
+use adit_net::{NetConfig, PolicyId, PolicySpec};
+use adit_wire::ikev2::TrafficSelector;
+use anyhow::{Context, Result, ensure};
+
+fn namespace() -> Result<Namespace> {
+    ensure!(rustix::process::geteuid().is_root(), "this test makes network namespaces: run it as root");
+    Ok(Namespace::unnamed()?)
+}
+
+fn fence(namespace: &Namespace) -> Result<Fence> {
+    Ok(namespace.run(|| Fence::new(&NetConfig { mark: 0x1234, ..NetConfig::default() }))?)
+}
+
+fn listed(namespace: &Namespace) -> Result<String> {
+    let output = namespace.run(|| Command::new("nft").args(["list", "ruleset"]).output())??;
+    ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn selector(protocol: u8, ports: (u16, u16), first: &str, last: &str) -> Result<TrafficSelector> {
+    let (start_port, end_port) = ports;
+    Ok(TrafficSelector { protocol, start_port, end_port, start: first.parse()?, end: last.parse()? })
+}
+
+fn policy(local_ts: Vec<TrafficSelector>, remote_ts: Vec<TrafficSelector>) -> PolicySpec {
+    PolicySpec { id: PolicyId(1), name: "net".into(), local_ts, remote_ts, priority: 0 }
+}
+
+const ALL_PORTS: (u16, u16) = (0, 65_535);
+
+#[test]
+fn nft_reads_what_was_meant() -> Result<()> {
+    let namespace = namespace()?;
+    let mut fence = fence(&namespace)?;
+    fence.replace(&[
+        policy(
+            vec![
+                selector(0, ALL_PORTS, "10.1.0.3", "10.1.0.9")?,
+                selector(0, ALL_PORTS, "fd00:1::", "fd00:1::ffff")?,
+            ],
+            vec![
+                selector(0, ALL_PORTS, "0.0.0.0", "255.255.255.255")?,
+                selector(0, ALL_PORTS, "fd00:2::", "fd00:2::")?,
+            ],
+        ),
+        policy(
+            vec![selector(6, (22, 22), "10.3.0.0", "10.3.0.0")?],
+            vec![selector(6, (1024, 65_535), "10.4.0.0", "10.4.0.0")?],
+        ),
+        policy(
+            vec![selector(0, ALL_PORTS, "fd00:3::", "fd00:3::")?],
+            vec![selector(17, (53, 53), "fd00:4::", "fd00:4::")?],
+        ),
+    ])?;
+    let expected = r#"table inet adit {
+	chain dropped-in {
+		counter packets 0 bytes 0 drop
+	}
+
+	chain dropped-out {
+		counter packets 0 bytes 0 drop
+	}
+
+	chain inbound {
+		iifname "lo" return
+		iifname "adit0" return
+		ip6 saddr fd00:2:: ip6 daddr fd00:1::-fd00:1::ffff goto dropped-in
+		ip saddr 10.4.0.0 ip daddr 10.3.0.0 tcp sport 1024-65535 tcp dport 22 goto dropped-in
+		ip saddr 10.4.0.0 ip daddr 10.3.0.0 meta l4proto tcp ip frag-off & 8191 != 0 goto dropped-in
+		ip6 saddr fd00:4:: ip6 daddr fd00:3:: udp sport 53 goto dropped-in
+		ip6 saddr fd00:4:: ip6 daddr fd00:3:: meta l4proto udp frag frag-off != 0 goto dropped-in
+		ip saddr 10.1.0.3-10.1.0.9 ip daddr 10.1.0.3-10.1.0.9 return
+		ip daddr 10.1.0.3-10.1.0.9 goto dropped-in
+	}
+
+	chain input {
+		type filter hook input priority filter; policy accept;
+		meta l4proto esp accept
+		udp dport 500 accept
+		udp dport 4500 accept
+		icmpv6 type 133-137 ip6 hoplimit 255 accept
+		jump inbound
+	}
+
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+		jump inbound
+	}
+
+	chain outbound {
+		type filter hook postrouting priority filter; policy accept;
+		oifname "lo" accept
+		oifname "adit0" accept
+		meta mark 0x00001234 accept
+		icmpv6 type 133-137 ip6 hoplimit 255 accept
+		ip6 saddr fd00:1::-fd00:1::ffff ip6 daddr fd00:2:: goto dropped-out
+		ip saddr 10.3.0.0 ip daddr 10.4.0.0 tcp sport 22 tcp dport 1024-65535 goto dropped-out
+		ip saddr 10.3.0.0 ip daddr 10.4.0.0 meta l4proto tcp ip frag-off & 8191 != 0 goto dropped-out
+		ip6 saddr fd00:3:: ip6 daddr fd00:4:: udp dport 53 goto dropped-out
+		ip6 saddr fd00:3:: ip6 daddr fd00:4:: meta l4proto udp frag frag-off != 0 goto dropped-out
+		ip saddr 10.1.0.3-10.1.0.9 ip daddr 10.1.0.3-10.1.0.9 return
+		ip saddr 10.1.0.3-10.1.0.9 goto dropped-out
+	}
+}
+"#;
+    let found = listed(&namespace)?;
+    ensure!(found == expected, "nft lists:\n{found}");
+
+    fence.replace(&[])?;
+    ensure!(listed(&namespace)?.is_empty());
+    fence.remove().context("what is not there can be removed")?;
+    ensure!(fence.dropped()? == (0, 0));
+    Ok(())
+}
+
+#[test]
+fn a_thousand_policies_fit_one_transaction() -> Result<()> {
+    let namespace = namespace()?;
+    let mut fence = fence(&namespace)?;
+    let many: Vec<PolicySpec> = (0..1000_u16)
+        .map(|i| {
+            let [high, low] = i.to_be_bytes();
+            let remote = TrafficSelector::subnet(IpAddr::from([10, 128 | high, low, 0]), 24);
+            policy(vec![TrafficSelector::subnet(IpAddr::from([10, 1, 0, 0]), 16)], vec![remote])
+        })
+        .collect();
+    fence.replace(&many)?;
+    let found = listed(&namespace)?;
+    ensure!(
+        found.matches("goto dropped-in").count() == 1000 && found.matches("goto dropped-out").count() == 1000
+    );
+    fence.remove()?;
+    Ok(())
+}
+
+/// A host, a router that has the fence, and a host behind it.
+///
+/// ```text
+/// near 10.1.0.10 -- 10.1.0.1 router 192.0.2.1 -- 192.0.2.2 far
+/// ```
+#[test]
+fn ports_decide_and_later_fragments_are_not_trusted() -> Result<()> {
+    let (near, router, far) = (namespace()?, namespace()?, namespace()?);
+    router.set_forwarding()?;
+    let mut netlink = router.netlink()?;
+    let any = IpAddr::from([0; 4]);
+    for (name, host, addresses) in
+        [("lan", &near, [[10, 1, 0, 1], [10, 1, 0, 10]]), ("wan", &far, [[192, 0, 2, 1], [192, 0, 2, 2]])]
+    {
+        let [ours, theirs] = addresses.map(IpAddr::from);
+        netlink.create_veth(name, "eth", Some(host.as_fd()))?;
+        let index = netlink.link(name)?.index;
+        netlink.set_up(index)?;
+        netlink.add_address(index, ours, 24)?;
+        let mut netlink = host.netlink()?;
+        let index = netlink.link("eth")?.index;
+        netlink.set_up(index)?;
+        netlink.add_address(index, theirs, 24)?;
+        netlink.add_route(&Route {
+            destination: (any, 0),
+            table: TABLE_MAIN,
+            kind: RouteKind::Unicast,
+            interface: Some(index),
+            gateway: Some(ours),
+            source: None,
+            metric: 0,
+            protocol: PROTOCOL_STATIC,
+        })?;
+    }
+    let open = far.run(|| UdpSocket::bind("192.0.2.2:7000"))??;
+    let guarded = far.run(|| UdpSocket::bind("192.0.2.2:7001"))??;
+    let sender = near.run(|| UdpSocket::bind("10.1.0.10:0"))??;
+    // Packets keep their order: what arrives shows that all before it would have arrived.
+    let send = |datagram: &[u8], to: &UdpSocket| sender.send_to(datagram, to.local_addr()?);
+    let mut buffer = [0; 4000];
+    open.set_read_timeout(Some(Duration::from_secs(10)))?;
+    guarded.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // Two fragments, as long as there is no fence.
+    send(&[1; 2000], &guarded)?;
+    ensure!(guarded.recv(&mut buffer)? == 2000);
+
+    let mut fence = fence(&router)?;
+    fence.replace(&[policy(
+        vec![selector(0, ALL_PORTS, "10.1.0.10", "10.1.0.10")?],
+        vec![selector(17, (7001, 7001), "192.0.2.2", "192.0.2.2")?],
+    )])?;
+    send(b"protected", &guarded)?;
+    send(b"open", &open)?;
+    ensure!(open.recv(&mut buffer)? == 4);
+    ensure!(fence.dropped()? == (0, 1));
+    // Of two fragments the later could belong to anything.
+    send(&[2; 2000], &open)?;
+    send(b"end", &open)?;
+    ensure!(open.recv(&mut buffer)? == 3, "a later fragment got out");
+    ensure!(fence.dropped()? == (0, 2));
+    guarded.set_nonblocking(true)?;
+    ensure!(guarded.recv(&mut buffer).is_err(), "a protected packet got out");
+    Ok(())
+}
