@@ -8,6 +8,8 @@ mod commands;
 pub mod logging;
 mod policies;
 mod starts;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io;
@@ -21,8 +23,8 @@ use adit_crypto::SystemEntropy;
 use adit_esp::SaParameters;
 use adit_ike::config::{Connection, Settings, SharedSecret};
 use adit_ike::{
-    Blame, ChildHandle, ChildSaView, DownReason, Event, Gateway, IkeSaView, InstallChild, NegotiationRecord,
-    OutcomeCode, Output, RequestId, Target, Transmit,
+    ChildHandle, ChildSaView, DownReason, Event, Gateway, IkeSaView, InstallChild, Output, RequestId, Target,
+    Transmit,
 };
 use adit_net::{
     Backend, ChildId, ChildSaInstall, IkeSender, NetConfig, NetEvent, PolicyId, UdpEncap, Userspace,
@@ -34,7 +36,7 @@ use self::logging::LogLimit;
 use self::policies::Policies;
 use self::starts::Starts;
 use crate::config::ControlUri;
-use crate::control::report::{self, ChildFacts, outcome_name};
+use crate::control::report::{self, ChildFacts};
 use crate::control::server::{ClaimError, Hub, Listener, Reply, Request, Server};
 use crate::control::vici::Message;
 use crate::key_log::KeyLog;
@@ -480,7 +482,8 @@ impl Daemon {
                 Output::InstallChild(child) => self.install(now, *child),
                 Output::RemoveChild(handle) => self.remove(handle),
                 Output::Event(event) => self.event(now, event),
-                Output::Record(record) => self.record(now, &record),
+                // The gateway keeps and logs it.
+                Output::Record(_) => {}
                 Output::KeyLog(keys) => {
                     if let Some(log) = &mut self.key_log
                         && let Err(error) = log.ike_sa(&keys)
@@ -560,22 +563,31 @@ impl Daemon {
 
     fn event(&mut self, now: Instant, event: Event) {
         match event {
-            Event::IkeUp(sa) => {
-                tracing::info!("{}: IKE SA {} up with {}", sa.connection, sa.handle.0, peer(&sa));
-                self.hub.publish("ike-updown", || ike_updown(&sa, true, now));
-            }
+            // That they are up is in the log already, from the gateway's record.
+            Event::IkeUp(sa) => self.hub.publish("ike-updown", || ike_updown(&sa, true, now)),
             Event::IkeDown(sa, reason) => {
-                tracing::info!("{}: IKE SA {} down: {}", sa.connection, sa.handle.0, reason_text(reason));
+                tracing::info!(
+                    "connection \"{}\": IKE SA [{}] down: {}",
+                    sa.connection,
+                    sa.handle.0,
+                    reason_text(reason)
+                );
                 self.hub.publish("ike-updown", || ike_updown(&sa, false, now));
             }
             Event::ChildUp(sa, child) => {
                 self.starts.up(&sa.connection, &child.name);
-                tracing::info!("{}/{} up: {}", sa.connection, child.name, selectors(&child));
                 let facts = self.child_facts(child.handle);
                 self.hub.publish("child-updown", || child_updown(&sa, &child, &facts, true, now));
             }
             Event::ChildDown(sa, child, reason) => {
-                tracing::info!("{}/{} down: {}", sa.connection, child.name, reason_text(reason));
+                tracing::info!(
+                    "connection \"{}\", child \"{}\": Child SA down, {} in {} out: {}",
+                    sa.connection,
+                    child.name,
+                    child.inbound_spi,
+                    child.outbound_spi,
+                    reason_text(reason)
+                );
                 let facts = self.child_facts(child.handle);
                 self.hub.publish("child-updown", || child_updown(&sa, &child, &facts, false, now));
             }
@@ -615,41 +627,10 @@ impl Daemon {
         reply.respond(answer);
     }
 
-    fn record(&mut self, now: Instant, record: &NegotiationRecord) {
-        if record.code == OutcomeCode::Success {
-            return;
-        }
-        let Some(more) = self.limit.allow(record.remote.ip(), now) else { return };
-        let name = match (&record.connection, &record.child) {
-            (Some(connection), Some(child)) => format!("{connection}/{child}: "),
-            (Some(connection), None) => format!("{connection}: "),
-            (None, _) => String::new(),
-        };
-        let (remote, code, message) = (record.remote, outcome_name(record.code), &record.message);
-        let blame = report::blame_name(record.blame);
-        if record.blame == Blame::OurBug {
-            tracing::error!(%remote, code, blame, "{name}{message}{more}");
-        } else {
-            tracing::info!(%remote, code, blame, "{name}{message}{more}");
-        }
-    }
-
     fn command(&mut self, now: Instant, request: Request) {
         tracing::debug!("control: {}", request.command.escape_debug());
         commands::run(self, now, request);
     }
-}
-
-fn peer(sa: &IkeSaView) -> String {
-    let id = sa.remote_id.as_ref().map_or_else(|| "%any".to_owned(), ToString::to_string);
-    format!("{id} at {}", sa.remote)
-}
-
-fn selectors(child: &ChildSaView) -> String {
-    let list = |selectors: &[adit_wire::ikev2::TrafficSelector]| {
-        selectors.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-    };
-    format!("{} <-> {}", list(&child.local_ts), list(&child.remote_ts))
 }
 
 fn reason_text(reason: DownReason) -> &'static str {

@@ -272,11 +272,9 @@ impl Connection {
             child.print(text);
         }
         if let Some(failure) = &self.last_failure {
-            let child = failure.child.as_ref().map(|child| format!(" of {child}")).unwrap_or_default();
-            let ago = duration(failure.seconds_ago);
             text.line(
                 2,
-                &format!("last failure{child}, {ago} ago, with {}: {}", failure.remote, failure.message),
+                &format!("last failure, {} ago: {}", duration(failure.seconds_ago), failure.message),
             );
         }
     }
@@ -570,8 +568,8 @@ mod tests {
         facts.configured(&configured("gw", &[("net", "start"), ("lab", "none")]));
         facts.configured(&configured("branch", &[("net", "start")]));
         facts.established(&established("gw", &["net"]));
-        let sentence = "no common ESP proposal: we offered aes256gcm16, the peer aes128-sha1; add one of the peer's to \
-                        esp_proposals here, or one of ours there";
+        let sentence = "connection \"branch\", child \"net\": peer 192.0.2.2: no common ESP proposal: we offered \
+                        aes256gcm16, the peer aes128-sha1; add one of the peer's to esp_proposals here";
         facts.negotiated(&failure("gw", "timeout", "old"));
         facts.negotiated(&failure("gw", "success", ""));
         facts.negotiated(&failure("branch", "no-proposal-chosen", sentence));
@@ -592,9 +590,9 @@ gw: partly up
 branch: down
   a.example at 192.0.2.1 <-> %any at 192.0.2.2
     net: down, 10.1.0.0/16 <-> 10.2.0.0/16
-  last failure of net, 1 min 30 s ago, with 192.0.2.2:500: no common ESP proposal: we offered
-      aes256gcm16, the peer aes128-sha1; add one of the peer's to esp_proposals here, or one of ours
-      there
+  last failure, 1 min 30 s ago: connection \"branch\", child \"net\": peer 192.0.2.2: no common ESP
+      proposal: we offered aes256gcm16, the peer aes128-sha1; add one of the peer's to esp_proposals
+      here
 "
         );
     }

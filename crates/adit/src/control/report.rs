@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use adit_crypto::{EspTransforms, IkeTransforms, is_aead};
 use adit_ike::config::{AddressSpec, Child, Connection, SelectorSpec};
-use adit_ike::{Blame, ChildSaView, IkeSaState, IkeSaView, NegotiationRecord, OutcomeCode, Stage};
+use adit_ike::{ChildSaView, IkeSaState, IkeSaView, NegotiationRecord, Stage};
 use adit_net::ChildCounters;
 use adit_wire::ikev2::{EncrId, IntegId, TrafficSelector};
 
@@ -202,7 +202,7 @@ impl fmt::Display for Selector<'_> {
 pub fn negotiation(record: &NegotiationRecord, now: Instant) -> Message {
     let mut message = Message::new();
     message.put_display("ago", seconds(now, record.at));
-    message.put("code", outcome_name(record.code));
+    message.put("code", kebab(&record.code));
     message.put(
         "stage",
         match record.stage {
@@ -211,7 +211,7 @@ pub fn negotiation(record: &NegotiationRecord, now: Instant) -> Message {
             Stage::ChildSa => "CHILD_SA",
         },
     );
-    message.put("blame", blame_name(record.blame));
+    message.put("blame", kebab(&record.blame));
     if let Some(connection) = &record.connection {
         message.put("connection", connection);
     }
@@ -245,39 +245,16 @@ pub fn negotiation(record: &NegotiationRecord, now: Instant) -> Message {
     message
 }
 
-/// A stable name of an outcome.
-#[must_use]
-pub fn outcome_name(code: OutcomeCode) -> &'static str {
-    match code {
-        OutcomeCode::Success => "success",
-        OutcomeCode::Narrowed => "narrowed",
-        OutcomeCode::NoProposalChosen => "no-proposal-chosen",
-        OutcomeCode::TsUnacceptable => "ts-unacceptable",
-        OutcomeCode::UnknownPeer => "unknown-peer",
-        OutcomeCode::IdentityMismatch => "identity-mismatch",
-        OutcomeCode::NoSharedSecret => "no-shared-secret",
-        OutcomeCode::AuthenticationFailed => "authentication-failed",
-        OutcomeCode::RefusedByPeer => "refused-by-peer",
-        OutcomeCode::InvalidKe => "invalid-ke",
-        OutcomeCode::InvalidSyntax => "invalid-syntax",
-        OutcomeCode::UnsupportedCriticalPayload => "unsupported-critical-payload",
-        OutcomeCode::Timeout => "timeout",
-        OutcomeCode::DataPlane => "data-plane",
-        OutcomeCode::Cancelled => "cancelled",
+/// The name of a plain variant as programs see it: `NoProposalChosen` is `no-proposal-chosen`.
+fn kebab(variant: &impl fmt::Debug) -> String {
+    let mut name = String::new();
+    for character in format!("{variant:?}").chars() {
+        if character.is_uppercase() && !name.is_empty() {
+            name.push('-');
+        }
+        name.extend(character.to_lowercase());
     }
-}
-
-/// A stable name of whoever has to act.
-#[must_use]
-pub fn blame_name(blame: Blame) -> &'static str {
-    match blame {
-        Blame::PeerMalformed => "peer-malformed",
-        Blame::PeerMisbehaved => "peer-misbehaved",
-        Blame::PeerIncompatible => "peer-incompatible",
-        Blame::OurConfiguration => "our-configuration",
-        Blame::Network => "network",
-        Blame::OurBug => "our-bug",
-    }
+    name
 }
 
 /// Whole seconds from `then` to `now`.
@@ -477,6 +454,13 @@ mod tests {
             assert_eq!(message.text(key).as_deref(), Some(value), "{key}");
         }
         assert_eq!(message.value("local-ts"), Some(&Value::List(vec![b"10.1.0.0/16".to_vec()])));
+    }
+
+    #[test]
+    fn names_of_variants() {
+        assert_eq!(kebab(&adit_ike::OutcomeCode::NoProposalChosen), "no-proposal-chosen");
+        assert_eq!(kebab(&adit_ike::Blame::OurBug), "our-bug");
+        assert_eq!(kebab(&adit_ike::OutcomeCode::Timeout), "timeout");
     }
 
     #[test]

@@ -632,6 +632,30 @@ enum ReadError {
     Io(#[from] io::Error),
 }
 
+/// A reply whose client is a test that registered for everything.
+#[cfg(test)]
+pub(crate) struct Captured(mpsc::UnboundedReceiver<Outgoing>);
+
+#[cfg(test)]
+impl Captured {
+    pub(crate) fn reply() -> (Reply, Self) {
+        let (queue, outgoing) = mpsc::unbounded_channel();
+        let client = Client {
+            registered: Mutex::new(EVENTS.iter().copied().collect()),
+            queue,
+            queued_events: AtomicUsize::new(0),
+            overflow: Notify::new(),
+        };
+        (Reply { client: Arc::new(client), written: Some(oneshot::channel().0) }, Self(outgoing))
+    }
+
+    /// What was sent since the last call.
+    pub(crate) fn packets(&mut self) -> Vec<Packet> {
+        let frames = std::iter::from_fn(|| self.0.try_recv().ok());
+        frames.map(|outgoing| Packet::decode(&outgoing.frame[4..]).unwrap()).collect()
+    }
+}
+
 /// What these locks protect stays whole whatever panics.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -110,3 +110,56 @@ impl Starts {
         self.0.iter_mut().find(|start| start.connection == connection && start.child == child)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn starts(now: Instant) -> Starts {
+        let start = |child: &str| Start {
+            connection: "gw".into(),
+            child: child.into(),
+            failures: 0,
+            state: State::Waiting(now),
+        };
+        Starts(vec![start("a"), start("b")])
+    }
+
+    #[test]
+    fn attempts_back_off_until_it_is_up() {
+        let mut now = Instant::now();
+        let mut starts = starts(now);
+        assert_eq!(starts.due(now), Some(("gw".into(), "a".into())));
+        starts.running("gw", "a", RequestId(1));
+        assert_eq!(starts.due(now), Some(("gw".into(), "b".into())));
+        starts.running("gw", "b", RequestId(2));
+        assert_eq!((starts.due(now), starts.poll_timeout()), (None, None));
+        assert_eq!(starts.find(RequestId(2)), Some(("gw".into(), "b".into())));
+        starts.up("gw", "b");
+        assert_eq!(starts.find(RequestId(2)), None);
+        for nominal in [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0] {
+            let wait = starts.failed("gw", "a", now);
+            assert!((0.75..=1.25).contains(&(wait.as_secs_f64() / nominal)), "{wait:?} for {nominal}");
+            assert_eq!(starts.poll_timeout(), Some(now + wait));
+            assert_eq!(starts.due(now), None);
+            now += wait;
+            assert!(starts.due(now).is_some());
+            starts.running("gw", "a", RequestId(3));
+        }
+    }
+
+    #[test]
+    fn what_an_operator_takes_down_is_not_started_again() {
+        let now = Instant::now();
+        for (connection, child, left) in [
+            (Some("gw"), None, 0),
+            (None, Some("a"), 1),
+            (Some("gw"), Some("b"), 1),
+            (Some("other"), Some("a"), 2),
+        ] {
+            let mut starts = starts(now);
+            starts.cancel(connection, child);
+            assert_eq!(starts.0.len(), left, "{connection:?} {child:?}");
+        }
+    }
+}

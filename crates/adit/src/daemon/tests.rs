@@ -1,0 +1,447 @@
+//! Two daemons without an operating system: a wire made of a list, data planes that write down their orders, and
+//! time that passes when a test says so.
+
+use std::sync::Mutex;
+
+use adit_net::{ChildCounters, PolicySpec, Stats};
+
+use super::*;
+use crate::control::server::Captured;
+use crate::control::vici::Packet;
+
+/// What a daemon did, in order.
+#[derive(Clone, Debug)]
+enum Deed {
+    Policies(Vec<String>),
+    Install { id: u64, inbound: u32, outbound: u32 },
+    Remove(u64),
+    Send { local: SocketAddr, remote: SocketAddr, datagram: Vec<u8> },
+    Shutdown,
+}
+
+#[derive(Clone, Default)]
+struct Deeds(Arc<Mutex<World>>);
+
+#[derive(Default)]
+struct World {
+    deeds: Vec<Deed>,
+    /// Deeds before this have been looked at by the wire.
+    delivered: usize,
+    refuse_installs: bool,
+    last_in: Option<Instant>,
+}
+
+impl Deeds {
+    fn push(&self, deed: Deed) {
+        self.0.lock().unwrap().deeds.push(deed);
+    }
+
+    fn all(&self) -> Vec<Deed> {
+        self.0.lock().unwrap().deeds.clone()
+    }
+}
+
+impl Backend for Deeds {
+    fn install(&mut self, child: ChildSaInstall) -> Result<(), adit_net::Error> {
+        if self.0.lock().unwrap().refuse_installs {
+            return Err(adit_net::Error::Stopped);
+        }
+        let (inbound, outbound) = (child.inbound.spi.0, child.outbound.spi.0);
+        self.push(Deed::Install { id: child.id.0, inbound, outbound });
+        Ok(())
+    }
+
+    fn remove(&mut self, id: ChildId) {
+        self.push(Deed::Remove(id.0));
+    }
+
+    fn set_policies(&mut self, policies: Vec<PolicySpec>) -> Result<(), adit_net::Error> {
+        self.push(Deed::Policies(policies.into_iter().map(|policy| policy.name).collect()));
+        Ok(())
+    }
+
+    fn counters(&self, _: ChildId) -> Option<ChildCounters> {
+        let last_in = self.0.lock().unwrap().last_in;
+        Some(ChildCounters { packets_in: 3, bytes_in: 252, last_in, ..ChildCounters::default() })
+    }
+
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
+
+    fn shutdown(self: Box<Self>) {
+        self.push(Deed::Shutdown);
+    }
+}
+
+impl Wire for Deeds {
+    fn send(&self, local: SocketAddr, remote: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        self.push(Deed::Send { local, remote, datagram: datagram.to_vec() });
+        Ok(())
+    }
+
+    fn send_keepalive(&self, _: SocketAddr, _: SocketAddr) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn source_address(&self, _: IpAddr) -> io::Result<IpAddr> {
+        Err(io::ErrorKind::NetworkUnreachable.into())
+    }
+}
+
+struct Side {
+    daemon: Daemon,
+    deeds: Deeds,
+    inbox: mpsc::UnboundedReceiver<NetEvent>,
+    queue: mpsc::UnboundedSender<NetEvent>,
+}
+
+fn configuration(own: &str, peer: &str, secret: &str, child: &str) -> crate::config::Configuration {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("swanctl.conf");
+    let text = format!(
+        "connections {{ gw {{
+           local_addrs = 192.0.2.{own}
+           remote_addrs = 192.0.2.{peer}
+           dpd_delay = 10s
+           local {{ auth = psk
+             id = gw{own}.example }}
+           remote {{ auth = psk
+             id = gw{peer}.example }}
+           children {{ net {{
+             local_ts = 10.{own}.0.0/16
+             remote_ts = 10.{peer}.0.0/16
+             {child} }} }}
+         }} }}
+         secrets {{ ike-1 {{ secret = {secret} }} }}"
+    );
+    std::fs::write(&file, text).unwrap();
+    crate::config::load(&file).unwrap_or_else(|error| panic!("{error}"))
+}
+
+impl Side {
+    fn new(now: Instant, own: &str, peer: &str, secret: &str, child: &str) -> Self {
+        let configuration = configuration(own, peer, secret, child);
+        let gateway = Gateway::new(Settings::default(), Box::new(SystemEntropy), now);
+        let deeds = Deeds::default();
+        let (queue, inbox) = mpsc::unbounded_channel();
+        let mut daemon = Daemon::new(
+            gateway,
+            Box::new(deeds.clone()),
+            Box::new(deeds.clone()),
+            Hub::default(),
+            Inbox::default(),
+            None,
+        );
+        daemon.configure(now, configuration.connections, configuration.secrets).unwrap();
+        Self { daemon, deeds, inbox, queue }
+    }
+
+    /// One turn of the event loop.
+    fn turn(&mut self, now: Instant) {
+        while let Ok(event) = self.inbox.try_recv() {
+            self.daemon.net_event(now, event);
+            self.daemon.drain(now);
+        }
+        self.daemon.handle_timeout(now);
+        self.daemon.drain(now);
+    }
+
+    /// Datagrams since the last call.
+    fn sent(&self) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
+        let mut world = self.deeds.0.lock().unwrap();
+        let all = world.deeds.len();
+        let delivered = std::mem::replace(&mut world.delivered, all);
+        let sent = world.deeds[delivered..].iter().filter_map(|deed| match deed {
+            Deed::Send { local, remote, datagram } => Some((*local, *remote, datagram.clone())),
+            _ => None,
+        });
+        sent.collect()
+    }
+
+    fn command(&mut self, now: Instant, command: &str, arguments: &[(&str, &str)]) -> Captured {
+        let mut message = Message::new();
+        for (key, value) in arguments {
+            message.put(key, value);
+        }
+        let (reply, captured) = Captured::reply();
+        self.daemon.command(now, Request { command: command.into(), arguments: message, reply });
+        captured
+    }
+
+    fn installs(&self) -> Vec<(u64, u32, u32)> {
+        let deeds = self.deeds.all();
+        let installs = deeds.iter().filter_map(|deed| match deed {
+            Deed::Install { id, inbound, outbound } => Some((*id, *inbound, *outbound)),
+            _ => None,
+        });
+        installs.collect()
+    }
+
+    fn removed(&self) -> Vec<u64> {
+        let deeds = self.deeds.all();
+        let removes = deeds.iter().filter_map(|deed| match deed {
+            Deed::Remove(id) => Some(*id),
+            _ => None,
+        });
+        removes.collect()
+    }
+
+    fn installed_ids(&self) -> Vec<u64> {
+        self.installs().into_iter().map(|(id, ..)| id).collect()
+    }
+}
+
+/// Lets both talk until nobody has anything to say.
+fn talk(now: Instant, a: &mut Side, b: &mut Side) {
+    for _ in 0..100 {
+        a.turn(now);
+        b.turn(now);
+        let (from_a, from_b) = (a.sent(), b.sent());
+        if from_a.is_empty() && from_b.is_empty() {
+            return;
+        }
+        for (to, from) in [(&*b, from_a), (&*a, from_b)] {
+            for (local, remote, datagram) in from {
+                let event = NetEvent::Ike { local: remote, remote: local, datagram };
+                to.daemon.inbox.deliver(event, &to.queue);
+            }
+        }
+    }
+    panic!("they never stop talking");
+}
+
+/// The answer, and the events before it.
+fn answer(captured: &mut Captured) -> (Vec<Message>, Message) {
+    let mut packets = captured.packets();
+    let Some(Packet::Response(answer)) = packets.pop() else { panic!("no answer") };
+    let events = packets.into_iter().map(|packet| match packet {
+        Packet::Event { message, .. } => message,
+        other => panic!("{other:?}"),
+    });
+    (events.collect(), answer)
+}
+
+fn pair(now: Instant, secret_of_b: &str) -> (Side, Side) {
+    let a = Side::new(now, "1", "2", "0sSGVsbG8gd29ybGQ=", "start_action = start");
+    (a, Side::new(now, "2", "1", secret_of_b, ""))
+}
+
+const SECRET: &str = "0sSGVsbG8gd29ybGQ=";
+
+#[test]
+fn a_child_is_started_and_installed_on_both_sides() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    talk(now, &mut a, &mut b);
+    let (of_a, of_b) = (a.installs(), b.installs());
+    let ([(_, a_in, a_out)], [(_, b_in, b_out)]) = (&of_a[..], &of_b[..]) else {
+        panic!("{of_a:?} {of_b:?}")
+    };
+    assert_eq!((a_in, a_out), (b_out, b_in));
+    for side in [&a, &b] {
+        let deeds = side.deeds.all();
+        assert!(
+            matches!(&deeds[0], Deed::Policies(names) if names == &["gw/net"]),
+            "protected before anything"
+        );
+    }
+    let deeds = b.deeds.all();
+    assert!(
+        matches!(deeds[..], [.., Deed::Install { .. }, Deed::Send { .. }]),
+        "the responder installs before its answer lets the peer send"
+    );
+    assert_eq!(a.daemon.starts.poll_timeout(), None, "nothing is left to start");
+
+    let (events, _) = answer(&mut a.command(now, "list-sas", &[]));
+    let sa = events[0].section("gw").unwrap();
+    assert_eq!(sa.text("state").as_deref(), Some("ESTABLISHED"));
+    assert_eq!(sa.text("remote-id").as_deref(), Some("gw2.example"));
+    let (_, child) = sa.section("child-sas").unwrap().sections().next().unwrap();
+    assert_eq!(child.text("state").as_deref(), Some("INSTALLED"));
+    assert_eq!((child.text("reqid").as_deref(), child.text("bytes-in").as_deref()), (Some("1"), Some("252")));
+    let ikes = answer(&mut a.command(now, "stats", &[])).1;
+    assert_eq!(ikes.section("ikesas").unwrap().text("total").as_deref(), Some("1"));
+    for (arguments, expected) in [
+        (&[("ike", "gw")][..], 1),
+        (&[("ike", "other")], 0),
+        (&[("child", "net")], 1),
+        (&[("child", "other")], 0),
+        (&[("ike-id", "999")], 0),
+    ] {
+        let (events, _) = answer(&mut a.command(now, "list-sas", arguments));
+        assert_eq!(events.len(), expected, "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_operator_takes_it_down_and_up_again() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    talk(now, &mut a, &mut b);
+    let mut down = a.command(now, "terminate", &[("ike", "gw")]);
+    talk(now, &mut a, &mut b);
+    let (_, down) = answer(&mut down);
+    assert_eq!(down.text("success").as_deref(), Some("yes"), "{down:?}");
+    assert_eq!(down.text("matches").as_deref(), Some("1"));
+    assert_eq!((a.removed(), b.removed()), (a.installed_ids(), b.installed_ids()));
+    assert_eq!((a.removed().len(), b.removed().len()), (1, 1));
+    let (_, again) = answer(&mut a.command(now, "terminate", &[("ike", "gw")]));
+    assert_eq!(again.text("errmsg").as_deref(), Some("no matching SAs to terminate found"));
+
+    // The other side, too, can bring it up.
+    let mut up = b.command(now, "initiate", &[("child", "net"), ("ike", "gw")]);
+    talk(now, &mut a, &mut b);
+    let (_, up) = answer(&mut up);
+    assert_eq!(up.text("success").as_deref(), Some("yes"), "{up:?}");
+    assert_eq!((a.installs().len(), b.installs().len()), (2, 2));
+}
+
+#[test]
+fn wrong_commands_are_refused_with_a_reason() {
+    let now = Instant::now();
+    let mut a = Side::new(now, "1", "2", SECRET, "");
+    for (command, arguments) in [
+        ("initiate", &[][..]),
+        ("initiate", &[("child", "other")]),
+        ("initiate", &[("child", "net"), ("timeout", "soon")]),
+        ("terminate", &[]),
+        ("terminate", &[("ike", "gw"), ("force", "yes")]),
+        ("terminate", &[("ike-id", "x")]),
+        ("terminate", &[("ike", "gw")]),
+        ("list-sas", &[("child-id", "-1")]),
+    ] {
+        let (_, refusal) = answer(&mut a.command(now, command, arguments));
+        assert_eq!(refusal.text("success").as_deref(), Some("no"), "{command} {arguments:?}");
+        assert!(!refusal.text("errmsg").unwrap().is_empty(), "{command} {arguments:?}");
+    }
+    assert_eq!(a.command(now, "brew-coffee", &[]).packets(), [Packet::CommandUnknown]);
+}
+
+#[test]
+fn a_command_is_answered_in_the_time_its_client_gave() {
+    let now = Instant::now();
+    let mut a = Side::new(now, "1", "2", SECRET, "");
+    let (_, at_once) = answer(&mut a.command(now, "initiate", &[("child", "net"), ("timeout", "-1")]));
+    assert!(at_once.flag("success"));
+    let mut up = a.command(now, "initiate", &[("child", "net"), ("timeout", "1500")]);
+    a.turn(now);
+    a.turn(now + Duration::from_millis(1499));
+    assert!(!up.packets().iter().any(|packet| matches!(packet, Packet::Response(_))));
+    assert!(a.daemon.poll_timeout().is_some_and(|timeout| timeout <= now + Duration::from_millis(1500)));
+    a.turn(now + Duration::from_millis(1500));
+    assert_eq!(answer(&mut up).1.text("success").as_deref(), Some("no"));
+}
+
+#[test]
+fn a_wrong_secret_installs_nothing_and_is_tried_again_later() {
+    let mut now = Instant::now();
+    let (mut a, mut b) = pair(now, "another");
+    talk(now, &mut a, &mut b);
+    assert!(a.installs().is_empty() && b.installs().is_empty());
+    let (events, _) = answer(&mut a.command(now, "list-negotiations", &[("ike", "gw")]));
+    let failure = events.last().unwrap();
+    assert_ne!(failure.text("code").as_deref(), Some("success"));
+    assert!(!failure.text("message").unwrap().is_empty());
+    let next = a.daemon.starts.poll_timeout().unwrap();
+    assert!(next > now && next <= now + Duration::from_millis(1250));
+    let before = a.deeds.all().len();
+    now = next;
+    a.turn(now);
+    assert!(a.deeds.all().len() > before, "it is tried again");
+}
+
+#[test]
+fn what_the_data_plane_refuses_is_taken_back() {
+    let now = Instant::now();
+    for (at_a, at_b) in [(true, false), (false, true)] {
+        let (mut a, mut b) = pair(now, SECRET);
+        a.deeds.0.lock().unwrap().refuse_installs = at_a;
+        b.deeds.0.lock().unwrap().refuse_installs = at_b;
+        talk(now, &mut a, &mut b);
+        for side in [&mut a, &mut b] {
+            assert_eq!(side.installed_ids(), side.removed(), "nothing stays");
+            let (events, _) = answer(&mut side.command(now, "list-sas", &[]));
+            let children = events.iter().flat_map(Message::sections).map(|(_, sa)| sa.section("child-sas"));
+            assert!(children.flatten().all(Message::is_empty));
+        }
+    }
+}
+
+#[test]
+fn a_stopping_daemon_deletes_its_sas() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    talk(now, &mut a, &mut b);
+    a.daemon.stop(now, None);
+    talk(now, &mut a, &mut b);
+    assert!(a.daemon.gateway.ike_sas().next().is_none() && b.daemon.gateway.ike_sas().next().is_none());
+    assert_eq!((a.removed(), b.removed()), (a.installed_ids(), b.installed_ids()));
+    assert_eq!((a.removed().len(), b.removed().len()), (1, 1));
+    let (_, refusal) = answer(&mut a.command(now, "initiate", &[("child", "net")]));
+    assert_eq!(refusal.text("success").as_deref(), Some("no"));
+    let Side { daemon, deeds, .. } = a;
+    daemon.close(&Ok(()));
+    assert!(matches!(deeds.all().last(), Some(Deed::Shutdown)));
+}
+
+#[test]
+fn after_a_failure_of_the_data_plane_protection_stays() {
+    let now = Instant::now();
+    let Side { mut daemon, deeds, .. } = Side::new(now, "1", "2", SECRET, "");
+    daemon.net_event(now, NetEvent::Failed { reason: "the TUN device is gone".into() });
+    assert!(daemon.stopping.as_ref().unwrap().failure.is_some());
+    daemon.close(&Err(RunError::DataPlane("the TUN device is gone".into())));
+    assert!(!deeds.all().iter().any(|deed| matches!(deed, Deed::Shutdown)));
+}
+
+/// Packets that arrive prove that the peer lives; without them it is asked (RFC 7296 2.4).
+#[test]
+fn traffic_spares_liveness_checks() {
+    let start = Instant::now();
+    let (mut a, mut b) = pair(start, SECRET);
+    talk(start, &mut a, &mut b);
+    let mut asked = |traffic: bool, from: Instant| {
+        let mut sent = 0;
+        for second in 1..=30 {
+            let now = from + Duration::from_secs(second);
+            for side in [&a, &b] {
+                side.deeds.0.lock().unwrap().last_in = traffic.then_some(now);
+            }
+            let before = a.deeds.all().len() + b.deeds.all().len();
+            talk(now, &mut a, &mut b);
+            sent += a.deeds.all().len() + b.deeds.all().len() - before;
+        }
+        sent
+    };
+    assert_eq!(asked(true, start), 0);
+    assert!(asked(false, start + Duration::from_secs(30)) > 0);
+}
+
+#[test]
+fn a_flood_is_dropped_and_counted() {
+    let inbox = Inbox::default();
+    let (queue, mut received) = mpsc::unbounded_channel();
+    let address: SocketAddr = "192.0.2.1:500".parse().unwrap();
+    let ike = || NetEvent::Ike { local: address, remote: address, datagram: vec![0; 65_000] };
+    for _ in 0..1000 {
+        inbox.deliver(ike(), &queue);
+    }
+    inbox.deliver(NetEvent::SequenceExhausted { id: ChildId(1) }, &queue);
+    let mut events = Vec::new();
+    while let Ok(event) = received.try_recv() {
+        inbox.taken(&event);
+        events.push(event);
+    }
+    assert!((events.len() - 1) * 65_000 <= INBOX_OCTETS);
+    assert_eq!(
+        events.last(),
+        Some(&NetEvent::SequenceExhausted { id: ChildId(1) }),
+        "orders are never dropped"
+    );
+    let dropped = inbox.0.dropped.load(Ordering::Relaxed);
+    assert_eq!(usize::try_from(dropped).unwrap() + events.len(), 1001);
+    assert_eq!(inbox.0.queued.load(Ordering::Relaxed), 0);
+    inbox.deliver(ike(), &queue);
+    assert!(received.try_recv().is_ok(), "afterwards there is room again");
+}
