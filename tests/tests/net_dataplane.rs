@@ -723,6 +723,27 @@ fn devices_are_born_without_ipv6_in_containers() -> Result<()> {
 }
 
 #[test]
+fn a_deleted_device_is_a_failure_that_stays_closed() -> Result<()> {
+    let net = Net::new()?;
+    let before = system(net.gateway(A))?;
+    let (a, b) = tunnel(&net, false, false)?;
+    answered(&run(net.gateway(A), "ip", &["link", "delete", "adit0"])?)?;
+    let event = a.event()?;
+    ensure!(matches!(&event, NetEvent::Failed { reason } if reason.contains("TUN device")), "{event:?}");
+    drop(a);
+    let left = system(net.gateway(A))?;
+    ensure!(left.contains("unreachable 10.2.0.0/16 table 220") && left.contains("table inet adit"), "{left}");
+    unanswered(&net.ping(A, false, &["-c", "1", "-W", "1"])?)?;
+    drop(b);
+    let (a, _b) = tunnel(&net, false, false)?;
+    answered(&net.ping(A, false, &["-c", "1", "-W", "5"])?)?;
+    drop(a);
+    let after = system(net.gateway(A))?;
+    ensure!(before == after, "before:\n{before}\nafter:\n{after}");
+    Ok(())
+}
+
+#[test]
 fn a_second_data_plane_says_what_is_in_its_way() -> Result<()> {
     let net = Net::new()?;
     let before = system(net.gateway(A))?;

@@ -11,8 +11,8 @@ use adit_wire::ikev2::{Spi, TrafficSelector};
 use crate::path::DEFAULT_MARK;
 use crate::{Error, Stats};
 
-/// A data plane. Dropping it restores the system as [`Backend::shutdown`] does, except while panicking: then what
-/// is protected stays closed until the next start.
+/// A data plane. Dropping it restores the system as [`Backend::shutdown`] does, except while panicking or after
+/// [`NetEvent::Failed`]: then what is protected stays closed, until a later one takes over and ends in order.
 pub trait Backend: Send {
     /// Puts both halves of a Child SA in place. When this returns, packets that arrive on the inbound half are
     /// accepted, and packets of its policy that fit its selectors leave on the outbound half: of several SAs of one
@@ -39,7 +39,8 @@ pub trait Backend: Send {
     /// What the data plane has done outside any one SA.
     fn stats(&self) -> Stats;
 
-    /// Stops, and restores the system to what it was: protected traffic is no longer held back.
+    /// Stops, and restores the system to what it was: protected traffic is no longer held back. Not after
+    /// [`NetEvent::Failed`].
     fn shutdown(self: Box<Self>);
 }
 

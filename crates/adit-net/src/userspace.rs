@@ -2,6 +2,7 @@
 //! It does not touch packets.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -88,9 +89,11 @@ impl Userspace {
     }
 
     fn close(&mut self) {
-        self.worker.stop();
-        if thread::panicking() {
-            tracing::error!("stopped by a panic: what is protected stays closed until the next start");
+        let orderly = self.worker.stop();
+        if !orderly || thread::panicking() {
+            tracing::error!(
+                "stopped by a failure: what is protected stays closed until the next orderly end"
+            );
             return;
         }
         if let Err(error) = self.routes.replace(&[]) {
@@ -211,7 +214,8 @@ fn tun_mtu(outer_mtu: usize) -> Result<u32, Error> {
 struct WorkerHandle {
     commands: Sender<Command>,
     wake: Wake,
-    thread: Option<JoinHandle<()>>,
+    /// Its result: did it end because it was told to?
+    thread: Option<JoinHandle<bool>>,
     counts: Arc<WorkerCounts>,
 }
 
@@ -229,6 +233,8 @@ impl WorkerHandle {
         let wake = Wake::new(eventfd);
         let counts = Arc::new(WorkerCounts::default());
         let (commands, receiver) = mpsc::channel();
+        let events: Arc<dyn Fn(NetEvent) + Send + Sync> = Arc::from(events);
+        let obituary = Arc::clone(&events);
         let worker = Worker::new(
             tun,
             Arc::clone(sockets),
@@ -240,7 +246,13 @@ impl WorkerHandle {
         );
         let thread = thread::Builder::new()
             .name("adit-worker".into())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                // A bug in one packet's handling must not go unnoticed by the rest of the program.
+                panic::catch_unwind(AssertUnwindSafe(|| worker.run())).unwrap_or_else(|_| {
+                    obituary(NetEvent::Failed { reason: "the worker thread panicked".into() });
+                    false
+                })
+            })
             .map_err(|error| Error::system("start a worker thread", error))?;
         Ok(Self { commands, wake, thread: Some(thread), counts })
     }
@@ -253,14 +265,13 @@ impl WorkerHandle {
         answer.recv().map_err(|_| Error::Stopped)
     }
 
-    fn stop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+    /// Ends the thread. `false`: it had failed before.
+    fn stop(&mut self) -> bool {
+        let Some(thread) = self.thread.take() else { return true };
         if self.commands.send(Command::Stop).is_ok() {
             self.wake.wake();
         }
-        if thread.join().is_err() {
-            tracing::error!("the worker thread panicked");
-        }
+        thread.join().unwrap_or(false)
     }
 }
 

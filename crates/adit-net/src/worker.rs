@@ -106,7 +106,7 @@ struct Sas {
 /// What leaves a worker beside packets.
 struct Report {
     counts: Arc<WorkerCounts>,
-    events: Box<dyn Fn(NetEvent) + Send + Sync>,
+    events: Arc<dyn Fn(NetEvent) + Send + Sync>,
     clock: Clock,
 }
 
@@ -118,7 +118,7 @@ impl Worker {
         (commands, wake): (Receiver<Command>, Wake),
         (clock, counts): (Clock, Arc<WorkerCounts>),
         mark: u32,
-        events: Box<dyn Fn(NetEvent) + Send + Sync>,
+        events: Arc<dyn Fn(NetEvent) + Send + Sync>,
     ) -> Self {
         Self {
             tun,
@@ -135,14 +135,16 @@ impl Worker {
         }
     }
 
-    /// Works until it is told to stop or can no longer.
-    pub(crate) fn run(mut self) {
+    /// Works until it is told to stop (`true`) or can no longer.
+    pub(crate) fn run(mut self) -> bool {
         // A clone, so that what is polled does not borrow what works on it.
         let sockets = Arc::clone(&self.sockets);
-        if let Err(reason) = self.work(&sockets) {
+        let result = self.work(&sockets);
+        if let Err(reason) = &result {
             tracing::error!(%reason, "the data plane has stopped");
-            (self.report.events)(NetEvent::Failed { reason });
+            (self.report.events)(NetEvent::Failed { reason: reason.clone() });
         }
+        result.is_ok()
     }
 
     fn work(&mut self, sockets: &Sockets) -> Result<(), String> {
