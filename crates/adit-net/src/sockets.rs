@@ -56,7 +56,8 @@ impl IkeSender {
         }
     }
 
-    /// The address the kernel would send from to reach `remote`, past the tunnel.
+    /// The address the kernel would send from to reach `remote`, past the tunnel, in the network namespace of the
+    /// calling thread.
     ///
     /// # Errors
     /// There is no route.
