@@ -1,14 +1,17 @@
 //! Adit as a gateway: the program, started and asked as its users do.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
 
 use crate::lab::{Lab, Side};
-use crate::peer::{CHILD, CONNECTION, Connection, IkeSa, Peer, sas_from_json};
+use crate::peer::{CHILD, CONNECTION, ChildSa, Connection, IkeSa, Peer};
 use crate::process::{Process, Signal, eventually, read_lossy, run, run_unchecked};
 
 /// A running `adit run`.
@@ -51,6 +54,8 @@ impl Adit {
         );
         std::fs::create_dir_all(&keys)?;
         std::fs::write(&config, text)?;
+        // It holds a secret.
+        std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600))?;
         Self::run(lab, side, &config, &control)
     }
 
@@ -76,14 +81,14 @@ impl Adit {
         };
         eventually("adit to answer on its control socket", Duration::from_secs(15), || {
             ensure!(!peer.process.ended()?, "adit ended: {}", peer.log());
-            Ok(run_unchecked(peer.command().args(["status", "--json"]))?.status.success().then_some(()))
+            Ok(peer.status().is_ok().then_some(()))
         })?;
         Ok(peer)
     }
 
     /// The daemon's process.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+    pub fn process(&self) -> &Process {
+        &self.process
     }
 
     /// The control socket as a URI.
@@ -108,6 +113,19 @@ impl Adit {
         // `program` has answered before, when the daemon started.
         command.arg(program().unwrap_or_default()).args(["--control", &self.control]);
         command
+    }
+
+    /// What `adit status --json` prints.
+    pub fn status(&self) -> Result<Value> {
+        // Its exit status says how much is up; only an error leaves nothing to read.
+        let output = run_unchecked(self.command().args(["status", "--json"]))?;
+        let status: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("status --json: {}", String::from_utf8_lossy(&output.stderr)))?;
+        ensure!(
+            status.get("schema") == Some(&Value::from(1)),
+            "another form of status than this test reads: {status}"
+        );
+        Ok(status)
     }
 
     /// Ends the daemon as an operator does, and waits for its end.
@@ -141,13 +159,65 @@ impl Peer for Adit {
     }
 
     fn sas(&self) -> Result<Vec<IkeSa>> {
-        let output = run(self.command().args(["status", "--json"]))?;
-        let status: serde_json::Value = serde_json::from_str(&output).with_context(|| output.clone())?;
-        sas_from_json(status.get("sas").unwrap_or(&status))
+        sas_from_status(&self.status()?)
     }
 
     fn log(&self) -> String {
         read_lossy(&self.log)
+    }
+}
+
+/// The SAs of a status, in vici's words.
+fn sas_from_status(status: &Value) -> Result<Vec<IkeSa>> {
+    let list = |value: &Value, name: &str| {
+        value.get(name).and_then(Value::as_array).cloned().with_context(|| format!("no {name}: {value}"))
+    };
+    let mut found = Vec::new();
+    for connection in list(status, "connections")? {
+        for sa in list(&connection, "ike_sas")? {
+            let mut children = Vec::new();
+            for child in list(&connection, "children")? {
+                for half in list(&child, "sas")?.iter().filter(|half| half.get("ike_sa") == sa.get("id")) {
+                    children.push(ChildSa {
+                        name: word(&child, "name"),
+                        state: word(half, "state"),
+                        values: words(half),
+                    });
+                }
+            }
+            found.push(IkeSa {
+                connection: word(&connection, "name"),
+                state: word(&sa, "state"),
+                values: words(&sa),
+                children,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// The values of a section under their vici names.
+fn words(section: &Value) -> BTreeMap<String, String> {
+    let mut values = BTreeMap::new();
+    for name in section.as_object().into_iter().flat_map(|object| object.keys()) {
+        let value = word(section, name);
+        match name.as_str() {
+            "id" => values.insert("uniqueid".to_owned(), value),
+            "udp_encapsulation" if value == "true" => values.insert("encap".to_owned(), "yes".to_owned()),
+            _ => values.insert(name.replace('_', "-"), value),
+        };
+    }
+    if word(section, "suite").ends_with("/EXT_SEQ") {
+        values.insert("esn".to_owned(), "1".to_owned());
+    }
+    values
+}
+
+fn word(section: &Value, name: &str) -> String {
+    match section.get(name).unwrap_or(&Value::Null) {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
     }
 }
 
