@@ -102,7 +102,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
         daemon.serve(server, received).await
     });
-    daemon.close(&result);
+    daemon.close();
     result
 }
 
@@ -205,7 +205,7 @@ impl Wire for SystemWire {
     }
 
     fn source_address(&self, remote: IpAddr) -> io::Result<IpAddr> {
-        adit_net::source_address(remote)
+        self.0.source_address(remote)
     }
 }
 
@@ -220,6 +220,8 @@ struct Daemon {
     policies: Policies,
     /// The policy of every Child SA in the data plane.
     installed: HashMap<ChildHandle, PolicyId>,
+    /// What Child SAs carried that have left the data plane and are about to be reported as down.
+    departed: HashMap<ChildHandle, ChildFacts>,
     starts: Starts,
     /// Commands whose end the gateway will report.
     pending: HashMap<RequestId, Pending>,
@@ -267,6 +269,7 @@ impl Daemon {
             connections: Vec::new(),
             policies: Policies::default(),
             installed: HashMap::new(),
+            departed: HashMap::new(),
             starts: Starts::default(),
             pending: HashMap::new(),
             next_request: 0,
@@ -351,19 +354,15 @@ impl Daemon {
         tracing::info!("stopping: deleting all SAs");
         self.starts = Starts::default();
         self.gateway.shutdown(now);
-        self.stopping = Some(Stopping { deadline: now + SHUTDOWN_GRACE, failure });
+        // With a failed data plane nobody hears the answers.
+        let grace = if failure.is_some() { Duration::ZERO } else { SHUTDOWN_GRACE };
+        self.stopping = Some(Stopping { deadline: now + grace, failure });
     }
 
-    /// Restores the system, or leaves it closed.
-    fn close(self, result: &Result<(), RunError>) {
-        if matches!(result, Err(RunError::DataPlane(_))) {
-            // What is protected must not leave in the clear because we cannot go on: routes and fence stay until the
-            // next start replaces them.
-            std::mem::forget(self.backend);
-        } else {
-            self.backend.shutdown();
-            tracing::info!("stopped");
-        }
+    /// Restores the system. A data plane that failed leaves what is protected closed.
+    fn close(self) {
+        self.backend.shutdown();
+        tracing::info!("stopped");
     }
 
     fn net_event(&mut self, now: Instant, event: NetEvent) {
@@ -381,10 +380,7 @@ impl Daemon {
                 let reason = "all sequence numbers are used";
                 self.gateway.child_failed(now, ChildHandle(id.0), reason);
             }
-            NetEvent::Failed { reason } => {
-                tracing::error!("the data plane failed: {reason}");
-                self.stop(now, Some(reason));
-            }
+            NetEvent::Failed { reason } => self.stop(now, Some(reason)),
             other => tracing::info!("data plane: {other:?}"),
         }
     }
@@ -445,7 +441,7 @@ impl Daemon {
             }
             Err(error) => {
                 self.starts.forget(&connection, &child);
-                tracing::warn!("{connection}/{child} is not started: {error}");
+                tracing::warn!("connection \"{connection}\", child \"{child}\" is not started: {error}");
             }
         }
     }
@@ -493,6 +489,8 @@ impl Daemon {
                 }
             }
         }
+        // Whatever went down has been reported.
+        self.departed.clear();
     }
 
     fn send_failed(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, error: &io::Error) {
@@ -543,8 +541,10 @@ impl Daemon {
     }
 
     fn remove(&mut self, handle: ChildHandle) {
-        if self.installed.remove(&handle).is_some() {
+        if self.installed.contains_key(&handle) {
+            self.departed.insert(handle, self.child_facts(handle));
             self.backend.remove(ChildId(handle.0));
+            self.installed.remove(&handle);
         }
         if self.policies.forget(handle)
             && let Err(error) = self.backend.set_policies(self.policies.all())
@@ -555,6 +555,9 @@ impl Daemon {
 
     /// What is known about a Child SA outside of IKE.
     fn child_facts(&self, handle: ChildHandle) -> ChildFacts {
+        if let Some(facts) = self.departed.get(&handle) {
+            return facts.clone();
+        }
         ChildFacts {
             reqid: self.installed.get(&handle).map_or(0, |policy| policy.0),
             counters: self.backend.counters(ChildId(handle.0)).unwrap_or_default(),
@@ -608,9 +611,12 @@ impl Daemon {
         if let Some((connection, child)) = self.starts.find(request) {
             match &result {
                 Ok(()) => self.starts.forget(&connection, &child),
-                Err(why) => {
+                // Why is in the log already, from the gateway's record.
+                Err(_) => {
                     let wait = self.starts.failed(&connection, &child, now);
-                    tracing::info!("{connection}/{child} is not up: {why}; next attempt in {wait:.0?}");
+                    tracing::info!(
+                        "connection \"{connection}\", child \"{child}\" is not up; next attempt in {wait:.1?}"
+                    );
                 }
             }
         }

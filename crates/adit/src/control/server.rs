@@ -632,13 +632,24 @@ enum ReadError {
     Io(#[from] io::Error),
 }
 
-/// A reply whose client is a test that registered for everything.
+/// A client that is a test and has registered for everything.
 #[cfg(test)]
 pub(crate) struct Captured(mpsc::UnboundedReceiver<Outgoing>);
 
 #[cfg(test)]
 impl Captured {
     pub(crate) fn reply() -> (Reply, Self) {
+        let (client, captured) = Self::client();
+        (Reply { client, written: Some(oneshot::channel().0) }, captured)
+    }
+
+    pub(crate) fn listener(hub: &Hub) -> Self {
+        let (client, captured) = Self::client();
+        lock(&hub.0.clients).insert(u64::MAX, client);
+        captured
+    }
+
+    fn client() -> (Arc<Client>, Self) {
         let (queue, outgoing) = mpsc::unbounded_channel();
         let client = Client {
             registered: Mutex::new(EVENTS.iter().copied().collect()),
@@ -646,7 +657,7 @@ impl Captured {
             queued_events: AtomicUsize::new(0),
             overflow: Notify::new(),
         };
-        (Reply { client: Arc::new(client), written: Some(oneshot::channel().0) }, Self(outgoing))
+        (Arc::new(client), Self(outgoing))
     }
 
     /// What was sent since the last call.

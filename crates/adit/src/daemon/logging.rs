@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing::{Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -41,8 +42,9 @@ pub fn start(format: LogFormat, level: &str, hub: &Hub) {
         }
         LogFormat::Json => stderr.json().flatten_event(true).boxed(),
     };
-    let subscriber =
-        tracing_subscriber::registry().with(ViciLog(hub.clone())).with(output.with_filter(filter));
+    let subscriber = tracing_subscriber::registry()
+        .with(ViciLog(hub.clone()).with_filter(LevelFilter::INFO))
+        .with(output.with_filter(filter));
     // Fails if a subscriber is set already, as in a process that runs several daemons; then that one is kept.
     let _ = subscriber.try_init();
 }
@@ -51,12 +53,8 @@ pub fn start(format: LogFormat, level: &str, hub: &Hub) {
 struct ViciLog(Hub);
 
 impl<S: Subscriber> Layer<S> for ViciLog {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
-        *metadata.level() <= Level::INFO || !metadata.is_event()
-    }
-
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        if *event.metadata().level() > Level::INFO || !self.0.wants_log() {
+        if !self.0.wants_log() {
             return;
         }
         self.0.publish("log", || {

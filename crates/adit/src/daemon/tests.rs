@@ -60,9 +60,11 @@ impl Backend for Deeds {
         Ok(())
     }
 
-    fn counters(&self, _: ChildId) -> Option<ChildCounters> {
-        let last_in = self.0.lock().unwrap().last_in;
-        Some(ChildCounters { packets_in: 3, bytes_in: 252, last_in, ..ChildCounters::default() })
+    fn counters(&self, id: ChildId) -> Option<ChildCounters> {
+        let World { deeds, last_in, .. } = &*self.0.lock().unwrap();
+        let last_in = *last_in;
+        let gone = deeds.iter().any(|deed| matches!(deed, Deed::Remove(removed) if *removed == id.0));
+        (!gone).then(|| ChildCounters { packets_in: 3, bytes_in: 252, last_in, ..ChildCounters::default() })
     }
 
     fn stats(&self) -> Stats {
@@ -298,6 +300,33 @@ fn an_operator_takes_it_down_and_up_again() {
 }
 
 #[test]
+fn ups_and_downs_are_told() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    let mut listener = Captured::listener(&a.daemon.hub);
+    let mut told = || {
+        let events = listener.packets().into_iter().map(|packet| match packet {
+            Packet::Event { name, message } => (name, message),
+            other => panic!("{other:?}"),
+        });
+        events.collect::<Vec<_>>()
+    };
+    talk(now, &mut a, &mut b);
+    let up = told();
+    assert_eq!(up.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["ike-updown", "child-updown"]);
+    assert!(up.iter().all(|(_, message)| message.flag("up") && message.section("gw").is_some()));
+    a.command(now, "terminate", &[("ike", "gw")]);
+    talk(now, &mut a, &mut b);
+    let down = told();
+    assert_eq!(down.len(), 2);
+    assert!(down.iter().all(|(_, message)| message.value("up").is_none()));
+    let (_, message) = down.iter().find(|(name, _)| name == "child-updown").unwrap();
+    let (_, child) = message.section("gw").unwrap().section("child-sas").unwrap().sections().next().unwrap();
+    // What it carried is told though the data plane has forgotten it.
+    assert_eq!((child.text("reqid").as_deref(), child.text("bytes-in").as_deref()), (Some("1"), Some("252")));
+}
+
+#[test]
 fn wrong_commands_are_refused_with_a_reason() {
     let now = Instant::now();
     let mut a = Side::new(now, "1", "2", SECRET, "");
@@ -381,18 +410,20 @@ fn a_stopping_daemon_deletes_its_sas() {
     let (_, refusal) = answer(&mut a.command(now, "initiate", &[("child", "net")]));
     assert_eq!(refusal.text("success").as_deref(), Some("no"));
     let Side { daemon, deeds, .. } = a;
-    daemon.close(&Ok(()));
+    daemon.close();
     assert!(matches!(deeds.all().last(), Some(Deed::Shutdown)));
 }
 
 #[test]
-fn after_a_failure_of_the_data_plane_protection_stays() {
+fn a_failed_data_plane_ends_the_daemon_at_once() {
     let now = Instant::now();
-    let Side { mut daemon, deeds, .. } = Side::new(now, "1", "2", SECRET, "");
-    daemon.net_event(now, NetEvent::Failed { reason: "the TUN device is gone".into() });
-    assert!(daemon.stopping.as_ref().unwrap().failure.is_some());
-    daemon.close(&Err(RunError::DataPlane("the TUN device is gone".into())));
-    assert!(!deeds.all().iter().any(|deed| matches!(deed, Deed::Shutdown)));
+    let (mut a, mut b) = pair(now, SECRET);
+    talk(now, &mut a, &mut b);
+    a.daemon.net_event(now, NetEvent::Failed { reason: "the TUN device is gone".into() });
+    a.turn(now);
+    assert!(!a.sent().is_empty(), "the peers are told");
+    let stopping = a.daemon.stopping.as_ref().unwrap();
+    assert_eq!((stopping.deadline, stopping.failure.as_deref()), (now, Some("the TUN device is gone")));
 }
 
 /// Packets that arrive prove that the peer lives; without them it is asked (RFC 7296 2.4).
