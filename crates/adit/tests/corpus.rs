@@ -6,12 +6,21 @@ use std::path::Path;
 
 #[test]
 fn vici() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/vici");
+    replay("vici", adit::fuzzing::vici);
+}
+
+#[test]
+fn swanctl_conf() {
+    replay("swanctl_conf", adit::config::fuzzing::load);
+}
+
+fn replay(target: &str, check: fn(&[u8])) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     let mut replayed = 0;
     for entry in std::fs::read_dir(&directory).expect("the corpus is committed") {
         let path = entry.unwrap().path();
         println!("{}", path.display());
-        adit::fuzzing::vici(&std::fs::read(path).unwrap());
+        check(&std::fs::read(path).unwrap());
         replayed += 1;
     }
     assert!(replayed > 0, "{} is empty", directory.display());

@@ -24,6 +24,7 @@ use self::network::{GATEWAY_A, GATEWAY_B, HOST_A, HOST_B, Network, OUTER};
 use self::observer::{Observer, Sightings};
 use crate::config::ControlUri;
 use crate::control::client::Client;
+use crate::control::vici::Message;
 
 const MESSAGE: &str = "Meet me at the adit at noon.";
 const PINGS: u16 = 5;
@@ -251,7 +252,8 @@ impl Gateway {
 
     fn await_ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while Client::connect(&self.control).is_err() {
+        // It answers once its policies are in force; before that the socket only takes connections.
+        while !self.answers() {
             let ended = self.daemon.as_mut().map(Child::try_wait).transpose()?.flatten();
             if ended.is_some() || Instant::now() > deadline {
                 anyhow::bail!("its log says:\n{}", fs::read_to_string(&self.log).unwrap_or_default());
@@ -259,6 +261,15 @@ impl Gateway {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    fn answers(&self) -> bool {
+        Client::connect(&self.control)
+            .and_then(|mut client| {
+                client.set_timeout(Some(Duration::from_secs(5)))?;
+                client.request("version", Message::new())
+            })
+            .is_ok()
     }
 
     /// Runs an `adit` command against this daemon and returns what it printed.
