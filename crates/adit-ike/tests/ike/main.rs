@@ -6,5 +6,10 @@
     reason = "a test that cannot go on should stop there"
 )]
 
+mod garbage;
 mod handshake;
 mod pair;
+mod refusals;
+mod repetition;
+mod states;
+mod strangers;

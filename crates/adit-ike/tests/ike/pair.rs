@@ -444,6 +444,11 @@ impl Pair {
             .unwrap()
     }
 
+    /// What is inside the message of this number.
+    pub(crate) fn open_with(&self, keys: &IkeKeyLog, number: usize) -> Vec<Payload> {
+        open(keys, &self.sent[number])
+    }
+
     /// What is inside an Encrypted payload, read with the key log as an observer would.
     pub(crate) fn open(&self, packet: &Packet) -> Vec<Payload> {
         open(self.keys(packet), packet)
