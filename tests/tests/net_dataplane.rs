@@ -554,6 +554,10 @@ fn the_gateways_themselves_are_protected_and_ike_still_passes() -> Result<()> {
         for side in [A, B] {
             let mut plane = net.plane(side)?;
             plane.plane.set_policies(vec![policy(side, host(side), host(side.other()))])?;
+            // The way of outer packets is past the tunnel, even though the peer is protected.
+            let sender = plane.plane.ike_sender();
+            let source = net.gateway(side).run(|| sender.source_address(side.other().outer(v6)))??;
+            ensure!(source == side.outer(v6), "{source}");
             planes.push(plane);
         }
         // IKE passes before there is an SA, both ports, and knows its addresses.

@@ -8,9 +8,10 @@ use rustix::net::sockopt;
 use socket2::{Domain, Socket, Type};
 
 /// Firewall mark of outer packets unless configured otherwise.
-pub const DEFAULT_MARK: u32 = 0x0ad1_7220;
+pub const DEFAULT_MARK: u32 = 220;
 
-/// The address the kernel would send from to reach `remote` by the way of outer packets, past the tunnel.
+/// The address the kernel would send from to reach `remote` by the way of packets with [`DEFAULT_MARK`], past the
+/// tunnel. With another mark configured, see [`crate::IkeSender::source_address`].
 ///
 /// # Errors
 /// There is no route.

@@ -21,6 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::Error;
 use crate::backend::NetConfig;
+use crate::path::Path;
 use crate::sys::{self, Datagram};
 
 /// Sends IKE messages. Cheap to clone; usable from any thread.
@@ -53,6 +54,15 @@ impl IkeSender {
                 format!("no socket on UDP port {}", local.port()),
             ))
         }
+    }
+
+    /// The address the kernel would send from to reach `remote`, past the tunnel, in the network namespace of the
+    /// calling thread.
+    ///
+    /// # Errors
+    /// There is no route.
+    pub fn source_address(&self, remote: IpAddr) -> io::Result<IpAddr> {
+        Path::to(remote, self.sockets.mark)?.source()
     }
 
     /// Sends one NAT keepalive (RFC 3948 2.3) from the NAT traversal port.
@@ -91,11 +101,13 @@ pub(crate) struct Sockets {
     all: Vec<Outer>,
     ike_port: u16,
     nat_t_port: u16,
+    mark: u32,
 }
 
 impl Sockets {
     pub(crate) fn open(config: &NetConfig) -> Result<Self, Error> {
-        let mut sockets = Self { all: Vec::new(), ike_port: config.ike_port, nat_t_port: config.nat_t_port };
+        let NetConfig { ike_port, nat_t_port, mark, .. } = *config;
+        let mut sockets = Self { all: Vec::new(), ike_port, nat_t_port, mark };
         for v6 in [false, true] {
             for (kind, port) in
                 [(Kind::Ike, config.ike_port), (Kind::NatT, config.nat_t_port), (Kind::Esp, 0)]

@@ -123,7 +123,7 @@ pub enum RunError {
     #[error(transparent)]
     Control(#[from] ClaimError),
     /// The operating system refused what the data plane needs.
-    #[error("{0}{hint}", hint = privilege_hint(.0))]
+    #[error(transparent)]
     Network(#[from] adit_net::Error),
     /// The key log cannot be written.
     #[error("key log {}: {error}", directory.display())]
@@ -139,15 +139,6 @@ pub enum RunError {
     /// The event loop could not be set up.
     #[error("event loop: {0}")]
     Runtime(#[from] io::Error),
-}
-
-fn privilege_hint(error: &adit_net::Error) -> &'static str {
-    match error {
-        adit_net::Error::System { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            ". The daemon needs root, or the capabilities NET_ADMIN, NET_RAW and NET_BIND_SERVICE"
-        }
-        _ => "",
-    }
 }
 
 /// What arrives from the data plane's threads and waits for the loop: bounded by its size.
