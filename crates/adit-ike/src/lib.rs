@@ -12,6 +12,8 @@
 
 pub mod config;
 mod cookie;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 pub mod identity;
 mod ike_sa;

@@ -37,6 +37,7 @@ pub(crate) use closing::{AwaitDeleteResponse, AwaitRepetition};
 pub(crate) use contents::{Contents, Refused};
 pub(crate) use established::Established;
 pub(crate) use init::{AwaitInitResponse, InitRequest};
+pub(crate) use secured::Secured;
 
 /// One datagram for this IKE SA.
 #[derive(Clone, Copy)]
