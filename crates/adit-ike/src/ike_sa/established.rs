@@ -384,7 +384,7 @@ impl Established {
                 Ok(contents) => self.respond_to_informational(core, cx, &contents, id),
             },
         };
-        core.last_proof = cx.now;
+        core.alive(cx, m);
         self.expected_request = after;
         let (payloads, end) = match handled {
             Handled::Respond(payloads) => (payloads, None),
@@ -421,7 +421,7 @@ impl Established {
             cx.counters.not_authentic += 1;
             return State::Established(self);
         }
-        core.last_proof = cx.now;
+        core.alive(cx, m);
         let Some((_, exchange)) = self.outstanding.take() else { return State::Established(self) };
         let contents = opened.as_ref().ok().and_then(|payloads| Contents::read(payloads).ok());
         let Some(contents) = contents else {

@@ -119,6 +119,16 @@ impl Core {
         cx.transmit(to.local, to.remote, datagram);
     }
 
+    /// A message that is authentic and new proves that the peer lives, and, if it is behind a NAT and we are not, where
+    /// it is to be reached now (RFC 7296 2.23).
+    fn alive(&mut self, cx: &Shared, m: &Incoming<'_>) {
+        self.last_proof = cx.now;
+        if self.nat.remote && !self.nat.local && self.remote != m.remote {
+            debug!(handle = self.handle.0, from = %self.remote, to = %m.remote, "the NAT moved the peer");
+            self.remote = m.remote;
+        }
+    }
+
     /// When the NAT before us must see something again (RFC 3948 4).
     fn keepalive_due(&self) -> Option<Instant> {
         (self.nat.local && !self.nat_keepalive.is_zero()).then(|| self.last_sent + self.nat_keepalive)

@@ -237,6 +237,35 @@ fn behind_a_nat_keepalives_are_sent() {
     assert!(pair.b.keepalives.is_empty(), "only who is behind it");
 }
 
+/// The NAT forgets `a` and gives it another port: `b` follows what is authentic and new, and nothing else.
+#[test]
+fn a_nat_that_moves_is_followed() {
+    let mut pair = through_nat();
+    pair.up();
+    pair.settle();
+    let stale = pair.sent[2].clone();
+    let elsewhere = at("198.51.100.7", 20_000);
+    pair.deliver(&Packet { source: elsewhere, ..stale });
+    assert_eq!(
+        pair.b.gateway.ike_sas().next().unwrap().remote,
+        at("198.51.100.7", 14_500),
+        "a repetition moves nothing"
+    );
+    pair.link = Box::new(move |_, p| {
+        let mut packet = p.clone();
+        if p.source.ip() == ip(A) {
+            packet.source = elsewhere;
+        } else {
+            packet.destination = at(A, 4500);
+        }
+        Fate::Replace(vec![packet])
+    });
+    let down = pair.down(&TerminateTarget { child: Some("net".to_owned()), ..Default::default() });
+    pair.settle();
+    assert_eq!(pair.a.done[&down], Ok(()));
+    assert_eq!(pair.b.gateway.ike_sas().next().unwrap().remote, elsewhere);
+}
+
 #[test]
 fn a_peer_on_another_port_is_reached_there() {
     let (mut a, b) = sides();
