@@ -74,10 +74,14 @@ impl fmt::Debug for KeyExchangeSecret {
 /// [`Error::Unsupported`] where the method is not built in, [`Error::BadPublicValue`] for a value RFC 6989 or RFC 8031
 /// forbids.
 pub fn respond(method: KeId, peer: &[u8], entropy: &mut dyn Entropy) -> Result<(Vec<u8>, Secret), Error> {
-    // A wrong length costs nothing to refuse, so it is refused before a key pair is paid for.
-    let expected = Group::of(method)?.len();
-    if peer.len() != expected {
+    // What costs nothing to refuse is refused before a key pair is paid for: strangers send this. On a curve a pair
+    // is cheap, and the library judges points where it uses them.
+    let group = Group::of(method)?;
+    if peer.len() != group.len() {
         return Err(Error::BadPublicValue { method, why: "its length is not that of the group" });
+    }
+    if let Group::Modp(group) = group {
+        group.public_value(peer)?;
     }
     let mut ours = KeyExchangeSecret::generate(method, entropy)?;
     let public = std::mem::take(&mut ours.public);
@@ -110,6 +114,33 @@ impl Group {
         match self {
             Self::Curve(curve) => curve.len(),
             Self::Modp(group) => group.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct NoEntropy;
+
+    impl Entropy for NoEntropy {
+        fn fill(&mut self, _: &mut [u8]) {
+            panic!("a key pair is being made");
+        }
+    }
+
+    /// A stranger's bad value must not cost an exponentiation.
+    #[test]
+    fn bad_modp_values_are_refused_before_a_key_pair_is_made() {
+        for method in [KeId::MODP_2048, KeId::MODP_3072, KeId::MODP_4096] {
+            let len = public_len(method).unwrap();
+            let mut one = vec![0; len];
+            *one.last_mut().unwrap() = 1;
+            for value in [vec![0; len], one, vec![0xff; len], vec![2; len - 1]] {
+                let refused = respond(method, &value, &mut NoEntropy);
+                assert!(matches!(refused, Err(Error::BadPublicValue { .. })), "{method}");
+            }
         }
     }
 }

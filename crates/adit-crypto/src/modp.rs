@@ -84,6 +84,12 @@ impl Group {
 
     /// The shared secret with a peer whose public value is `peer`.
     pub(crate) fn agree(&self, exponent: &Exponent, peer: &[u8]) -> Result<Secret, Error> {
+        let peer = self.public_value(peer)?;
+        Ok(Secret::new(self.power(peer, exponent).to_be_bytes().into_vec()))
+    }
+
+    /// A peer's public value, if it may be used. Costs next to nothing.
+    pub(crate) fn public_value(&self, peer: &[u8]) -> Result<BoxedUint, Error> {
         let refuse = |why| Error::BadPublicValue { method: self.method, why };
         if peer.len() != self.len() {
             return Err(refuse("its length is not that of the prime"));
@@ -97,7 +103,7 @@ impl Group {
         if peer >= self.prime_less_one {
             return Err(refuse("it is not below p-1"));
         }
-        Ok(Secret::new(self.power(peer, exponent).to_be_bytes().into_vec()))
+        Ok(peer)
     }
 
     /// `base ^ exponent mod p`, in a time that depends on the group alone.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::TsType;
+use crate::DecodeError;
 use crate::cursor::{Reader, Writer};
-use crate::{DecodeError, Reason};
 
 const CONTEXT: &str = "TS payload";
 
@@ -14,7 +14,7 @@ const CONTEXT: &str = "TS payload";
 pub struct TrafficSelectors {
     /// Selectors of addresses. At most 255 with the unknown ones.
     pub selectors: Vec<TrafficSelector>,
-    /// Selectors of a kind that is not addresses; ignored but counted (RFC 7296 2.9).
+    /// Selectors of a kind that is not addresses, or of an empty range; ignored but counted (RFC 7296 2.9).
     pub unknown: Vec<UnknownSelector>,
 }
 
@@ -43,14 +43,13 @@ impl TrafficSelectors {
         let protocol = reader.u8()?;
         let length = usize::from(reader.u16()?);
         let mut reader = reader.framed(length, FIXED_LEN, FIXED_LEN, CONTEXT)?;
+        let body = reader.rest();
+        let unknown = UnknownSelector { ts_type, second_octet: protocol, body: body.to_vec() };
         if ts_type != TsType::IPV4_ADDR_RANGE && ts_type != TsType::IPV6_ADDR_RANGE {
-            self.unknown.push(UnknownSelector {
-                ts_type,
-                second_octet: protocol,
-                body: reader.rest().to_vec(),
-            });
+            self.unknown.push(unknown);
             return Ok(());
         }
+        let mut reader = Reader::new(body, CONTEXT);
         let start_port = reader.u16()?;
         let end_port = reader.u16()?;
         let (start, end): (IpAddr, IpAddr) = if ts_type == TsType::IPV4_ADDR_RANGE {
@@ -58,15 +57,15 @@ impl TrafficSelectors {
         } else {
             (Ipv6Addr::from(reader.array()?).into(), Ipv6Addr::from(reader.array()?).into())
         };
-        if start > end {
-            return Err(reader.error(Reason::Invalid("starting address above ending address")));
-        }
-        let selector = TrafficSelector { protocol, start_port, end_port, start, end };
-        if start_port > end_port && !selector.is_opaque() {
-            return Err(reader.error(Reason::Invalid("start port above end port")));
-        }
         reader.finish()?;
-        self.selectors.push(selector);
+        let selector = TrafficSelector { protocol, start_port, end_port, start, end };
+        // A range that is empty is bad content and no malformed message (RFC 7296 2.21.2): it selects nothing, and what
+        // else was sent still counts.
+        if start > end || (start_port > end_port && !selector.is_opaque()) {
+            self.unknown.push(unknown);
+        } else {
+            self.selectors.push(selector);
+        }
         Ok(())
     }
 
@@ -87,7 +86,8 @@ impl TrafficSelectors {
     }
 }
 
-/// A selector of a kind that is not addresses, such as a security label (RFC 9478).
+/// A selector that matches nothing we know: of a kind that is not addresses, such as a security label (RFC 9478), or
+/// of a range whose start lies above its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownSelector {
     /// Its kind.
