@@ -462,7 +462,9 @@ fn an_orderly_end_restores_the_system() -> Result<()> {
     let (a, b) = tunnel(&net, false, false)?;
     let during = system(net.gateway(A))?;
     for part in [
-        "not from all fwmark",
+        "from all fwmark 0xdc goto 224",
+        "from 10.1.0.0/16 lookup 220",
+        "from fd00:1::/64 lookup 220",
         "lookup 220",
         "10.2.0.0/16 dev adit0",
         "fd00:2::/64 dev adit0",
@@ -606,6 +608,64 @@ fn everything_can_be_protected_without_losing_the_own_network() -> Result<()> {
             .context("gateway to itself")?;
         answered(&ping(net.gateway(A), B.inner(v6, 10), &["-c", "2", "-W", "5"])?)
             .context("gateway, tunnel")?;
+    }
+    Ok(())
+}
+
+/// One TCP connection, opened and answered.
+fn connects(net: &Net, from: Side, (to, port): (IpAddr, u16)) -> Result<()> {
+    let listener = net.gateway(from.other()).run(|| TcpListener::bind((to, port)))??;
+    net.gateway(from).run(|| TcpStream::connect_timeout(&(to, port).into(), PATIENCE))??;
+    listener.accept()?;
+    Ok(())
+}
+
+#[test]
+fn what_no_policy_protects_keeps_its_way() -> Result<()> {
+    let net = Net::new()?;
+    for side in [A, B] {
+        net.gateway(side).sysctl("net/ipv4/conf/all/rp_filter", "1")?;
+    }
+    let any = || vec![TrafficSelector::any_v4(), TrafficSelector::any_v6()];
+    let (mut a, mut b) = (net.plane(A)?, net.plane(B)?);
+    let (from_a, from_b) = (policy(A, A.networks(), any()), policy(B, any(), A.networks()));
+    a.plane.set_policies(vec![from_a.clone()])?;
+    b.plane.set_policies(vec![from_b.clone()])?;
+    for v6 in [false, true] {
+        // Someone administers the gateway from outside, whether the tunnel is up or not.
+        connects(&net, B, (A.outer(v6), 22)).context("to the outer address")?;
+    }
+    a.plane.install(child(A, 1, false, false, &from_a))?;
+    b.plane.install(child(B, 1, false, false, &from_b))?;
+    for v6 in [false, true] {
+        connects(&net, B, (A.outer(v6), 22)).context("to the outer address, with a tunnel")?;
+        answered(&net.ping(A, v6, &["-c", "2", "-W", "5"])?).context("through the tunnel")?;
+        answered(&net.ping(B, v6, &["-c", "2", "-W", "5"])?).context("through the tunnel, back")?;
+        // Its source is chosen so that the tunnel takes it.
+        answered(&ping(net.gateway(A), B.inner(v6, 10), &["-c", "2", "-W", "5"])?).context("gateway")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_policy_for_one_protocol_leaves_the_others_alone() -> Result<()> {
+    let net = Net::new()?;
+    net.route_in_the_clear(A)?;
+    net.route_in_the_clear(B)?;
+    let mut a = net.plane(A)?;
+    let port_22 =
+        |selector: TrafficSelector| TrafficSelector { protocol: 6, start_port: 22, end_port: 22, ..selector };
+    let remote = B.networks().into_iter().map(port_22).collect();
+    a.plane.set_policies(vec![policy(A, A.networks(), remote)])?;
+    for v6 in [false, true] {
+        answered(&net.ping(A, v6, &["-c", "2", "-W", "5"])?).context("not TCP")?;
+        answered(&ping(net.gateway(A), B.inner(v6, 10), &["-c", "2", "-W", "5"])?).context("gateway")?;
+        connects(&net, A, (B.inner(v6, 1), 80)).context("another port")?;
+        let dropped = a.drops(DropCause::NoSa);
+        let protected = (B.inner(v6, 1), 22).into();
+        let connected =
+            net.host(A).run(|| TcpStream::connect_timeout(&protected, Duration::from_millis(500)))?;
+        ensure!(connected.is_err() && a.drops(DropCause::NoSa) > dropped, "{:?}", a.plane.stats());
     }
     Ok(())
 }

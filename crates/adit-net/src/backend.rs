@@ -122,7 +122,7 @@ pub struct NetConfig {
     pub tun_mtu: Option<u16>,
     /// Number of the routing table that leads into the tunnel.
     pub routing_table: u32,
-    /// Priority of the rule that leads to the table.
+    /// Priority of the first rule that leads to the table; it and the four after it are used.
     pub rule_priority: u32,
     /// Firewall mark of our own outer packets, which keeps them out of the tunnel.
     pub mark: u32,

@@ -154,6 +154,29 @@ struct Side {
     ports: Option<(u16, u16)>,
 }
 
+/// What a pair of selectors is about beside addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// 0 is any.
+    pub(crate) protocol: u8,
+    /// First and last; `None` is any, or a protocol without ports.
+    pub(crate) local_ports: Option<(u16, u16)>,
+    pub(crate) remote_ports: Option<(u16, u16)>,
+}
+
+impl Flow {
+    /// `None` if no packet fits both selectors.
+    pub(crate) fn of(local: &TrafficSelector, remote: &TrafficSelector) -> Option<Self> {
+        let protocol = match (local.protocol, remote.protocol) {
+            (0, protocol) | (protocol, 0) => protocol,
+            (one, other) if one == other => one,
+            _ => return None,
+        };
+        let (local_ports, remote_ports) = (ports(protocol, local), ports(protocol, remote));
+        Some(Self { protocol, local_ports, remote_ports })
+    }
+}
+
 /// The entries of all policies, the most specific destination first.
 fn entries(policies: &[PolicySpec]) -> Vec<Entry> {
     let mut entries = Vec::new();
@@ -162,27 +185,25 @@ fn entries(policies: &[PolicySpec]) -> Vec<Entry> {
             for local in
                 policy.local_ts.iter().filter(|local| local.start.is_ipv4() == remote.start.is_ipv4())
             {
-                let protocol = match (local.protocol, remote.protocol) {
-                    (0, protocol) | (protocol, 0) => protocol,
-                    (one, other) if one == other => one,
-                    // No packet fits both.
-                    _ => continue,
+                // No packet fits both.
+                let Some(Flow { protocol, local_ports, remote_ports }) = Flow::of(local, remote) else {
+                    continue;
                 };
-                let side = |selector: &TrafficSelector| Side {
+                let side = |selector: &TrafficSelector, ports| Side {
                     first: selector.start,
                     last: selector.end,
-                    ports: ports(protocol, selector),
+                    ports,
                 };
-                entries.push(Entry { local: side(local), remote: side(remote), protocol, protect: true });
+                entries.push(Entry {
+                    local: side(local, local_ports),
+                    remote: side(remote, remote_ports),
+                    protocol,
+                    protect: true,
+                });
                 for inner in policy.local_ts.iter().filter(|inner| lies_within(inner, remote)) {
-                    let whole = |selector: &TrafficSelector| Side {
-                        first: selector.start,
-                        last: selector.end,
-                        ports: None,
-                    };
                     entries.push(Entry {
-                        local: whole(local),
-                        remote: whole(inner),
+                        local: side(local, None),
+                        remote: side(inner, None),
                         protocol: 0,
                         protect: false,
                     });

@@ -18,7 +18,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use netlink_packet_route::rule::{self, RuleAttribute, RuleMessage, RulePortRange};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -92,19 +92,40 @@ pub enum RouteKind {
     Other(u8),
 }
 
-/// A routing rule of the one shape used here: `not from all fwmark MARK lookup TABLE`.
+/// A routing rule. What is `None` is not tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Address family: IPv6 or IPv4.
     pub v6: bool,
     /// Priority; lower comes first.
     pub priority: u32,
-    /// Table to look up.
-    pub table: u32,
-    /// Packets with this mark skip the rule.
-    pub except_mark: u32,
+    /// What happens to packets that pass all tests.
+    pub action: RuleAction,
+    /// Firewall mark.
+    pub mark: Option<u32>,
+    /// Prefix of the source. IPv4 packets whose source is not chosen yet have 0.0.0.0; IPv6 packets pass no such test.
+    pub source: Option<(IpAddr, u8)>,
+    /// Prefix of the destination.
+    pub destination: Option<(IpAddr, u8)>,
+    /// IP protocol of the payload.
+    pub ip_protocol: Option<u8>,
+    /// Source ports, first and last.
+    pub source_ports: Option<(u16, u16)>,
+    /// Destination ports, first and last.
+    pub destination_ports: Option<(u16, u16)>,
     /// Who made the rule (`RTPROT_*`).
     pub protocol: u8,
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleAction {
+    /// Looks the destination up in a table; if it is not there, the next rule is tried.
+    Lookup(u32),
+    /// Goes on at the first rule of a priority, which has to come later.
+    Goto(u32),
+    /// Nothing: something to go to.
+    Nop,
 }
 
 /// `RTPROT_STATIC`: routes made by an administrator.
@@ -268,7 +289,7 @@ impl Netlink {
         )
     }
 
-    /// The rules of the shape of [`Rule`], both families.
+    /// The rules that do what a [`Rule`] can, both families.
     pub fn rules(&mut self) -> Result<Vec<Rule>, Error> {
         let found = self.dump("list routing rules", RouteNetlinkMessage::GetRule(RuleMessage::default()))?;
         Ok(found
@@ -282,16 +303,14 @@ impl Netlink {
 
     /// Adds a rule.
     pub fn add_rule(&mut self, rule: &Rule) -> Result<(), Error> {
-        self.create(
-            format!("add the routing rule for table {}", rule.table),
-            RouteNetlinkMessage::NewRule(rule_message(rule)),
-        )
+        self.create(format!("add the routing rule {rule}"), RouteNetlinkMessage::NewRule(rule_message(rule)))
     }
 
-    /// Removes a rule.
+    /// Removes the first rule that tests and does what this one does. What it does not test counts as the same, so
+    /// that rules with more tests have to come later.
     pub fn delete_rule(&mut self, rule: &Rule) -> Result<(), Error> {
         self.request(
-            format!("delete the routing rule for table {}", rule.table),
+            format!("delete the routing rule {rule}"),
             RouteNetlinkMessage::DelRule(rule_message(rule)),
             0,
         )
@@ -350,6 +369,23 @@ impl std::fmt::Display for Route {
             RouteKind::Other(kind) => write!(f, "type {kind} ")?,
         }
         write!(f, "{address}/{len} table {} metric {}", self.table, self.metric)
+    }
+}
+
+impl std::fmt::Display for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:", self.priority)?;
+        if let Some((address, len)) = self.source {
+            write!(f, " from {address}/{len}")?;
+        }
+        if let Some((address, len)) = self.destination {
+            write!(f, " to {address}/{len}")?;
+        }
+        match self.action {
+            RuleAction::Lookup(table) => write!(f, " lookup {table}"),
+            RuleAction::Goto(priority) => write!(f, " goto {priority}"),
+            RuleAction::Nop => f.write_str(" nop"),
+        }
     }
 }
 
@@ -588,35 +624,74 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 fn rule_message(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family(rule.v6);
-    message.header.action = RuleAction::ToTable;
-    message.header.flags = RuleFlags::Invert;
-    message.attributes = vec![
-        RuleAttribute::Priority(rule.priority),
-        RuleAttribute::Table(rule.table),
-        RuleAttribute::FwMark(rule.except_mark),
-        RuleAttribute::FwMask(u32::MAX),
-        RuleAttribute::Protocol(RouteProtocol::from(rule.protocol)),
-    ];
+    let attributes = &mut message.attributes;
+    attributes.push(RuleAttribute::Priority(rule.priority));
+    attributes.push(RuleAttribute::Protocol(RouteProtocol::from(rule.protocol)));
+    message.header.action = match rule.action {
+        RuleAction::Lookup(table) => {
+            attributes.push(RuleAttribute::Table(table));
+            rule::RuleAction::ToTable
+        }
+        RuleAction::Goto(priority) => {
+            attributes.push(RuleAttribute::Goto(priority));
+            rule::RuleAction::Goto
+        }
+        RuleAction::Nop => rule::RuleAction::Nop,
+    };
+    if let Some(mark) = rule.mark {
+        attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(u32::MAX)]);
+    }
+    if let Some((address, len)) = rule.source {
+        message.header.src_len = len;
+        attributes.push(RuleAttribute::Source(address));
+    }
+    if let Some((address, len)) = rule.destination {
+        message.header.dst_len = len;
+        attributes.push(RuleAttribute::Destination(address));
+    }
+    let range = |(start, end)| RulePortRange { start, end };
+    attributes.extend(rule.ip_protocol.map(|number| RuleAttribute::IpProtocol(number.into())));
+    attributes.extend(rule.source_ports.map(|ports| RuleAttribute::SourcePortRange(range(ports))));
+    attributes.extend(rule.destination_ports.map(|ports| RuleAttribute::DestinationPortRange(range(ports))));
     message
 }
 
 fn rule(message: &RuleMessage) -> Option<Rule> {
-    if message.header.action != RuleAction::ToTable || !message.header.flags.contains(RuleFlags::Invert) {
-        return None;
-    }
     let mut rule = Rule {
         v6: message.header.family == AddressFamily::Inet6,
         priority: 0,
-        table: message.header.table.into(),
-        except_mark: 0,
+        action: match message.header.action {
+            rule::RuleAction::ToTable => RuleAction::Lookup(message.header.table.into()),
+            rule::RuleAction::Goto => RuleAction::Goto(0),
+            rule::RuleAction::Nop => RuleAction::Nop,
+            _ => return None,
+        },
+        mark: None,
+        source: None,
+        destination: None,
+        ip_protocol: None,
+        source_ports: None,
+        destination_ports: None,
         protocol: 0,
     };
     for attribute in &message.attributes {
-        match attribute {
-            RuleAttribute::Priority(priority) => rule.priority = *priority,
-            RuleAttribute::Table(table) => rule.table = *table,
-            RuleAttribute::FwMark(mark) => rule.except_mark = *mark,
-            RuleAttribute::Protocol(protocol) => rule.protocol = (*protocol).into(),
+        match (attribute, &mut rule.action) {
+            (RuleAttribute::Priority(priority), _) => rule.priority = *priority,
+            (RuleAttribute::Table(number), RuleAction::Lookup(table)) => *table = *number,
+            (RuleAttribute::Goto(target), RuleAction::Goto(priority)) => *priority = *target,
+            (RuleAttribute::FwMark(mark), _) => rule.mark = Some(*mark),
+            (RuleAttribute::Source(address), _) => rule.source = Some((*address, message.header.src_len)),
+            (RuleAttribute::Destination(address), _) => {
+                rule.destination = Some((*address, message.header.dst_len));
+            }
+            (RuleAttribute::IpProtocol(number), _) => {
+                rule.ip_protocol = Some((*number).into());
+            }
+            (RuleAttribute::SourcePortRange(range), _) => rule.source_ports = Some((range.start, range.end)),
+            (RuleAttribute::DestinationPortRange(range), _) => {
+                rule.destination_ports = Some((range.start, range.end));
+            }
+            (RuleAttribute::Protocol(protocol), _) => rule.protocol = (*protocol).into(),
             _ => {}
         }
     }

@@ -1,11 +1,15 @@
 //! The way to a peer as the kernel sees it: which source address it would use and what MTU it knows. Nothing is
 //! sent; a connected UDP socket asks the routing table, the learnt path MTUs included.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{fs, io};
 
+use adit_wire::ikev2::TrafficSelector;
 use rustix::net::sockopt;
 use socket2::{Domain, Socket, Type};
+
+use crate::backend::PolicySpec;
+use crate::netlink::{InterfaceAddress, Link};
 
 /// Firewall mark of outer packets unless configured otherwise.
 pub const DEFAULT_MARK: u32 = 220;
@@ -61,6 +65,40 @@ pub(crate) fn default_mtu(mark: u32) -> usize {
     mtus.min().unwrap_or(1500)
 }
 
+/// A line for the operator if a policy protects the gateway itself, and the kernel's strict reverse path check
+/// (`rp_filter` 1) then refuses the peer's outer packets, IKE included: the way back to the peer is the tunnel, and
+/// that is not where they come from. Asks in the network namespace of the calling thread.
+pub(crate) fn strict_check(
+    policy: &PolicySpec,
+    addresses: &[InterfaceAddress],
+    links: &[Link],
+    mark: u32,
+    setting: impl Fn(&str) -> Option<u8>,
+) -> Option<String> {
+    let within = |selectors: &[TrafficSelector], address: IpAddr| {
+        selectors.iter().any(|selector| (selector.start..=selector.end).contains(&address))
+    };
+    // IPv6 has no such check.
+    let remote = policy.remote_ts.iter().find(|remote| remote.start.is_ipv4())?;
+    let peer = if remote.start.is_unspecified() { Ipv4Addr::new(192, 0, 2, 1).into() } else { remote.start };
+    let ours = Path::to(peer, mark).and_then(|path| path.source()).ok()?;
+    let interface = addresses.iter().find(|candidate| candidate.address == ours)?.interface;
+    let name = &links.iter().find(|link| link.index == interface)?.name;
+    // The larger of the two counts.
+    let strict = setting("all").max(setting(name)) == Some(1);
+    (strict && within(&policy.local_ts, ours)).then(|| format!(
+        "policy {} protects our own address {ours}: peers whose address it protects too are not heard, because the \
+         kernel checks the way back to them strictly; set net.ipv4.conf.{name}.rp_filter=2 (and of `all`, if it is 1)",
+        policy.name
+    ))
+}
+
+/// `rp_filter` of an interface, or of `all`, in the network namespace of the calling thread.
+pub(crate) fn rp_filter(interface: &str) -> Option<u8> {
+    let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter")).ok()?;
+    text.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +108,26 @@ mod tests {
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
         assert_eq!(source_address(loopback).unwrap(), loopback);
         assert!(Path::to(loopback, DEFAULT_MARK).unwrap().mtu().unwrap() >= 1500);
+    }
+
+    #[test]
+    fn a_strict_check_matters_where_the_gateway_itself_is_protected() {
+        let mut netlink = crate::netlink::Netlink::open().unwrap();
+        let (addresses, links) = (netlink.addresses().unwrap(), netlink.links().unwrap());
+        let line = |local: [u8; 4], setting: fn(&str) -> u8| {
+            let host = |address: [u8; 4]| vec![TrafficSelector::subnet(address.into(), 32)];
+            let policy = PolicySpec {
+                id: crate::PolicyId(1),
+                name: "net".into(),
+                local_ts: host(local),
+                remote_ts: host([127, 0, 0, 2]),
+                priority: 0,
+            };
+            strict_check(&policy, &addresses, &links, DEFAULT_MARK, |name| Some(setting(name)))
+        };
+        let own = line([127, 0, 0, 1], |name| u8::from(name == "lo")).unwrap();
+        assert!(own.contains("net.ipv4.conf.lo.rp_filter=2"), "{own}");
+        assert_eq!(line([127, 0, 0, 1], |name| if name == "lo" { 1 } else { 2 }), None, "loose");
+        assert_eq!(line([127, 0, 0, 9], |_| 1), None, "not our outer address");
     }
 }

@@ -1,11 +1,21 @@
 //! The way into the tunnel: a routing table of our own and the rules that lead to it.
 //!
 //! ```text
-//! rule   220: not from all fwmark MARK lookup 220        outer packets of ours never see the table
-//! table  220: REMOTE dev TUN src LOCAL metric 100        protected destinations go into the tunnel
-//!             throw LOCAL metric 200                     ours stay reachable if REMOTE covers them too
-//!             unreachable REMOTE metric 4000             what remains when the TUN device dies: nothing leaks
+//! rule   220  from all fwmark MARK goto 224           outer packets of ours never see the table
+//! rule   221  from LOCAL lookup 220                   with protocol and ports, if the selectors have some
+//! rule   222  from ::/1 goto 224, from 8000::/1 ..    IPv6 only: leaves packets without a source
+//! rule   223  from 0.0.0.0/32 lookup 220              our own packets whose source is not chosen yet
+//! rule   224  from all nop
+//! table  220  REMOTE dev TUN src LOCAL metric 100     protected destinations go into the tunnel
+//!             throw LOCAL metric 200                  ours stay reachable if REMOTE covers them too
+//!             unreachable REMOTE metric 4000          what remains when the TUN device dies: nothing leaks
 //! ```
+//!
+//! The source decides with the destination, because no policy protects the rest: an administrator's connection to
+//! our outer address stays where it is even if all destinations are protected for the network behind us. It also
+//! keeps the kernel's reverse path check (`rp_filter`) content with outer packets. There are as many rules as there
+//! are networks on our side; those for packets without a source exist where a route can give them one within the
+//! selectors.
 //!
 //! This module owns every rule and route of its protocol number and touches no other. What a killed predecessor
 //! left is turned into what is wanted without a gap.
@@ -18,8 +28,9 @@ use adit_wire::ikev2::TrafficSelector;
 
 use crate::Error;
 use crate::backend::{NetConfig, PolicySpec};
-use crate::fence::lies_within;
-use crate::netlink::{InterfaceAddress, Netlink, Route, RouteKind, Rule};
+use crate::fence::{Flow, lies_within};
+use crate::netlink::{InterfaceAddress, Netlink, Route, RouteKind, Rule, RuleAction};
+use crate::path::{rp_filter, strict_check};
 
 /// Marks routes and rules as ours (`RTPROT_*`, a number without a known owner).
 const PROTOCOL: u8 = 0x41;
@@ -65,6 +76,13 @@ impl Routes {
     /// Makes the rules and routes those of these policies; without policies there are none.
     pub(crate) fn replace(&mut self, policies: &[PolicySpec]) -> Result<(), Error> {
         let addresses = self.netlink.addresses()?;
+        let links = self.netlink.links()?;
+        for warning in policies
+            .iter()
+            .filter_map(|policy| strict_check(policy, &addresses, &links, self.mark, rp_filter))
+        {
+            tracing::warn!("{warning}");
+        }
         let wanted = wanted(policies, &addresses, self.table, self.interface);
         let present = self.netlink.routes(|route| route.protocol == PROTOCOL)?;
         let key = |route: &Route| (route.table, route.destination, route.metric);
@@ -79,7 +97,7 @@ impl Routes {
                 }
             }
             if kind == RouteKind::Unreachable {
-                self.replace_rules(policies)?;
+                self.replace_rules(policies, &wanted)?;
             }
         }
         let wanted: HashSet<_> = wanted.iter().map(key).collect();
@@ -108,28 +126,119 @@ impl Routes {
         }
     }
 
-    fn replace_rules(&mut self, policies: &[PolicySpec]) -> Result<(), Error> {
-        let wanted: Vec<Rule> = [false, true]
-            .into_iter()
-            .filter(|v6| !policies.is_empty() && (!v6 || self.v6))
-            .map(|v6| Rule {
-                v6,
-                priority: self.priority,
-                table: self.table,
-                except_mark: self.mark,
-                protocol: PROTOCOL,
-            })
-            .collect();
-        let present: Vec<Rule> =
+    fn replace_rules(&mut self, policies: &[PolicySpec], routes: &[Route]) -> Result<(), Error> {
+        let mut wanted = Vec::new();
+        for v6 in [false, true].into_iter().filter(|v6| !v6 || self.v6) {
+            wanted.extend(wanted_rules(policies, routes, v6, (self.priority, self.table, self.mark)));
+        }
+        let mut present: Vec<Rule> =
             self.netlink.rules()?.into_iter().filter(|rule| rule.protocol == PROTOCOL).collect();
         for rule in wanted.iter().filter(|rule| !present.contains(rule)) {
             self.netlink.add_rule(rule)?;
         }
+        // Lookups go before what keeps outer packets away from them.
+        present.sort_by_key(|rule| match rule.action {
+            RuleAction::Lookup(_) => 0,
+            RuleAction::Goto(_) => 1,
+            RuleAction::Nop => 2,
+        });
         for rule in present.iter().filter(|rule| !wanted.contains(rule)) {
             self.netlink.delete_rule(rule)?;
         }
         Ok(())
     }
+}
+
+/// The rules of one family, in the order in which they are to be made.
+fn wanted_rules(
+    policies: &[PolicySpec],
+    routes: &[Route],
+    v6: bool,
+    (priority, table, mark): (u32, u32, u32),
+) -> Vec<Rule> {
+    let [ours, sources, chosen, unchosen, end] = [0, 1, 2, 3, 4].map(|step| priority.saturating_add(step));
+    let rule = |priority, action| Rule {
+        v6,
+        priority,
+        action,
+        mark: None,
+        source: None,
+        destination: None,
+        ip_protocol: None,
+        source_ports: None,
+        destination_ports: None,
+        protocol: PROTOCOL,
+    };
+    let into_tunnel: HashMap<_, _> = routes
+        .iter()
+        .filter(|route| route.kind == RouteKind::Unicast && route.destination.0.is_ipv6() == v6)
+        .map(|route| (route.destination, route.source.is_some()))
+        .collect();
+    let all_give_sources = into_tunnel.values().all(|gives| *gives);
+    let mut lookups = Vec::new();
+    for policy in policies {
+        for remote in policy.remote_ts.iter().filter(|remote| remote.start.is_ipv6() == v6) {
+            for local in policy.local_ts.iter().filter(|local| local.start.is_ipv6() == v6) {
+                let Some(flow) = Flow::of(local, remote) else { continue };
+                let lookup = |priority| Rule {
+                    ip_protocol: (flow.protocol != 0).then_some(flow.protocol),
+                    source_ports: flow.local_ports,
+                    destination_ports: flow.remote_ports,
+                    ..rule(priority, RuleAction::Lookup(table))
+                };
+                for prefix in local.prefixes() {
+                    add(&mut lookups, Rule { source: tested(prefix), ..lookup(sources) });
+                }
+                let unspecified = (!v6).then_some((IpAddr::from([0; 4]), 32));
+                for prefix in remote.prefixes() {
+                    if into_tunnel.get(&prefix) == Some(&true) {
+                        let destination = tested(prefix).filter(|_| !all_give_sources);
+                        add(&mut lookups, Rule { source: unspecified, destination, ..lookup(unchosen) });
+                    }
+                }
+            }
+        }
+    }
+    if lookups.is_empty() {
+        return lookups;
+    }
+    let pass = rule(ours, RuleAction::Goto(end));
+    let mut rules = vec![rule(end, RuleAction::Nop), Rule { mark: Some(mark), ..pass }];
+    if v6 {
+        // A packet whose source is not chosen is in neither half.
+        for half in [0, 0x8000] {
+            let source = Some((IpAddr::from([half, 0, 0, 0, 0, 0, 0, 0]), 1));
+            rules.push(Rule { priority: chosen, source, ..pass });
+        }
+    }
+    rules.extend(lookups);
+    rules
+}
+
+/// The test for a prefix; everything needs none.
+fn tested(prefix: (IpAddr, u8)) -> Option<(IpAddr, u8)> {
+    (prefix.1 > 0).then_some(prefix)
+}
+
+/// Adds a rule unless another one does its work, in place of those whose work it does: no two of a set can be
+/// mistaken for each other when one is deleted.
+fn add(rules: &mut Vec<Rule>, rule: Rule) {
+    if !rules.iter().any(|other| covers(other, &rule)) {
+        rules.retain(|other| !covers(&rule, other));
+        rules.push(rule);
+    }
+}
+
+fn covers(wide: &Rule, narrow: &Rule) -> bool {
+    fn same<T: PartialEq>(wide: Option<T>, narrow: Option<T>) -> bool {
+        wide.is_none() || wide == narrow
+    }
+    wide.priority == narrow.priority
+        && same(wide.source, narrow.source)
+        && same(wide.destination, narrow.destination)
+        && same(wide.ip_protocol, narrow.ip_protocol)
+        && same(wide.source_ports, narrow.source_ports)
+        && same(wide.destination_ports, narrow.destination_ports)
 }
 
 fn wanted(policies: &[PolicySpec], addresses: &[InterfaceAddress], table: u32, interface: u32) -> Vec<Route> {
@@ -188,4 +297,68 @@ fn source_within<'a>(
             .find(|candidate| candidate.usable && fits(candidate.address))
             .map(|found| found.address)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PolicyId;
+
+    fn net(text: &str) -> TrafficSelector {
+        let (address, len) = text.split_once('/').unwrap();
+        TrafficSelector::subnet(address.parse().unwrap(), len.parse().unwrap())
+    }
+
+    fn policy(local: &str, remote: TrafficSelector) -> PolicySpec {
+        PolicySpec {
+            id: PolicyId(1),
+            name: "net".into(),
+            local_ts: vec![net(local)],
+            remote_ts: vec![remote],
+            priority: 0,
+        }
+    }
+
+    fn rules(policies: &[PolicySpec]) -> Vec<String> {
+        let ours = InterfaceAddress {
+            interface: 1,
+            address: IpAddr::from([10, 1, 0, 1]),
+            prefix_len: 16,
+            usable: true,
+        };
+        let routes = wanted(policies, &[ours], 220, 7);
+        wanted_rules(policies, &routes, false, (220, 220, 1)).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn rules_are_as_many_as_our_networks() {
+        let many: Vec<PolicySpec> =
+            (0..200_u8).map(|i| policy("10.1.0.0/16", net(&format!("10.200.{i}.0/24")))).collect();
+        assert_eq!(
+            rules(&many),
+            [
+                "224: nop",
+                "220: goto 224",
+                "221: from 10.1.0.0/16 lookup 220",
+                "223: from 0.0.0.0/32 lookup 220"
+            ]
+        );
+        assert!(rules(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_wide_rule_does_the_work_of_narrow_ones() {
+        let tcp = TrafficSelector { protocol: 6, ..net("10.2.0.0/16") };
+        let all = [
+            policy("10.1.0.0/16", tcp),
+            policy("10.1.0.0/16", net("10.3.0.0/16")),
+            policy("10.1.0.0/16", tcp),
+        ];
+        let found: Vec<_> = rules(&all).into_iter().filter(|rule| rule.contains("221")).collect();
+        assert_eq!(found, ["221: from 10.1.0.0/16 lookup 220"]);
+        // Without one of our addresses in the selectors, packets without a source go elsewhere.
+        let mixed = [policy("10.1.0.0/16", net("10.2.0.0/16")), policy("10.9.0.0/16", net("10.3.0.0/16"))];
+        let found: Vec<_> = rules(&mixed).into_iter().filter(|rule| rule.contains("223")).collect();
+        assert_eq!(found, ["223: from 0.0.0.0/32 to 10.2.0.0/16 lookup 220"]);
+    }
 }
