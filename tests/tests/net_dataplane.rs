@@ -522,7 +522,8 @@ fn a_killed_daemon_leaves_the_networks_closed_and_the_next_one_takes_over() -> R
     for v6 in [false, true] {
         answered(&net.ping(A, v6, &["-c", "3", "-W", "5"])?)?;
     }
-    drop((a, b));
+    drop(b);
+    a.plane.shutdown();
     restored(&net, &before)?;
     Ok(())
 }
@@ -830,9 +831,57 @@ fn a_deleted_device_is_a_failure_that_stays_closed() -> Result<()> {
     drop(b);
     let (a, _b) = tunnel(&net, false, false)?;
     answered(&net.ping(A, false, &["-c", "1", "-W", "5"])?)?;
-    drop(a);
+    a.plane.shutdown();
     restored(&net, &before)?;
     Ok(())
+}
+
+#[test]
+fn only_an_orderly_end_opens_what_was_closed() -> Result<()> {
+    let net = Net::new()?;
+    net.route_in_the_clear(A)?;
+    let before = system(net.gateway(A))?;
+    let hopeless = ["-c", "1", "-W", "1"];
+    let mut first = net.plane(A)?;
+    first.plane.set_policies(vec![networks_policy(A)])?;
+    let closed = |when: &str| -> Result<()> {
+        let state = system(net.gateway(A))?;
+        for part in ["unreachable 10.2.0.0/16", "unreachable fd00:2::/64", "lookup 220", "table inet adit"] {
+            ensure!(state.contains(part), "{when}, {part} is missing:\n{state}");
+        }
+        for v6 in [false, true] {
+            unanswered(&net.ping(A, v6, &hopeless)?).with_context(|| when.to_owned())?;
+        }
+        Ok(())
+    };
+    drop(first);
+    closed("dropped")?;
+
+    // Someone else's route is in the way of one of ours: the others have to be there nevertheless.
+    let foreign = ["route", "add", "10.2.0.0/16", "dev", "wan", "table", "220", "metric", "100"];
+    answered(&run(net.gateway(A), "ip", &foreign)?)?;
+    let mut second = net.plane(A)?;
+    let wider = policy(
+        A,
+        A.networks(),
+        [B.networks(), vec![TrafficSelector::subnet(IpAddr::from([10, 3, 0, 0]), 16)]].concat(),
+    );
+    let refused = second.plane.set_policies(vec![wider]).map_err(|error| error.to_string());
+    ensure!(refused.as_ref().is_err_and(|error| error.contains("10.2.0.0/16")), "{refused:?}");
+    closed("refused in part")?;
+    let state = system(net.gateway(A))?;
+    for part in ["10.3.0.0/16 dev adit0", "fd00:2::/64 dev adit0"] {
+        ensure!(state.contains(part), "{part} is missing:\n{state}");
+    }
+    drop(second);
+    closed("after a start that failed")?;
+
+    let removal = ["route", "del", "10.2.0.0/16", "dev", "wan", "table", "220", "metric", "100"];
+    answered(&run(net.gateway(A), "ip", &removal)?)?;
+    let mut third = net.plane(A)?;
+    third.plane.set_policies(vec![networks_policy(A)])?;
+    third.plane.shutdown();
+    restored(&net, &before)
 }
 
 #[test]
@@ -848,7 +897,7 @@ fn a_second_data_plane_says_what_is_in_its_way() -> Result<()> {
     ensure!(ports.contains("UDP port 500 belongs to another process"), "{ports}");
     let tun = refusal(NetConfig { ike_port: 501, nat_t_port: 4501, ..NetConfig::default() })?;
     ensure!(tun.contains("the TUN device adit0 belongs to a running process"), "{tun}");
-    drop(first);
+    first.plane.shutdown();
     restored(&net, &before)?;
     Ok(())
 }

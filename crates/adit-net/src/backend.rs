@@ -11,8 +11,8 @@ use adit_wire::ikev2::{Spi, TrafficSelector};
 use crate::path::DEFAULT_MARK;
 use crate::{Error, Stats};
 
-/// A data plane. Dropping it restores the system as [`Backend::shutdown`] does, except while panicking or after
-/// [`NetEvent::Failed`]: then what is protected stays closed, until a later one takes over and ends in order.
+/// A data plane. It has two ends: [`Backend::shutdown`] restores the system, while dropping it only stops it, as a
+/// kill does: what is protected stays closed, until a later one takes over and ends in order.
 pub trait Backend: Send {
     /// Puts both halves of a Child SA in place. When this returns, packets that arrive on the inbound half are
     /// accepted, and packets of its policy that fit its selectors leave on the outbound half: of several SAs of one
@@ -29,8 +29,8 @@ pub trait Backend: Send {
     /// Replaces what is protected. Traffic of a policy without an SA is dropped, outbound and inbound.
     ///
     /// # Errors
-    /// The kernel refused routes or packet filter rules. The earlier protection may then be in place in part, never
-    /// less than that.
+    /// The kernel refused routes or packet filter rules. The rest of what is asked for is then in place beside the
+    /// earlier protection, nothing of which is lifted.
     fn set_policies(&mut self, policies: Vec<PolicySpec>) -> Result<(), Error>;
 
     /// What a Child SA has carried; `None` if there is no such SA.
@@ -39,8 +39,8 @@ pub trait Backend: Send {
     /// What the data plane has done outside any one SA.
     fn stats(&self) -> Stats;
 
-    /// Stops, and restores the system to what it was: protected traffic is no longer held back. Not after
-    /// [`NetEvent::Failed`].
+    /// The orderly end: stops, and restores the system to what it was. Protected traffic is no longer held back. After
+    /// [`NetEvent::Failed`] it is the same as dropping.
     fn shutdown(self: Box<Self>);
 }
 

@@ -15,7 +15,7 @@
 //!
 //! **Fail closed.** From [`Backend::set_policies`] on, traffic of a policy travels through the tunnel or not at all,
 //! in both directions, SA or no SA, and also while the process is dead: see [`fence`] and the module `routes`. Only
-//! [`Backend::shutdown`] lifts that.
+//! [`Backend::shutdown`] lifts that, neither an error nor dropping the data plane.
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
 
 mod backend;

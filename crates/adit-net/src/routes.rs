@@ -74,31 +74,53 @@ impl Routes {
     }
 
     /// Makes the rules and routes those of these policies; without policies there are none.
+    ///
+    /// # Errors
+    /// The first of what the kernel refused. All else is in place, and nothing of before has been removed.
     pub(crate) fn replace(&mut self, policies: &[PolicySpec]) -> Result<(), Error> {
         let addresses = self.netlink.addresses()?;
         let links = self.netlink.links()?;
-        for warning in policies
-            .iter()
-            .filter_map(|policy| strict_check(policy, &addresses, &links, self.mark, rp_filter))
-        {
+        let strict = |policy| strict_check(policy, &addresses, &links, self.mark, rp_filter);
+        for warning in policies.iter().filter_map(strict) {
             tracing::warn!("{warning}");
         }
         let wanted = wanted(policies, &addresses, self.table, self.interface);
+        let mut wanted_rules = Vec::new();
+        for v6 in [false, true].into_iter().filter(|v6| !v6 || self.v6) {
+            wanted_rules.extend(rules(policies, &wanted, v6, (self.priority, self.table, self.mark)));
+        }
         let present = self.netlink.routes(|route| route.protocol == PROTOCOL)?;
+        let mut present_rules = self.netlink.rules()?;
+        present_rules.retain(|rule| rule.protocol == PROTOCOL);
         let key = |route: &Route| (route.table, route.destination, route.metric);
         let replaceable: HashMap<_, _> = present.iter().map(|route| (key(route), route)).collect();
+        let mut result = Ok(());
         // First what closes, so that nothing is open before it is led into the tunnel.
         for kind in [RouteKind::Unreachable, RouteKind::Unicast, RouteKind::Throw] {
             for route in wanted.iter().filter(|route| route.kind == kind) {
-                match replaceable.get(&key(route)) {
-                    Some(same) if *same == route => {}
-                    Some(_) => self.place(route, Netlink::replace_route)?,
-                    None => self.place(route, Netlink::add_route)?,
-                }
+                let placed = match replaceable.get(&key(route)) {
+                    Some(same) if *same == route => continue,
+                    Some(_) => self.place(route, Netlink::replace_route),
+                    None => self.place(route, Netlink::add_route),
+                };
+                result = result.and(placed);
             }
             if kind == RouteKind::Unreachable {
-                self.replace_rules(policies, &wanted)?;
+                for rule in wanted_rules.iter().filter(|rule| !present_rules.contains(rule)) {
+                    let added = self.netlink.add_rule(rule);
+                    result = result.and(added);
+                }
             }
+        }
+        result?;
+        // Lookups go before what keeps outer packets away from them.
+        present_rules.sort_by_key(|rule| match rule.action {
+            RuleAction::Lookup(_) => 0,
+            RuleAction::Goto(_) => 1,
+            RuleAction::Nop => 2,
+        });
+        for rule in present_rules.iter().filter(|rule| !wanted_rules.contains(rule)) {
+            self.netlink.delete_rule(rule)?;
         }
         let wanted: HashSet<_> = wanted.iter().map(key).collect();
         for route in present.iter().filter(|route| !wanted.contains(&key(route))) {
@@ -125,32 +147,10 @@ impl Routes {
             result => result,
         }
     }
-
-    fn replace_rules(&mut self, policies: &[PolicySpec], routes: &[Route]) -> Result<(), Error> {
-        let mut wanted = Vec::new();
-        for v6 in [false, true].into_iter().filter(|v6| !v6 || self.v6) {
-            wanted.extend(wanted_rules(policies, routes, v6, (self.priority, self.table, self.mark)));
-        }
-        let mut present: Vec<Rule> =
-            self.netlink.rules()?.into_iter().filter(|rule| rule.protocol == PROTOCOL).collect();
-        for rule in wanted.iter().filter(|rule| !present.contains(rule)) {
-            self.netlink.add_rule(rule)?;
-        }
-        // Lookups go before what keeps outer packets away from them.
-        present.sort_by_key(|rule| match rule.action {
-            RuleAction::Lookup(_) => 0,
-            RuleAction::Goto(_) => 1,
-            RuleAction::Nop => 2,
-        });
-        for rule in present.iter().filter(|rule| !wanted.contains(rule)) {
-            self.netlink.delete_rule(rule)?;
-        }
-        Ok(())
-    }
 }
 
 /// The rules of one family, in the order in which they are to be made.
-fn wanted_rules(
+fn rules(
     policies: &[PolicySpec],
     routes: &[Route],
     v6: bool,
@@ -319,7 +319,7 @@ mod tests {
         }
     }
 
-    fn rules(policies: &[PolicySpec]) -> Vec<String> {
+    fn lines(policies: &[PolicySpec]) -> Vec<String> {
         let ours = InterfaceAddress {
             interface: 1,
             address: IpAddr::from([10, 1, 0, 1]),
@@ -327,7 +327,7 @@ mod tests {
             usable: true,
         };
         let routes = wanted(policies, &[ours], 220, 7);
-        wanted_rules(policies, &routes, false, (220, 220, 1)).iter().map(ToString::to_string).collect()
+        rules(policies, &routes, false, (220, 220, 1)).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -335,7 +335,7 @@ mod tests {
         let many: Vec<PolicySpec> =
             (0..200_u8).map(|i| policy("10.1.0.0/16", net(&format!("10.200.{i}.0/24")))).collect();
         assert_eq!(
-            rules(&many),
+            lines(&many),
             [
                 "224: nop",
                 "220: goto 224",
@@ -343,7 +343,7 @@ mod tests {
                 "223: from 0.0.0.0/32 lookup 220"
             ]
         );
-        assert!(rules(&[]).is_empty());
+        assert!(lines(&[]).is_empty());
     }
 
     #[test]
@@ -354,11 +354,11 @@ mod tests {
             policy("10.1.0.0/16", net("10.3.0.0/16")),
             policy("10.1.0.0/16", tcp),
         ];
-        let found: Vec<_> = rules(&all).into_iter().filter(|rule| rule.contains("221")).collect();
+        let found: Vec<_> = lines(&all).into_iter().filter(|rule| rule.contains("221")).collect();
         assert_eq!(found, ["221: from 10.1.0.0/16 lookup 220"]);
         // Without one of our addresses in the selectors, packets without a source go elsewhere.
         let mixed = [policy("10.1.0.0/16", net("10.2.0.0/16")), policy("10.9.0.0/16", net("10.3.0.0/16"))];
-        let found: Vec<_> = rules(&mixed).into_iter().filter(|rule| rule.contains("223")).collect();
+        let found: Vec<_> = lines(&mixed).into_iter().filter(|rule| rule.contains("223")).collect();
         assert_eq!(found, ["223: from 0.0.0.0/32 to 10.2.0.0/16 lookup 220"]);
     }
 }

@@ -51,7 +51,8 @@ impl Userspace {
     /// move packets: it has to be quick and must not wait.
     ///
     /// # Errors
-    /// Something is in use by someone else, or the kernel refused. Then nothing is left behind that was not there.
+    /// Something is in use by someone else, or the kernel refused. Then nothing is left behind that was not there, and
+    /// what a killed predecessor left stays.
     pub fn start(config: NetConfig, events: Box<dyn Fn(NetEvent) + Send + Sync>) -> Result<Self, Error> {
         if config.workers != 1 {
             let workers = config.workers;
@@ -86,22 +87,6 @@ impl Userspace {
     #[must_use]
     pub fn ike_sender(&self) -> IkeSender {
         IkeSender::new(Arc::clone(&self.sockets))
-    }
-
-    fn close(&mut self) {
-        let orderly = self.worker.stop();
-        if !orderly || thread::panicking() {
-            tracing::error!(
-                "stopped by a failure: what is protected stays closed until the next orderly end"
-            );
-            return;
-        }
-        if let Err(error) = self.routes.replace(&[]) {
-            tracing::warn!(%error, "cannot remove all routes");
-        }
-        if let Err(error) = self.fence().remove() {
-            tracing::warn!(%error, "cannot remove the packet filter rules");
-        }
     }
 
     fn fence(&self) -> std::sync::MutexGuard<'_, Fence> {
@@ -147,7 +132,7 @@ impl Backend for Userspace {
             return Err(Error::Configuration(format!("two policies have the id {}", twice.id.0)));
         }
         // Closed before open: the fence, then the table that the worker reads, then the way into the tunnel.
-        self.fence().replace(&policies)?;
+        let fenced = self.fence().replace(&policies);
         let table: Vec<adit_esp::Policy> = policies
             .iter()
             .map(|policy| adit_esp::Policy {
@@ -158,7 +143,8 @@ impl Backend for Userspace {
             .collect();
         let ids = policies.iter().map(|policy| policy.id).collect();
         self.policies.store(Arc::new(Policies { table: PolicyTable::new(&table), ids }));
-        self.routes.replace(&policies)
+        let routed = self.routes.replace(&policies);
+        fenced.and(routed)
     }
 
     fn counters(&self, id: ChildId) -> Option<ChildCounters> {
@@ -180,14 +166,26 @@ impl Backend for Userspace {
         }
     }
 
-    fn shutdown(self: Box<Self>) {
-        drop(self);
+    fn shutdown(mut self: Box<Self>) {
+        if !self.worker.stop() {
+            tracing::error!(
+                "the data plane had failed: what is protected stays closed until the next orderly end"
+            );
+            return;
+        }
+        if let Err(error) = self.routes.replace(&[]) {
+            tracing::warn!(%error, "cannot remove all routes");
+        }
+        if let Err(error) = self.fence().remove() {
+            tracing::warn!(%error, "cannot remove the packet filter rules");
+        }
     }
 }
 
 impl Drop for Userspace {
+    /// Stops, and leaves rules, routes and fence as they are.
     fn drop(&mut self) {
-        self.close();
+        self.worker.stop();
     }
 }
 
