@@ -3,7 +3,7 @@
 //!
 //! What happens inside an IKE SA is the business of `ike_sa`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -85,12 +85,17 @@ pub struct Gateway {
     /// Responder: first requests by their hash, so that a repeated one makes no second IKE SA. The whole message
     /// counts and not its SPI, which two initiators behind one NAT may have in common (RFC 7296 2.1).
     first_requests: HashMap<[u8; 20], IkeSpi>,
+    /// The last first requests that were refused, by their hash: an initiator repeats them, which is no news.
+    refused: VecDeque<[u8; 20]>,
     timers: BTreeSet<(Instant, IkeSpi)>,
     cookies: CookieJar,
     shutting_down: bool,
 }
 
 impl Gateway {
+    /// Refused first requests remembered.
+    const REFUSED: usize = 256;
+
     /// A gateway without connections.
     #[must_use]
     pub fn new(settings: Settings, mut entropy: Box<dyn Entropy>, now: Instant) -> Self {
@@ -100,6 +105,7 @@ impl Gateway {
             ike_sas: HashMap::new(),
             handles: HashMap::new(),
             first_requests: HashMap::new(),
+            refused: VecDeque::new(),
             timers: BTreeSet::new(),
             cookies,
             shutting_down: false,
@@ -210,18 +216,26 @@ impl Gateway {
             Ok(contents) => contents,
             Err(refused) => {
                 if self.shared.may_answer(m.remote.ip()) {
-                    let request = InitRequest { incoming: *m, contents: Contents::default() };
+                    let request =
+                        InitRequest { incoming: *m, contents: Contents::default(), repeated: false };
                     request.answer(&mut self.shared, refused.notify());
                 }
                 debug!(remote = %m.remote, ?refused, "IKE_SA_INIT request refused");
                 return matches!(refused, Refused::Critical(_));
             }
         };
-        let request = InitRequest { incoming: *m, contents };
+        let repeated = self.refused.contains(&hash);
+        let request = InitRequest { incoming: *m, contents, repeated };
         if !self.may_cost(&request) {
             return false;
         }
-        let Some(mut sa) = request.respond(&mut self.shared) else { return true };
+        let Some(mut sa) = request.respond(&mut self.shared) else {
+            if !repeated {
+                self.refused.truncate(Self::REFUSED - 1);
+                self.refused.push_front(hash);
+            }
+            return true;
+        };
         sa.core.first_request = Some(hash);
         self.first_requests.insert(hash, sa.core.our_spi());
         self.insert(sa);

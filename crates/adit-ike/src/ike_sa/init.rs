@@ -433,6 +433,8 @@ fn refusal_of_init(core: &Core, notify: &Notify) -> Box<Outcome> {
 pub(crate) struct InitRequest<'a> {
     pub(crate) incoming: Incoming<'a>,
     pub(crate) contents: Contents<'a>,
+    /// It was refused before and is answered as before, without a second record.
+    pub(crate) repeated: bool,
 }
 
 impl InitRequest<'_> {
@@ -471,6 +473,9 @@ impl InitRequest<'_> {
     ) {
         if cx.may_answer(self.incoming.remote.ip()) {
             self.answer(cx, notify.clone());
+        }
+        if self.repeated {
+            return;
         }
         let record = outcome.notify(notify.notify_type).into_record(Facts {
             at: cx.now,

@@ -20,6 +20,10 @@ fn refused(sides: (Side, Side)) -> Pair {
     assert!(sentence.contains("192.0.2.2"), "it names the peer: {sentence}");
     pair.assert_nothing();
     assert_eq!((pair.a.removed, pair.b.removed), (0, 0), "nothing was ever installed");
+    for peer in [&pair.a, &pair.b] {
+        let failures = peer.records.iter().filter(|r| !r.is_success()).count();
+        assert!(failures <= 1, "one line, however often it is repeated: {:?}", peer.records);
+    }
     pair
 }
 
