@@ -888,15 +888,29 @@ fn only_an_orderly_end_opens_what_was_closed() -> Result<()> {
 fn a_second_data_plane_says_what_is_in_its_way() -> Result<()> {
     let net = Net::new()?;
     let before = system(net.gateway(A))?;
-    let first = net.plane(A)?;
     let refusal = |config: NetConfig| match net.try_plane(A, config) {
-        Ok(_) => bail!("a second one started"),
+        Ok(_) => bail!("it started"),
         Err(error) => Ok(format!("{error:#}")),
     };
+    let other = net.gateway(A).run(|| UdpSocket::bind("0.0.0.0:500"))??;
     let ports = refusal(NetConfig::default())?;
     ensure!(ports.contains("UDP port 500 belongs to another process"), "{ports}");
-    let tun = refusal(NetConfig { ike_port: 501, nat_t_port: 4501, ..NetConfig::default() })?;
-    ensure!(tun.contains("the TUN device adit0 belongs to a running process"), "{tun}");
+    drop(other);
+    let mut first = net.plane(A)?;
+    first.plane.set_policies(vec![networks_policy(A)])?;
+    let protected = system(net.gateway(A))?;
+    // One with nothing in common but the namespace would take away the first one's fence and routes.
+    let second = refusal(NetConfig {
+        tun_name: "adit1".into(),
+        routing_table: 230,
+        rule_priority: 230,
+        ike_port: 501,
+        nat_t_port: 4501,
+        raw_esp: false,
+        ..NetConfig::default()
+    })?;
+    ensure!(second.contains("another Adit protects this network namespace"), "{second}");
+    ensure!(system(net.gateway(A))? == protected);
     first.plane.shutdown();
     restored(&net, &before)?;
     Ok(())

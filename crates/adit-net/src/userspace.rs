@@ -2,12 +2,14 @@
 //! It does not touch packets.
 
 use std::collections::{HashMap, HashSet};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
-use std::{fmt, fs};
+use std::{fmt, fs, io};
 
 use adit_crypto::EspTransforms;
 use adit_esp::tunnel::Encapsulation;
@@ -36,6 +38,7 @@ pub struct Userspace {
     routes: Routes,
     fence: Mutex<Fence>,
     clock: Clock,
+    _claim: UnixDatagram,
 }
 
 struct Child {
@@ -60,6 +63,7 @@ impl Userspace {
                 "{workers} worker threads: only 1 is supported so far"
             )));
         }
+        let claim = claim()?;
         let sockets = Arc::new(Sockets::open(&config)?);
         let tun = Tun::open(&config.tun_name, false)?;
         let mut netlink = Netlink::open()?;
@@ -80,7 +84,17 @@ impl Userspace {
         let policies = Arc::new(ArcSwap::from_pointee(Policies::default()));
         let clock = Clock::new(Instant::now());
         let worker = WorkerHandle::spawn(tun, &sockets, &policies, clock, config.mark, events)?;
-        Ok(Self { config, sockets, policies, worker, children: HashMap::new(), routes, fence, clock })
+        Ok(Self {
+            config,
+            sockets,
+            policies,
+            worker,
+            children: HashMap::new(),
+            routes,
+            fence,
+            clock,
+            _claim: claim,
+        })
     }
 
     /// The way out for IKE messages.
@@ -193,6 +207,20 @@ impl fmt::Debug for Userspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Userspace").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// Makes sure that this is the only data plane of the network namespace: there is one fence, and routes and rules are
+/// ours by one number, so two would take each other's away. The kernel knows abstract socket names by namespace, and
+/// forgets them however the process ends.
+fn claim() -> Result<UnixDatagram, Error> {
+    let bound =
+        UnixAddress::from_abstract_name("adit-data-plane").and_then(|name| UnixDatagram::bind_addr(&name));
+    bound.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => Error::InUse(
+            "another Adit protects this network namespace; two of them need two namespaces".to_owned(),
+        ),
+        _ => Error::system("claim the network namespace", error),
+    })
 }
 
 /// The largest inner packet that fits `outer_mtu` whatever the suite and the encapsulation, but never less than
