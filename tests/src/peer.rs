@@ -45,6 +45,8 @@ pub struct Connection {
     pub extra: String,
     /// More lines for the child.
     pub child_extra: String,
+    /// More children, as sections.
+    pub more_children: String,
 }
 
 impl Connection {
@@ -64,6 +66,7 @@ impl Connection {
             encap: false,
             extra: String::new(),
             child_extra: String::new(),
+            more_children: String::new(),
         }
     }
 
@@ -94,6 +97,7 @@ impl Connection {
         esp_proposals = {}
         {}
       }}
+      {}
     }}
   }}
 }}
@@ -115,6 +119,7 @@ secrets {{
             self.remote_ts,
             self.esp_proposals,
             self.child_extra,
+            self.more_children,
             self.local_id,
             self.secret_id,
             self.secret,

@@ -5,7 +5,7 @@ use adit_lab::adit::Adit;
 use adit_lab::capture::{Capture, count};
 use adit_lab::lab::{FAMILIES, Family, Lab, Node, SIDES, Side, Topology, with_lab};
 use adit_lab::peer::{Connection, Peer, equal_counters};
-use adit_lab::process::eventually;
+use adit_lab::process::{eventually, run};
 use adit_lab::strongswan::StrongSwan;
 use adit_lab::traffic::{TRANSFER_BYTES, transfer};
 use anyhow::{Context, Result, ensure};
@@ -144,6 +144,67 @@ fn an_idle_tunnel_is_probed_and_probes_are_answered() -> Result<()> {
         );
         ensure!(!strongswan.log().contains("retransmit "), "strongSwan had to repeat a message");
         lab.ping(Side::A, Family::V4, 2)
+    })
+}
+
+#[test]
+fn several_children_live_and_die_on_their_own() -> Result<()> {
+    with_lab("children", Topology::default(), |lab| {
+        // One child for each family; the second one's name is used below.
+        let connection = |side: Side| Connection {
+            local_ts: side.network(Family::V4).to_owned(),
+            remote_ts: side.other().network(Family::V4).to_owned(),
+            more_children: format!(
+                "net6 {{\n local_ts = {}\n remote_ts = {}\n esp_proposals = {}\n }}",
+                side.network(Family::V6),
+                side.other().network(Family::V6),
+                AES256_CBC.1
+            ),
+            ..Connection::new(side, Family::V4, AES256_GCM.0, AES256_GCM.1)
+        };
+        let adit = Adit::start(lab, Side::A, &connection(Side::A))?;
+        let strongswan = StrongSwan::start(lab, Side::B, &connection(Side::B))?;
+        let children = |names: &[&str]| -> Result<()> {
+            for peer in [&adit as &dyn Peer, &strongswan] {
+                eventually(&format!("children {names:?} on one IKE SA"), Duration::from_secs(10), || {
+                    let [sa] = &*peer.sas()? else { return Ok(None) };
+                    let mut found: Vec<&str> = sa.children.iter().map(|child| child.name.as_str()).collect();
+                    found.sort_unstable();
+                    Ok((found == names).then_some(()))
+                })?;
+            }
+            Ok(())
+        };
+        let reached = |expected: [bool; 2]| -> Result<()> {
+            for (family, expected) in FAMILIES.into_iter().zip(expected) {
+                for side in SIDES {
+                    ensure!(
+                        lab.reaches(side, family)? == expected,
+                        "{family:?} from {side:?}: not {expected}"
+                    );
+                }
+            }
+            Ok(())
+        };
+
+        // The first in IKE_AUTH, the second in CREATE_CHILD_SA, from either side; deleted one by one.
+        run(adit.command().args(["up", "gw"]))?;
+        children(&["net", "net6"])?;
+        reached([true, true])?;
+        strongswan.terminate_child()?;
+        children(&["net6"])?;
+        reached([false, true])?;
+        run(adit.command().args(["down", "net6"]))?;
+        children(&[])?;
+        strongswan.swanctl(&["--initiate", "--child", "net6", "--timeout", "20"])?;
+        children(&["net6"])?;
+        reached([false, true])?;
+        strongswan.initiate()?;
+        children(&["net", "net6"])?;
+        reached([true, true])?;
+        adit.terminate()?;
+        adit.wait_for_nothing()?;
+        strongswan.wait_for_nothing()
     })
 }
 
