@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_net::capture::Capture;
+use adit_net::netlink::{PROTOCOL_STATIC, Route, RouteKind, Rule, RuleAction};
 use adit_net::netns::Namespace;
 use adit_net::{NetConfig, Userspace};
 use anyhow::{Context, Result, bail, ensure};
@@ -80,6 +81,38 @@ fn an_observer_sees_both_directions_with_the_time() -> Result<()> {
         "{found:?}"
     );
     ensure!(before <= first.2 && first.2 <= second.2 && second.2 <= SystemTime::now(), "{found:?}");
+    Ok(())
+}
+
+#[test]
+fn what_is_gone_already_can_be_removed() -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "this test makes network namespaces: run it as root");
+    let mut netlink = Namespace::unnamed()?.netlink()?;
+    for destination in [IpAddr::from([10, 2, 0, 0]), IpAddr::from([0xfd00, 2, 0, 0, 0, 0, 0, 0])] {
+        let v6 = destination.is_ipv6();
+        netlink.delete_route(&Route {
+            destination: (destination, 16),
+            table: 220,
+            kind: RouteKind::Unreachable,
+            interface: None,
+            gateway: None,
+            source: None,
+            metric: 4000,
+            protocol: PROTOCOL_STATIC,
+        })?;
+        netlink.delete_rule(&Rule {
+            v6,
+            priority: 221,
+            action: RuleAction::Lookup(220),
+            mark: None,
+            source: Some((destination, 16)),
+            destination: None,
+            ip_protocol: None,
+            source_ports: None,
+            destination_ports: None,
+            protocol: PROTOCOL_STATIC,
+        })?;
+    }
     Ok(())
 }
 

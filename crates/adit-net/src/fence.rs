@@ -99,7 +99,8 @@ impl Fence {
         let mut packets = 0;
         let mut count = || {
             socket.send(&nft::list_rules(sequence, TABLE, chain))?;
-            socket.collect(sequence, |message| packets += nft::counted_packets(message).unwrap_or(0))
+            socket
+                .collect(sequence..=sequence, |message| packets += nft::counted_packets(message).unwrap_or(0))
         };
         match count() {
             // There is no fence.
@@ -112,8 +113,9 @@ impl Fence {
 
     fn commit(&mut self, batch: Batch, action: &str) -> Result<(), Error> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
-        let (octets, last) = batch.finish();
-        match socket.send(&octets).and_then(|()| socket.acknowledged(last)) {
+        let (octets, numbers) = batch.finish();
+        let last = *numbers.end();
+        match socket.send(&octets).and_then(|()| socket.acknowledged(numbers)) {
             Err(error) if nft::is_unsupported(&error) => {
                 lost(&Error::system(action, error));
                 self.socket = None;

@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
@@ -280,13 +281,13 @@ impl Netlink {
         self.request(format!("replace the route {route}"), message, NLM_F_CREATE | NLM_F_REPLACE)
     }
 
-    /// Removes a route.
+    /// Removes a route, if it is still there.
     pub fn delete_route(&mut self, route: &Route) -> Result<(), Error> {
-        self.request(
+        unless_gone(self.request(
             format!("delete the route {route}"),
             RouteNetlinkMessage::DelRoute(route_message(route)),
             0,
-        )
+        ))
     }
 
     /// The rules that do what a [`Rule`] can, both families.
@@ -307,13 +308,13 @@ impl Netlink {
     }
 
     /// Removes the first rule that tests and does what this one does. What it does not test counts as the same, so
-    /// that rules with more tests have to come later.
+    /// that rules with more tests have to come later. If there is none, nothing happens.
     pub fn delete_rule(&mut self, rule: &Rule) -> Result<(), Error> {
-        self.request(
+        unless_gone(self.request(
             format!("delete the routing rule {rule}"),
             RouteNetlinkMessage::DelRule(rule_message(rule)),
             0,
-        )
+        ))
     }
 
     fn create(&mut self, action: String, message: RouteNetlinkMessage) -> Result<(), Error> {
@@ -323,7 +324,7 @@ impl Netlink {
     fn request(&mut self, action: String, message: RouteNetlinkMessage, flags: u16) -> Result<(), Error> {
         let sequence =
             self.send(message, flags | NLM_F_ACK).map_err(|error| Error::system(action.clone(), error))?;
-        self.socket.acknowledged(sequence).map_err(|error| Error::system(action, error))
+        self.socket.acknowledged(sequence..=sequence).map_err(|error| Error::system(action, error))
     }
 
     fn dump(
@@ -334,7 +335,7 @@ impl Netlink {
         let sequence = self.send(message, NLM_F_DUMP).map_err(|error| Error::system(action, error))?;
         let mut found = Vec::new();
         self.socket
-            .collect(sequence, |message| {
+            .collect(sequence..=sequence, |message| {
                 // A message of a newer kernel that the codec cannot read is about something not made here.
                 if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message)
                     && let NetlinkPayload::InnerMessage(inner) = message.payload
@@ -356,6 +357,14 @@ impl Netlink {
         message.serialize(&mut octets);
         self.socket.send(&octets)?;
         Ok(sequence)
+    }
+}
+
+/// Routes go by themselves, for example with their device: whoever removes one may come too late.
+fn unless_gone(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => Ok(()),
+        result => result,
     }
 }
 
@@ -429,13 +438,19 @@ impl NetlinkSocket {
         self.socket.write_all(octets)
     }
 
-    /// Waits until the request `sequence` is acknowledged. Errors of earlier requests count as its own.
-    pub(crate) fn acknowledged(&mut self, sequence: u32) -> io::Result<()> {
-        self.collect(sequence, |_| ())
+    /// Waits until the last message of a request is acknowledged.
+    pub(crate) fn acknowledged(&mut self, request: RangeInclusive<u32>) -> io::Result<()> {
+        self.collect(request, |_| ())
     }
 
-    /// Hands every answer to the request `sequence` to `each`, until it is complete or failed.
-    pub(crate) fn collect(&mut self, sequence: u32, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    /// Hands every answer to the request of these numbers to `each`, until the last of them is complete or any of
+    /// them failed: in a batch that is the reason why the whole was refused. Other answers are to earlier requests,
+    /// which nobody waits for any more.
+    pub(crate) fn collect(
+        &mut self,
+        request: RangeInclusive<u32>,
+        mut each: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
         loop {
             let len = match self.socket.read(&mut self.buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -444,8 +459,10 @@ impl NetlinkSocket {
             let mut octets = self.buffer.get(..len).unwrap_or_default();
             while let Some((message, rest)) = next_message(octets) {
                 octets = rest;
-                // An acknowledgement of an earlier request whose answer nobody waited for says nothing here, but
-                // a failure of one does: in a batch it is the reason why the whole was refused.
+                if !request.contains(&message.sequence) {
+                    continue;
+                }
+                let last = message.sequence == *request.end();
                 match message.kind {
                     NLMSG_ERROR => {
                         let code =
@@ -453,16 +470,15 @@ impl NetlinkSocket {
                         if code != 0 {
                             return Err(io::Error::from_raw_os_error(-code));
                         }
-                        if message.sequence == sequence {
+                        if last {
                             return Ok(());
                         }
                     }
-                    NLMSG_DONE if message.sequence == sequence => {
+                    NLMSG_DONE if last => {
                         let code = message.payload.first_chunk().map_or(0, |c| i32::from_ne_bytes(*c));
                         return if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) };
                     }
-                    _ if message.sequence == sequence => each(message.octets),
-                    _ => {}
+                    _ => each(message.octets),
                 }
             }
         }
@@ -696,4 +712,38 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
         }
     }
     Some(rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client whose kernel is the other end.
+    fn pair() -> (NetlinkSocket, Socket) {
+        let (socket, kernel) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+        (NetlinkSocket { socket, sequence: 0, buffer: vec![0; 1 << 16] }, kernel)
+    }
+
+    fn answer(sequence: u32, code: i32) -> Vec<u8> {
+        let mut octets = 36_u32.to_ne_bytes().to_vec();
+        octets.extend(NLMSG_ERROR.to_ne_bytes());
+        octets.extend([0; 2]);
+        octets.extend(sequence.to_ne_bytes());
+        octets.extend([0; 4]);
+        octets.extend(code.to_ne_bytes());
+        octets.resize(36, 0);
+        octets
+    }
+
+    #[test]
+    fn what_is_left_of_a_failed_batch_is_not_blamed_on_the_next() {
+        let (mut client, mut kernel) = pair();
+        for sequence in 5..9 {
+            kernel.write_all(&answer(sequence, -libc::EPERM)).unwrap();
+        }
+        kernel.write_all(&answer(10, 0)).unwrap();
+        kernel.write_all(&answer(11, 0)).unwrap();
+        assert_eq!(client.acknowledged(5..=8).unwrap_err().raw_os_error(), Some(libc::EPERM));
+        client.acknowledged(10..=11).unwrap();
+    }
 }

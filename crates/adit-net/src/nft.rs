@@ -2,6 +2,7 @@
 //! (`linux/netfilter/nf_tables.h`). It owns the encoding; what the rules are is decided in [`crate::fence`].
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use crate::netlink::HEADER_LEN;
 
@@ -10,6 +11,7 @@ pub(crate) struct Batch {
     octets: Vec<u8>,
     /// Where the last message begins.
     last: usize,
+    first_sequence: u32,
     sequence: u32,
 }
 
@@ -87,7 +89,7 @@ const REGISTER: u32 = 1;
 impl Batch {
     /// Begins a transaction; its messages are numbered from `sequence` on.
     pub(crate) fn new(sequence: u32) -> Self {
-        let mut batch = Self { octets: Vec::new(), last: 0, sequence };
+        let mut batch = Self { octets: Vec::new(), last: 0, first_sequence: sequence, sequence };
         batch.message(BATCH_BEGIN, 0, 0, SUBSYSTEM, |_| ());
         batch
     }
@@ -134,15 +136,15 @@ impl Batch {
         });
     }
 
-    /// Ends the transaction: its octets, and the number of the message that is acknowledged if all goes well,
-    /// which is the last.
-    pub(crate) fn finish(mut self) -> (Vec<u8>, u32) {
+    /// Ends the transaction: its octets, and the numbers of its messages. The last of them is acknowledged if all goes
+    /// well.
+    pub(crate) fn finish(mut self) -> (Vec<u8>, RangeInclusive<u32>) {
         let acknowledged = self.sequence.wrapping_sub(1);
         if let Some(flags) = self.octets.get_mut(self.last + 6..).and_then(|rest| rest.first_chunk_mut()) {
             *flags = (u16::from_ne_bytes(*flags) | ACK).to_ne_bytes();
         }
         self.message(BATCH_END, 0, 0, SUBSYSTEM, |_| ());
-        (self.octets, acknowledged)
+        (self.octets, self.first_sequence..=acknowledged)
     }
 
     fn message(
@@ -432,7 +434,7 @@ mod tests {
         batch.create_table("adit");
         batch.delete_table("adit");
         let (octets, acknowledged) = batch.finish();
-        assert_eq!(acknowledged, 42);
+        assert_eq!(acknowledged, 40..=42);
         let mut flags = Vec::new();
         let mut rest = &octets[..];
         while !rest.is_empty() {
