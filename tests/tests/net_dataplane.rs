@@ -589,6 +589,30 @@ fn the_gateways_themselves_are_protected_and_ike_still_passes() -> Result<()> {
 }
 
 #[test]
+fn errors_about_outer_packets_are_heard() -> Result<()> {
+    for v6 in [false, true] {
+        let net = Net::new()?;
+        let host = |side: Side| vec![TrafficSelector::subnet(side.outer(v6), if v6 { 128 } else { 32 })];
+        let mut a = net.plane(A)?;
+        a.plane.set_policies(vec![policy(A, host(A), host(B))])?;
+        let mut capture = net.capture(A)?;
+        // Nobody listens at the other side, and it says so.
+        let (local, remote) = (SocketAddr::new(A.outer(v6), 500), SocketAddr::new(B.outer(v6), 500));
+        a.plane.ike_sender().send(local, remote, b"an IKE message")?;
+        let (protocol, unreachable) = if v6 { (58, 1) } else { (1, 3) };
+        let deadline = Instant::now() + PATIENCE;
+        let is_error = |one: &Seen| one.protocol == protocol && one.payload.first() == Some(&unreachable);
+        while !passed(&mut capture)?.iter().any(is_error) {
+            ensure!(Instant::now() < deadline, "no error came");
+        }
+        // What asks in the clear comes after it, and is dropped alone.
+        unanswered(&ping(net.gateway(B), A.outer(v6), &["-c", "1", "-W", "1"])?)?;
+        ensure!(a.plane.stats().fenced_in == 1, "{:?}", a.plane.stats());
+    }
+    Ok(())
+}
+
+#[test]
 fn everything_can_be_protected_without_losing_the_own_network() -> Result<()> {
     let net = Net::new()?;
     let any = || vec![TrafficSelector::any_v4(), TrafficSelector::any_v6()];

@@ -89,6 +89,9 @@ fn nft_reads_what_was_meant() -> Result<()> {
 		udp dport 500 accept
 		udp dport 4500 accept
 		icmpv6 type 133-137 ip6 hoplimit 255 accept
+		icmp type destination-unreachable accept
+		icmp type 11-12 accept
+		icmpv6 type 1-4 accept
 		jump inbound
 	}
 

@@ -10,7 +10,8 @@
 //!
 //! Never dropped: what the loopback interface carries; our own outer packets, which have a mark when they leave,
 //! and are ESP or go to the IKE ports of this machine when they arrive, even if the outer addresses lie within
-//! the selectors; IPv6 neighbour discovery, without which a peer on the same link could not be reached.
+//! the selectors; ICMP errors to this machine, which may be about them; IPv6 neighbour discovery, without which a peer
+//! on the same link could not be reached.
 //!
 //! Selectors that overlap are decided as routes are, by the most specific destination: if everything (`0.0.0.0/0`)
 //! is protected on the peer's side, our own selectors are not, and hosts behind this gateway reach each other.
@@ -263,6 +264,11 @@ fn write_rules(batch: &mut Batch, tun_name: &str, mark: u32, ports: [u16; 2], en
         );
     }
     batch.append_rule(TABLE, "input", neighbour_discovery(), Verdict::Accept);
+    // Routers tell us about our outer packets, path MTUs among it, from addresses that a peer may protect.
+    for (v6, number, first, last) in [(false, 1, 3, 3), (false, 1, 11, 12), (true, 58, 1, 4)] {
+        let rule = family(v6).meta(Meta::Protocol, Compare::Equal, &[number]);
+        batch.append_rule(TABLE, "input", rule.range(Base::Transport, 0, &[first], &[last]), Verdict::Accept);
+    }
     batch.append_rule(TABLE, "input", Rule::default(), Verdict::Jump(INBOUND));
     batch.create_base_chain(TABLE, "forward", Hook::Forward, 0);
     batch.append_rule(TABLE, "forward", Rule::default(), Verdict::Jump(INBOUND));
