@@ -646,6 +646,34 @@ fn connects(net: &Net, from: Side, (to, port): (IpAddr, u16)) -> Result<()> {
 }
 
 #[test]
+fn nobody_outside_passes_for_a_host_of_ours() -> Result<()> {
+    let net = Net::new()?;
+    let mut a = net.plane(A)?;
+    a.plane.set_policies(vec![policy(
+        A,
+        A.networks(),
+        vec![TrafficSelector::any_v4(), TrafficSelector::any_v6()],
+    )])?;
+    let mut lan = net.host(A).run(|| Capture::open("lan"))??;
+    let mut outside = net.gateway(B).netlink()?;
+    let wan = outside.link("wan")?.index;
+    for v6 in [false, true] {
+        let (claimed, host) = (A.inner(v6, 7), A.inner(v6, 10));
+        let (width, all) = if v6 { (64, 128) } else { (16, 32) };
+        outside.add_address(wan, claimed, all)?;
+        outside.add_route(&route(v6, Some((A.inner(v6, 0), width)), wan, A.outer(v6)))?;
+        for to in [host, A.inner(v6, 1)] {
+            unanswered(&ping(net.gateway(B), to, &["-c", "1", "-W", "1", "-I", &claimed.to_string()])?)?;
+        }
+        let let_in = passed(&mut lan)?.iter().filter(|one| one.source == claimed).count();
+        ensure!(let_in == 0, "a spoofed packet was let in");
+        answered(&ping(net.host(A), A.inner(v6, 1), &["-c", "1", "-W", "5"])?).context("a real one")?;
+    }
+    ensure!(a.plane.stats().fenced_in == 4, "{:?}", a.plane.stats());
+    Ok(())
+}
+
+#[test]
 fn what_no_policy_protects_keeps_its_way() -> Result<()> {
     let net = Net::new()?;
     for side in [A, B] {

@@ -79,7 +79,7 @@ fn nft_reads_what_was_meant() -> Result<()> {
 		ip saddr 10.4.0.0 ip daddr 10.3.0.0 meta l4proto tcp ip frag-off & 8191 != 0 goto dropped-in
 		ip6 saddr fd00:4:: ip6 daddr fd00:3:: udp sport 53 goto dropped-in
 		ip6 saddr fd00:4:: ip6 daddr fd00:3:: meta l4proto udp frag frag-off != 0 goto dropped-in
-		ip saddr 10.1.0.3-10.1.0.9 ip daddr 10.1.0.3-10.1.0.9 return
+		ip saddr 10.1.0.3-10.1.0.9 ip daddr 10.1.0.3-10.1.0.9 fib saddr . iif oif != missing return
 		ip daddr 10.1.0.3-10.1.0.9 goto dropped-in
 	}
 

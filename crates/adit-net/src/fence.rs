@@ -14,7 +14,8 @@
 //! on the same link could not be reached.
 //!
 //! Selectors that overlap are decided as routes are, by the most specific destination: if everything (`0.0.0.0/0`)
-//! is protected on the peer's side, our own selectors are not, and hosts behind this gateway reach each other.
+//! is protected on the peer's side, our own selectors are not, and hosts behind this gateway reach each other. What
+//! comes from outside with a source of ours is not taken for theirs.
 //!
 //! Of protocols with ports the ports count. Later fragments do not show them and are dropped if ports are all that
 //! could have excluded them (RFC 4301 7: what cannot be told apart must not pass). Of ICMP, type and code do not
@@ -44,6 +45,8 @@ pub struct Fence {
     tun_name: String,
     mark: u32,
     ports: [u16; 2],
+    /// Can the kernel ask its routes in a rule?
+    asks_routes: bool,
 }
 
 impl Fence {
@@ -51,7 +54,7 @@ impl Fence {
     pub fn new(config: &NetConfig) -> Self {
         let socket = NetlinkSocket::open(libc::NETLINK_NETFILTER).inspect_err(lost).ok();
         let ports = [config.ike_port, config.nat_t_port];
-        Self { socket, tun_name: config.tun_name.clone(), mark: config.mark, ports }
+        Self { socket, tun_name: config.tun_name.clone(), mark: config.mark, ports, asks_routes: true }
     }
 
     /// Puts up the fence for these policies, in place of what was there; takes it down if there are none.
@@ -64,13 +67,31 @@ impl Fence {
         if policies.is_empty() {
             return self.remove();
         }
+        let entries = entries(policies);
+        match self.put_up(&entries) {
+            Err(error) if self.asks_routes && error.raw_os_error() == Some(libc::ENOENT) => {
+                self.asks_routes = false;
+                self.put_up(&entries)?;
+                if entries.iter().any(|entry| !entry.protect) {
+                    tracing::warn!(
+                        "this kernel's nf_tables has no `fib`: a packet that claims to come from a network of ours is \
+                         believed whatever interface it came in by; switch net.ipv4.conf.*.rp_filter on"
+                    );
+                }
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn put_up(&mut self, entries: &[Entry]) -> Result<(), Error> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
         let mut batch = Batch::new(socket.next_sequence());
         // Deleting needs the table to exist, and creating one that exists does nothing.
         batch.create_table(TABLE);
         batch.delete_table(TABLE);
         batch.create_table(TABLE);
-        write_rules(&mut batch, &self.tun_name, self.mark, self.ports, &entries(policies));
+        write_rules(&mut batch, &self.tun_name, self.mark, self.ports, entries, self.asks_routes);
         self.commit(batch, "put up the packet filter rules")
     }
 
@@ -244,7 +265,14 @@ fn ports(protocol: u8, selector: &TrafficSelector) -> Option<(u16, u16)> {
     some.then_some((selector.start_port, selector.end_port))
 }
 
-fn write_rules(batch: &mut Batch, tun_name: &str, mark: u32, ports: [u16; 2], entries: &[Entry]) {
+fn write_rules(
+    batch: &mut Batch,
+    tun_name: &str,
+    mark: u32,
+    ports: [u16; 2],
+    entries: &[Entry],
+    asks_routes: bool,
+) {
     for (chain, drop) in [(DROPPED_IN, true), (DROPPED_OUT, true), (INBOUND, false)] {
         batch.create_chain(TABLE, chain);
         if drop {
@@ -276,7 +304,7 @@ fn write_rules(batch: &mut Batch, tun_name: &str, mark: u32, ports: [u16; 2], en
         batch.append_rule(TABLE, INBOUND, Rule::default().interface(Meta::InputName, name), Verdict::Return);
     }
     for entry in entries {
-        entry.write(batch, INBOUND, Direction::In);
+        entry.write(batch, INBOUND, Direction::In { asks_routes });
     }
 
     // Before source NAT (100), which could move a packet out of its selectors.
@@ -314,14 +342,14 @@ fn family(v6: bool) -> Rule {
 
 #[derive(Clone, Copy)]
 enum Direction {
-    In,
+    In { asks_routes: bool },
     Out,
 }
 
 impl Entry {
     fn write(&self, batch: &mut Batch, chain: &str, direction: Direction) {
         let (source, destination, dropped) = match direction {
-            Direction::In => (&self.remote, &self.local, DROPPED_IN),
+            Direction::In { .. } => (&self.remote, &self.local, DROPPED_IN),
             Direction::Out => (&self.local, &self.remote, DROPPED_OUT),
         };
         let verdict = if self.protect { Verdict::Goto(dropped) } else { Verdict::Return };
@@ -340,6 +368,9 @@ impl Entry {
             if let Some((first, last)) = side.ports {
                 rule = rule.range(Base::Transport, offset, &first.to_be_bytes(), &last.to_be_bytes());
             }
+        }
+        if !self.protect && matches!(direction, Direction::In { asks_routes: true }) {
+            rule = rule.came_by_the_way_back();
         }
         batch.append_rule(TABLE, chain, rule, verdict);
         if source.ports.is_some() || destination.ports.is_some() {

@@ -269,6 +269,17 @@ impl Rule {
         self.masked_not_zero(&[0xff, 0xf8])
     }
 
+    /// Tests that the way back to the packet's source is the interface it came in by (`fib saddr . iif oif != missing`).
+    pub(crate) fn came_by_the_way_back(mut self) -> Self {
+        self.expressions.expression("fib", |a| {
+            a.number(1, REGISTER);
+            // NFT_FIB_RESULT_OIF; NFTA_FIB_F_SADDR, _IIF and _PRESENT.
+            a.number(2, 1);
+            a.number(3, 0x1 | 0x8 | 0x20);
+        });
+        self.compare(Compare::NotEqual, &[0; 4])
+    }
+
     /// Counts what got so far.
     pub(crate) fn counter(mut self) -> Self {
         self.expressions.expression("counter", |_| ());
