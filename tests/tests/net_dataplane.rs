@@ -1006,3 +1006,19 @@ fn the_newest_sa_carries_and_removal_closes() -> Result<()> {
     answered(&net.ping(A, false, &once)?)?;
     Ok(())
 }
+
+#[test]
+fn what_the_kernel_does_not_send_does_not_count_as_sent() -> Result<()> {
+    let net = Net::new()?;
+    let mut a = net.plane(A)?;
+    let policy = networks_policy(A);
+    // An address that this machine has lost.
+    let lost = IpAddr::from([192, 0, 2, 77]);
+    a.plane.install(ChildSaInstall { local: lost, ..child(A, 1, false, true, &policy) })?;
+    a.plane.set_policies(vec![policy])?;
+    unanswered(&net.ping(A, false, &["-c", "3", "-W", "1"])?)?;
+    let counters = a.plane.counters(ChildId(1)).context("counters")?;
+    ensure!(a.drops(DropCause::Send) == 3, "{:?}", a.plane.stats());
+    ensure!((counters.packets_out, counters.bytes_out, counters.last_out) == (0, 0, None), "{counters:?}");
+    Ok(())
+}

@@ -211,7 +211,7 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    sending.flush(sockets, report);
+                    sending.flush(sockets, now, report);
                     return Err(error);
                 }
             };
@@ -230,7 +230,7 @@ impl Worker {
                 }
             }
         }
-        sending.flush(sockets, report);
+        sending.flush(sockets, now, report);
         Ok(())
     }
 
@@ -499,11 +499,15 @@ impl Outbound {
         if self.sa.rekey_due() && !std::mem::replace(&mut self.soon_reported, true) {
             (report.events)(NetEvent::SequenceSoon { id: self.id });
         }
-        self.counts.packets_out.add(1);
-        self.counts.bytes_out.add(inner.len() as u64);
-        self.counts.last_out.set(report.clock.number(now));
         let tos = self.outer.fields(inner).traffic_class;
-        Ok(Sealed { transport: self.transport, tos, octets: start..buffer.len() })
+        let counts = Arc::clone(&self.counts);
+        Ok(Sealed {
+            transport: self.transport,
+            tos,
+            octets: start..buffer.len(),
+            inner_len: inner.len(),
+            counts,
+        })
     }
 
     fn learn_path(&mut self, now: Instant, mark: u32) {
@@ -553,6 +557,8 @@ struct Sealed {
     tos: u8,
     /// Its place in the batch's buffer.
     octets: Range<usize>,
+    inner_len: usize,
+    counts: Arc<SaCounts>,
 }
 
 /// Packets on their way out.
@@ -570,23 +576,22 @@ impl SendBatch {
     }
 
     /// Sends all of it, in order, runs that take the same socket together.
-    fn flush(&mut self, sockets: &Sockets, report: &Report) {
+    fn flush(&mut self, sockets: &Sockets, now: Instant, report: &Report) {
         let socket = |sealed: &Sealed| (sealed.transport.kind, sealed.transport.destination.is_ipv6());
         for run in self.packets.chunk_by(|one, next| socket(one) == socket(next)) {
             let datagrams: Vec<Datagram<'_>> = run
                 .iter()
-                .filter_map(|sealed| {
-                    Some(Datagram {
-                        destination: sealed.transport.destination,
-                        source: Some(sealed.transport.source),
-                        tos: Some(sealed.tos),
-                        payload: self.sealed.get(sealed.octets.clone())?,
-                    })
+                .map(|sealed| Datagram {
+                    destination: sealed.transport.destination,
+                    source: Some(sealed.transport.source),
+                    tos: Some(sealed.tos),
+                    // It is there: the buffer is only ever emptied together with the packets.
+                    payload: self.sealed.get(sealed.octets.clone()).unwrap_or_default(),
                 })
                 .collect();
             let outer = run.first().map(socket).and_then(|(kind, v6)| sockets.find(kind, v6));
             match outer {
-                Some(outer) => send_run(outer, &datagrams, report),
+                Some(outer) => send_run(outer, run, &datagrams, now, report),
                 None => datagrams.iter().for_each(|_| report.counts.dropped(DropCause::Send)),
             }
         }
@@ -595,11 +600,26 @@ impl SendBatch {
     }
 }
 
-fn send_run(outer: &Outer, mut datagrams: &[Datagram<'_>], report: &Report) {
+/// Sends the datagrams of a run, and counts those that the kernel takes.
+fn send_run(
+    outer: &Outer,
+    mut run: &[Sealed],
+    mut datagrams: &[Datagram<'_>],
+    now: Instant,
+    report: &Report,
+) {
     let mut waited = false;
     while !datagrams.is_empty() {
         match outer.send(datagrams) {
-            Ok(sent) if sent > 0 => datagrams = datagrams.get(sent..).unwrap_or_default(),
+            Ok(sent) if sent > 0 => {
+                for Sealed { inner_len, counts, .. } in run.iter().take(sent) {
+                    counts.packets_out.add(1);
+                    counts.bytes_out.add(*inner_len as u64);
+                    counts.last_out.set(report.clock.number(now));
+                }
+                run = run.get(sent..).unwrap_or_default();
+                datagrams = datagrams.get(sent..).unwrap_or_default();
+            }
             // The device is slower than the tunnel: wait for it once, so that the TUN device's queue fills up and
             // its senders notice.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !waited => {
@@ -611,6 +631,7 @@ fn send_run(outer: &Outer, mut datagrams: &[Datagram<'_>], report: &Report) {
                     tracing::debug!(%error, "cannot send an outer packet");
                 }
                 report.counts.dropped(DropCause::Send);
+                run = run.get(1..).unwrap_or_default();
                 datagrams = datagrams.get(1..).unwrap_or_default();
             }
         }
