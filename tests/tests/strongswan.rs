@@ -123,21 +123,30 @@ fn a_wrong_guess_of_the_key_exchange_costs_one_more_round() -> Result<()> {
 }
 
 #[test]
-fn an_idle_tunnel_is_probed_and_probes_are_answered() -> Result<()> {
-    with_lab("liveness", Topology::default(), |lab| {
+fn an_idle_tunnel_is_probed() -> Result<()> {
+    liveness("probing", Side::A, "parsed INFORMATIONAL request")
+}
+
+#[test]
+fn probes_of_an_idle_tunnel_are_answered() -> Result<()> {
+    liveness("probed", Side::B, "parsed INFORMATIONAL response")
+}
+
+/// One side probes. If both did, their requests would cross with equal message IDs, and charon 5.9.8 takes the
+/// response for a copy of the request that it is working on.
+fn liveness(name: &str, prober: Side, sign: &str) -> Result<()> {
+    with_lab(name, Topology::default(), |lab| {
         let connection = |side| Connection {
-            extra: "dpd_delay = 1s".to_owned(),
+            extra: if side == prober { "dpd_delay = 1s".to_owned() } else { String::new() },
             ..Connection::new(side, Family::V4, AES128_GCM.0, AES128_GCM.1)
         };
         let adit = Adit::start(lab, Side::A, &connection(Side::A))?;
         let strongswan = StrongSwan::start(lab, Side::B, &connection(Side::B))?;
         adit.initiate()?;
         let child = strongswan.wait_for_child()?;
-        for probe in ["parsed INFORMATIONAL request", "parsed INFORMATIONAL response"] {
-            eventually("three probes and their answers", Duration::from_secs(20), || {
-                Ok((strongswan.log().matches(probe).count() >= 3).then_some(()))
-            })?;
-        }
+        eventually("three probes", Duration::from_secs(20), || {
+            Ok((strongswan.log().matches(sign).count() >= 3).then_some(()))
+        })?;
         ensure!(
             strongswan.wait_for_child()?.value("spi-in")? == child.value("spi-in")?,
             "the tunnel changed"
