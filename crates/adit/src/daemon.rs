@@ -506,8 +506,8 @@ impl Daemon {
 
     fn try_install(&mut self, child: InstallChild) -> Result<(), adit_net::Error> {
         let handle = child.handle;
-        let (policy, is_new) = self.policies.of(&child);
-        if is_new {
+        let (policy, grown) = self.policies.of(&child);
+        if grown {
             self.backend.set_policies(self.policies.all())?;
         }
         let half = |spi, keys| SaParameters {
@@ -537,10 +537,10 @@ impl Daemon {
             self.backend.remove(ChildId(handle.0));
             self.installed.remove(&handle);
         }
-        if self.policies.forget(handle)
+        if self.policies.release(handle)
             && let Err(error) = self.backend.set_policies(self.policies.all())
         {
-            tracing::warn!("policies of a removed SA stay in force: {error}");
+            tracing::warn!("policies of removed SAs stay in force: {error}");
         }
     }
 

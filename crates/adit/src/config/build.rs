@@ -173,7 +173,23 @@ impl<'d> Builder<'d> {
         for mut group in section.take_sections("children") {
             for child in group.take_sections("*") {
                 let start_span = child.span_of("start_action");
+                // Two places, because of several findings at one only the first is told.
+                let places = (
+                    child.span_of("local_ts").or(local_span).unwrap_or(child.span),
+                    child.span_of("remote_ts").or(remote_span).unwrap_or(span),
+                );
                 let child = self.child(child);
+                let own = format!("{path}.children.{}", child.name);
+                // What is missing because it is misspelt is reported already.
+                if self.diagnostics.errors.is_empty() {
+                    self.unresolved(
+                        &child,
+                        &own,
+                        places,
+                        (&local_addrs, local_span),
+                        (&remote_addrs, remote_span),
+                    );
+                }
                 if child.start && !can_dial {
                     let at = start_span.unwrap_or(span);
                     let message = "the child cannot be started: the connection has no single address to dial";
@@ -202,6 +218,34 @@ impl<'d> Builder<'d> {
             retransmission: Retransmission::default(),
             children,
             name: section.name,
+        }
+    }
+
+    /// Points out `dynamic` where the configuration does not tell the address.
+    fn unresolved(
+        &mut self,
+        child: &Child,
+        path: &str,
+        places: (Span, Span),
+        (local_addrs, local_span): (&[AddressSpec], Option<Span>),
+        (remote_addrs, remote_span): (&[AddressSpec], Option<Span>),
+    ) {
+        let is_single = |address: &AddressSpec| address.single().is_some();
+        if has_dynamic(&child.local_ts) && local_addrs.is_empty() {
+            let message = "as `local_addrs` does not tell our address, `dynamic` is every address: \
+                           whatever goes to `remote_ts` from anywhere is held back";
+            let problem = Problem::new(places.0, format!("{path}.local_ts"), message)
+                .expected("our address in `local_addrs`, or a network in `local_ts`")
+                .note("local_addrs", local_span);
+            self.diagnostics.warning(self.sources, problem);
+        }
+        if has_dynamic(&child.remote_ts) && (remote_addrs.is_empty() || !remote_addrs.iter().all(is_single)) {
+            let message = "as `remote_addrs` does not tell the peer's address, traffic to `dynamic` is not protected \
+                           before the first SA with that peer";
+            let problem = Problem::new(places.1, format!("{path}.remote_ts"), message)
+                .expected("the peer's address in `remote_addrs`, or a network in `remote_ts`")
+                .note("remote_addrs", remote_span);
+            self.diagnostics.warning(self.sources, problem);
         }
     }
 
@@ -298,6 +342,10 @@ fn families(addresses: &[AddressSpec]) -> (bool, bool) {
 
 fn overlap(a: (bool, bool), b: (bool, bool)) -> bool {
     (a.0 && b.0) || (a.1 && b.1)
+}
+
+fn has_dynamic(selectors: &[SelectorSpec]) -> bool {
+    selectors.iter().any(|selector| matches!(selector, SelectorSpec::Dynamic { .. }))
 }
 
 fn offers_esn(proposal: &Proposal) -> bool {

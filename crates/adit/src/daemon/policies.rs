@@ -1,23 +1,38 @@
 //! Which traffic is protected: one policy for each configured child, from the start and whether an SA exists or not.
 //!
-//! It owns the numbering of policies (`reqid` in vici) and never talks to the data plane.
+//! It owns the numbering of policies (`reqid` in vici) and never talks to the data plane. A policy only ever grows: what
+//! was protected once stays closed until the daemon ends in order.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use adit_ike::config::{AddressSpec, Child, Connection, SelectorSpec};
 use adit_ike::{ChildHandle, InstallChild};
 use adit_net::{PolicyId, PolicySpec};
 use adit_wire::ikev2::TrafficSelector;
 
+/// At most this many selectors that only an SA made known stay protected after it, the latest ones: a peer that comes
+/// from ever new addresses must not fill the memory.
+const REMEMBERED: usize = 1024;
+
 /// All policies.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
     policies: BTreeMap<PolicyId, PolicySpec>,
-    /// Policies of children whose selectors the configuration fixes. The others are of SAs whose child says `dynamic`
-    /// and whose addresses only the SA knows.
+    /// By connection and child.
     by_name: HashMap<(String, String), PolicyId>,
-    of_sas: HashMap<ChildHandle, PolicyId>,
+    /// What SAs added, in order: the addresses behind `dynamic` that only an SA knows.
+    learned: Vec<Learned>,
     last_id: u64,
+}
+
+/// A selector of the peer's side that the configuration does not tell.
+#[derive(Debug)]
+struct Learned {
+    policy: PolicyId,
+    selector: TrafficSelector,
+    /// The SAs that are up and have it.
+    sas: Vec<ChildHandle>,
 }
 
 impl Policies {
@@ -26,10 +41,9 @@ impl Policies {
         let mut policies = Self::default();
         for connection in connections {
             for child in &connection.children {
-                if let Some((local_ts, remote_ts)) = selectors(connection, child) {
-                    let id = policies.add(&connection.name, &child.name, local_ts, remote_ts);
-                    policies.by_name.insert((connection.name.clone(), child.name.clone()), id);
-                }
+                let (local_ts, remote_ts) = selectors(connection, child);
+                let id = policies.add(&connection.name, &child.name, local_ts, remote_ts);
+                policies.by_name.insert((connection.name.clone(), child.name.clone()), id);
             }
         }
         policies
@@ -37,31 +51,56 @@ impl Policies {
 
     /// All that is to be protected now.
     pub(super) fn all(&self) -> Vec<PolicySpec> {
-        self.policies.values().cloned().collect()
+        self.policies.values().filter(|policy| !policy.remote_ts.is_empty()).cloned().collect()
     }
 
-    /// The policy of a new SA, and whether it is new itself and has to be put in force.
+    /// The policy of a new SA, and whether it has grown and has to be put in force anew.
     pub(super) fn of(&mut self, sa: &InstallChild) -> (PolicyId, bool) {
-        if let Some(id) = self.by_name.get(&(sa.connection.clone(), sa.child.clone())) {
-            return (*id, false);
-        }
-        // A repeated SA of the same traffic shares the policy.
-        let same = |id: &&PolicyId| {
-            let policy = self.policies.get(id);
-            policy.is_some_and(|policy| policy.local_ts == sa.local_ts && policy.remote_ts == sa.remote_ts)
+        let name = (sa.connection.clone(), sa.child.clone());
+        let id = match self.by_name.get(&name) {
+            Some(id) => *id,
+            None => {
+                let id = self.add(&sa.connection, &sa.child, sa.local_ts.clone(), Vec::new());
+                self.by_name.insert(name, id);
+                id
+            }
         };
-        let shared = self.of_sas.values().find(same).copied();
-        let id = shared.unwrap_or_else(|| {
-            self.add(&sa.connection, &sa.child, sa.local_ts.clone(), sa.remote_ts.clone())
-        });
-        self.of_sas.insert(sa.handle, id);
-        (id, shared.is_none())
+        let Some(policy) = self.policies.get_mut(&id) else { return (id, false) };
+        let mut grown = false;
+        for selector in &sa.remote_ts {
+            let learned = self.learned.iter_mut().find(|old| old.policy == id && old.selector == *selector);
+            if let Some(learned) = learned {
+                learned.sas.push(sa.handle);
+            } else if !policy.remote_ts.iter().any(|wide| wide.covers(selector)) {
+                policy.remote_ts.push(*selector);
+                self.learned.push(Learned { policy: id, selector: *selector, sas: vec![sa.handle] });
+                grown = true;
+            }
+        }
+        (id, grown)
     }
 
-    /// Forgets the policy that came with an SA; `true` if that ends it.
-    pub(super) fn forget(&mut self, sa: ChildHandle) -> bool {
-        let Some(id) = self.of_sas.remove(&sa) else { return false };
-        !self.of_sas.values().any(|other| *other == id) && self.policies.remove(&id).is_some()
+    /// An SA is gone. What it added stays protected, unless too much does: `true` if something was given up.
+    pub(super) fn release(&mut self, sa: ChildHandle) -> bool {
+        for learned in &mut self.learned {
+            learned.sas.retain(|handle| *handle != sa);
+        }
+        let idle = self.learned.iter().filter(|learned| learned.sas.is_empty()).count();
+        let mut surplus = idle.saturating_sub(REMEMBERED);
+        let given_up: Vec<Learned> = self
+            .learned
+            .extract_if(.., |learned| {
+                let oldest = surplus > 0 && learned.sas.is_empty();
+                surplus -= usize::from(oldest);
+                oldest
+            })
+            .collect();
+        for learned in &given_up {
+            if let Some(policy) = self.policies.get_mut(&learned.policy) {
+                policy.remote_ts.retain(|selector| *selector != learned.selector);
+            }
+        }
+        !given_up.is_empty()
     }
 
     fn add(
@@ -79,27 +118,40 @@ impl Policies {
     }
 }
 
-/// The selectors of a child, if they are known before any SA is: `dynamic` is, where the connection has exactly one
-/// address on that side.
-fn selectors(connection: &Connection, child: &Child) -> Option<(Vec<TrafficSelector>, Vec<TrafficSelector>)> {
-    let resolve = |specs: &[SelectorSpec], addresses: &[AddressSpec]| {
-        let own = match addresses {
-            [address] => address.single(),
-            _ => None,
-        };
-        specs
-            .iter()
-            .map(|spec| match *spec {
-                SelectorSpec::Fixed(selector) => Some(selector),
-                SelectorSpec::Dynamic { protocol, start_port, end_port } => own.map(|address| {
-                    TrafficSelector { protocol, start_port, end_port, start: address, end: address }
-                }),
-            })
-            .collect::<Option<Vec<_>>>()
+/// The selectors of a child as far as the configuration tells them. Our `dynamic` is all that it may become, which is
+/// every address if `local_addrs` names none; the peer's is left out where `remote_addrs` does not name it: to close the
+/// way to everybody would close it to the peer as well.
+fn selectors(connection: &Connection, child: &Child) -> (Vec<TrafficSelector>, Vec<TrafficSelector>) {
+    let everything = [
+        AddressSpec { first: Ipv4Addr::UNSPECIFIED.into(), last: Ipv4Addr::BROADCAST.into() },
+        AddressSpec { first: Ipv6Addr::UNSPECIFIED.into(), last: IpAddr::V6(u128::MAX.into()) },
+    ];
+    let local = match &connection.local_addrs[..] {
+        [] => &everything[..],
+        addresses => addresses,
     };
-    let local = resolve(&child.local_ts, &connection.local_addrs)?;
-    let remote = resolve(&child.remote_ts, &connection.remote_addrs)?;
-    Some((local, remote))
+    let remote = &connection.remote_addrs[..];
+    let remote = if remote.iter().all(|address| address.single().is_some()) { remote } else { &[] };
+    (resolve(&child.local_ts, local), resolve(&child.remote_ts, remote))
+}
+
+fn resolve(specs: &[SelectorSpec], own: &[AddressSpec]) -> Vec<TrafficSelector> {
+    let mut selectors = Vec::new();
+    for spec in specs {
+        match *spec {
+            SelectorSpec::Fixed(selector) => selectors.push(selector),
+            SelectorSpec::Dynamic { protocol, start_port, end_port } => {
+                selectors.extend(own.iter().map(|address| TrafficSelector {
+                    protocol,
+                    start_port,
+                    end_port,
+                    start: address.first,
+                    end: address.last,
+                }));
+            }
+        }
+    }
+    selectors
 }
 
 #[cfg(test)]
@@ -192,27 +244,66 @@ mod tests {
         assert_eq!(all[0].remote_ts, [subnet("192.0.2.2/32")], "dynamic with one address");
         // SAs of that child, narrowed or not, belong to it and change nothing.
         assert_eq!(policies.of(&sa(1, "net", "192.0.2.2/32")), (all[0].id, false));
-        assert!(!policies.forget(ChildHandle(1)));
+        assert!(!policies.release(ChildHandle(1)));
         assert_eq!(policies.all(), all);
     }
 
     #[test]
-    fn what_only_an_sa_knows_is_protected_while_it_lives() {
+    fn an_address_of_ours_that_is_not_known_yet_is_any_that_it_may_become() {
+        let remote = || SelectorSpec::Fixed(subnet("10.2.0.0/16"));
+        let protected = |own: &[&str]| {
+            let mut connection = connection(own, &["192.0.2.2"], DYNAMIC, remote());
+            connection.children[0].local_ts.insert(0, SelectorSpec::Fixed(subnet("10.1.0.0/24")));
+            let policies = Policies::new(&[connection]).all();
+            assert_eq!(policies[0].remote_ts, [subnet("10.2.0.0/16")]);
+            policies[0].local_ts.clone()
+        };
+        let (net, any) = (subnet("10.1.0.0/24"), [subnet("0.0.0.0/0"), subnet("::/0")]);
+        assert_eq!(protected(&[]), [net, any[0], any[1]]);
+        assert_eq!(protected(&["192.0.2.1"]), [net, subnet("192.0.2.1/32")]);
+        let two = [net, subnet("192.0.2.1/32"), subnet("192.0.2.9/32")];
+        assert_eq!(protected(&["192.0.2.1", "192.0.2.9"]), two);
+    }
+
+    #[test]
+    fn what_only_an_sa_knows_stays_protected_after_it() {
         let fixed = SelectorSpec::Fixed(subnet("10.1.0.0/16"));
-        for remotes in [&[][..], &["192.0.2.2", "192.0.2.3"]] {
-            let mut policies = Policies::new(&[connection(&["192.0.2.1"], remotes, fixed.clone(), DYNAMIC)]);
-            assert!(policies.all().is_empty());
-            let (first, is_new) = policies.of(&sa(1, "net", "192.0.2.2/32"));
-            assert!(is_new);
-            let (second, is_new) = policies.of(&sa(2, "net", "192.0.2.3/32"));
-            assert!(is_new && second != first);
-            assert_eq!(policies.of(&sa(3, "net", "192.0.2.2/32")), (first, false), "the same traffic again");
-            assert_eq!(policies.all().iter().filter(|policy| policy.id == first).count(), 1);
-            assert!(!policies.forget(ChildHandle(1)));
-            assert!(policies.forget(ChildHandle(3)));
-            assert_eq!(policies.all().len(), 1);
-            assert!(policies.forget(ChildHandle(2)));
-            assert!(policies.all().is_empty());
+        let mut connection = connection(&["192.0.2.1"], &[], fixed, DYNAMIC);
+        let mut policies = Policies::new(&[connection.clone()]);
+        assert!(policies.all().is_empty());
+        let (id, grown) = policies.of(&sa(1, "net", "192.0.2.2/32"));
+        assert!(grown);
+        assert_eq!(policies.of(&sa(2, "net", "192.0.2.3/32")), (id, true));
+        assert_eq!(policies.of(&sa(3, "net", "192.0.2.2/32")), (id, false), "the same traffic again");
+        for handle in 1..=3 {
+            assert!(!policies.release(ChildHandle(handle)));
         }
+        assert_eq!(policies.all()[0].remote_ts, [subnet("192.0.2.2/32"), subnet("192.0.2.3/32")]);
+
+        // What is fixed beside it is protected from the start.
+        connection.children[0].remote_ts.push(SelectorSpec::Fixed(subnet("10.2.0.0/16")));
+        let mut policies = Policies::new(&[connection]);
+        assert_eq!(policies.all()[0].remote_ts, [subnet("10.2.0.0/16")]);
+        assert!(!policies.of(&sa(1, "net", "10.2.3.0/24")).1);
+        assert!(policies.of(&sa(2, "net", "192.0.2.2/32")).1);
+        assert_eq!(policies.all()[0].remote_ts, [subnet("10.2.0.0/16"), subnet("192.0.2.2/32")]);
+    }
+
+    #[test]
+    fn a_wandering_peer_does_not_fill_the_memory() {
+        let fixed = SelectorSpec::Fixed(subnet("10.1.0.0/16"));
+        let mut policies = Policies::new(&[connection(&["192.0.2.1"], &[], fixed, DYNAMIC)]);
+        policies.of(&sa(0, "net", "198.51.100.1/32"));
+        for step in 1..=REMEMBERED as u64 + 5 {
+            policies.of(&sa(step, "net", &format!("203.0.{}.{}/32", step / 256, step % 256)));
+            assert_eq!(policies.release(ChildHandle(step)), step > REMEMBERED as u64);
+        }
+        let remote_ts = &policies.all()[0].remote_ts;
+        assert_eq!(remote_ts.len(), REMEMBERED + 1);
+        assert_eq!(
+            remote_ts[..2],
+            [subnet("198.51.100.1/32"), subnet("203.0.0.6/32")],
+            "the one in use stays"
+        );
     }
 }

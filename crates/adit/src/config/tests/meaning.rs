@@ -202,7 +202,8 @@ fn anybody_is_nobody_in_particular() {
 
 #[test]
 fn what_asks_for_nothing_else_than_what_happens_is_accepted() {
-    let lines = "mobike = no
+    let lines = "local_addrs = 192.0.2.1
+        mobike = no
         fragmentation = no
         rekey_time = 0
         reauth_time = 0s
@@ -255,4 +256,31 @@ fn inherited_settings_mean_the_same() {
     assert_eq!(b.children[0].name, "n");
     assert_eq!(b.children[0].replay_window, 64);
     assert_eq!(b.children[0].remote_ts, [selector(0, (0, 65535), "10.2.0.0", "10.2.255.255")]);
+}
+
+#[test]
+fn an_unknown_address_behind_dynamic_is_pointed_out() {
+    let warned = |local: &str, remote: &str, child: &str| {
+        let text = format!(
+            "connections {{ c {{ local_addrs = {local}
+               remote_addrs = {remote}
+               local {{ auth = psk
+               }}
+               remote {{ auth = psk
+               }}
+               children {{ n {{ {child}
+               }} }} }} }}
+             secrets {{ ike {{ secret = x
+             }} }}"
+        );
+        let warnings = good(&text).warnings;
+        warnings.iter().map(|warning| warning.key.clone()).collect::<Vec<_>>()
+    };
+    let (local, remote) = ("connections.c.children.n.local_ts", "connections.c.children.n.remote_ts");
+    assert_eq!(warned("%any", "%any", ""), [local, remote]);
+    assert_eq!(warned("%any", "192.0.2.2", ""), [local]);
+    assert_eq!(warned("192.0.2.1", "192.0.2.0/24", ""), [remote]);
+    assert_eq!(warned("%any", "%any", "local_ts = 10.1.0.0/16\nremote_ts = 10.2.0.0/16, dynamic"), [remote]);
+    assert!(warned("192.0.2.1, 192.0.2.9", "192.0.2.2, 192.0.2.3", "").is_empty());
+    assert!(warned("%any", "%any", "local_ts = 10.1.0.0/16\nremote_ts = 10.2.0.0/16").is_empty());
 }

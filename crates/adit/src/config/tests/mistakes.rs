@@ -344,7 +344,8 @@ fn all_errors_are_told_up_to_a_limit() {
 
 #[test]
 fn warnings_leave_the_configuration_usable() {
-    let text = connection("", "", "").replace("secret = hunter2", "id = c.example\n secret = hunter2");
+    let text = connection("local_addrs = 192.0.2.1", "", "")
+        .replace("secret = hunter2", "id = c.example\n secret = hunter2");
     let configuration = good(&text);
     let warnings: Vec<String> = configuration.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -352,7 +353,7 @@ fn warnings_leave_the_configuration_usable() {
         ["a.conf:4:20: connections.c.local.auth: no secret fits this connection; \
           expected a section `secrets.ike...` whose `id` is ours or the peer's, or that has none"]
     );
-    let twice = connection("", "", "")
+    let twice = connection("local_addrs = 192.0.2.1", "", "")
         .replace("remote {", "local { encap = no }\n remote {")
         .replace("encap = no", "");
     let configuration = good(&twice);
@@ -366,7 +367,7 @@ fn a_file_with_secrets_that_everybody_may_read_is_pointed_out() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.conf");
-    std::fs::write(&path, connection("", "", "")).unwrap();
+    std::fs::write(&path, connection("local_addrs = 192.0.2.1", "", "")).unwrap();
     let warnings = |mode| {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         crate::config::load(&path).unwrap().warnings
