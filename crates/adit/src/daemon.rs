@@ -71,8 +71,8 @@ pub struct Setup {
 ///
 /// # Errors
 ///
-/// [`RunError`]; the system is then as it was before, except after a failure of the data plane: what is protected stays
-/// closed.
+/// [`RunError`]; then no protection is lifted, neither what this daemon put in place nor what one that was killed left
+/// behind. Only an orderly end restores the system.
 pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
     // First of all, so that a second daemon changes nothing before it finds out that it is one.
     let listener = Listener::claim(&setup.control)?;
@@ -102,8 +102,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
         daemon.serve(server, received).await
     });
-    daemon.close();
-    result
+    daemon.end(result)
 }
 
 fn open_key_log(directory: &Path) -> Result<KeyLog, RunError> {
@@ -134,7 +133,7 @@ pub enum RunError {
         error: io::Error,
     },
     /// The data plane failed while it ran.
-    #[error("the data plane failed: {0}. Protected traffic stays blocked until the next start")]
+    #[error("the data plane failed: {0}")]
     DataPlane(String),
     /// The event loop could not be set up.
     #[error("event loop: {0}")]
@@ -350,10 +349,19 @@ impl Daemon {
         self.stopping = Some(Stopping { deadline: now + grace, failure });
     }
 
-    /// Restores the system. A data plane that failed leaves what is protected closed.
-    fn close(self) {
-        self.backend.shutdown();
-        tracing::info!("stopped");
+    /// Restores the system after an orderly end. After a failure, a failed start included, what is protected stays
+    /// closed, also that of an earlier daemon.
+    fn end(self, result: Result<(), RunError>) -> Result<(), RunError> {
+        match &result {
+            Ok(()) => {
+                self.backend.shutdown();
+                tracing::info!("stopped");
+            }
+            Err(_) => tracing::warn!(
+                "what is protected stays blocked until the next start; an orderly stop after that lifts it"
+            ),
+        }
+        result
     }
 
     fn net_event(&mut self, now: Instant, event: NetEvent) {

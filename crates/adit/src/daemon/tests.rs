@@ -410,7 +410,7 @@ fn a_stopping_daemon_deletes_its_sas() {
     let (_, refusal) = answer(&mut a.command(now, "initiate", &[("child", "net")]));
     assert_eq!(refusal.text("success").as_deref(), Some("no"));
     let Side { daemon, deeds, .. } = a;
-    daemon.close();
+    daemon.end(Ok(())).unwrap();
     assert!(matches!(deeds.all().last(), Some(Deed::Shutdown)));
 }
 
@@ -424,6 +424,20 @@ fn a_failed_data_plane_ends_the_daemon_at_once() {
     assert!(!a.sent().is_empty(), "the peers are told");
     let stopping = a.daemon.stopping.as_ref().unwrap();
     assert_eq!((stopping.deadline, stopping.failure.as_deref()), (now, Some("the TUN device is gone")));
+}
+
+#[test]
+fn only_an_orderly_end_lifts_the_protection() {
+    let now = Instant::now();
+    for failure in [
+        RunError::DataPlane("the TUN device is gone".into()),
+        RunError::Network(adit_net::Error::Stopped),
+        RunError::Runtime(io::Error::other("no descriptors")),
+    ] {
+        let Side { daemon, deeds, .. } = Side::new(now, "1", "2", SECRET, "");
+        assert!(daemon.end(Err(failure)).is_err());
+        assert!(!deeds.all().iter().any(|deed| matches!(deed, Deed::Shutdown)));
+    }
 }
 
 /// Packets that arrive prove that the peer lives; without them it is asked (RFC 7296 2.4).
