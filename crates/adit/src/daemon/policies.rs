@@ -1,4 +1,5 @@
 //! Which traffic is protected: one policy for each configured child, from the start and whether an SA exists or not.
+//! Children with the same selectors share one, so that the newest SA of any of them carries the traffic.
 //!
 //! It owns the numbering of policies (`reqid` in vici) and never talks to the data plane. A policy only ever grows: what
 //! was protected once stays closed until the daemon ends in order.
@@ -42,7 +43,14 @@ impl Policies {
         for connection in connections {
             for child in &connection.children {
                 let (local_ts, remote_ts) = selectors(connection, child);
-                let id = policies.add(&connection.name, &child.name, local_ts, remote_ts);
+                let shared = policies
+                    .policies
+                    .values()
+                    .find(|policy| same(&policy.local_ts, &local_ts) && same(&policy.remote_ts, &remote_ts));
+                let id = match shared {
+                    Some(policy) => policy.id,
+                    None => policies.add(&connection.name, &child.name, local_ts, remote_ts),
+                };
                 policies.by_name.insert((connection.name.clone(), child.name.clone()), id);
             }
         }
@@ -116,6 +124,11 @@ impl Policies {
         self.policies.insert(id, PolicySpec { id, name, local_ts, remote_ts, priority: 0 });
         id
     }
+}
+
+/// Do both select the same, in whatever order they are listed?
+fn same(a: &[TrafficSelector], b: &[TrafficSelector]) -> bool {
+    a.iter().all(|selector| b.contains(selector)) && b.iter().all(|selector| a.contains(selector))
 }
 
 /// The selectors of a child as far as the configuration tells them. Our `dynamic` is all that it may become, which is
@@ -287,6 +300,27 @@ mod tests {
         assert!(!policies.of(&sa(1, "net", "10.2.3.0/24")).1);
         assert!(policies.of(&sa(2, "net", "192.0.2.2/32")).1);
         assert_eq!(policies.all()[0].remote_ts, [subnet("10.2.0.0/16"), subnet("192.0.2.2/32")]);
+    }
+
+    #[test]
+    fn children_with_the_same_selectors_share_a_policy() {
+        let net = |text| SelectorSpec::Fixed(subnet(text));
+        let mut first = connection(&["192.0.2.1"], &["192.0.2.2"], net("10.1.0.0/16"), net("10.2.0.0/16"));
+        first.children[0].remote_ts.push(net("10.4.0.0/16"));
+        let mut second = connection(&["192.0.2.1"], &["192.0.2.3"], net("10.1.0.0/16"), net("10.4.0.0/16"));
+        second.name = "backup".into();
+        second.children[0].remote_ts.push(net("10.2.0.0/16"));
+        let mut third = second.clone();
+        third.name = "other".into();
+        third.children[0].remote_ts.pop();
+        let mut policies = Policies::new(&[first, second, third]);
+        assert_eq!(policies.all().len(), 2);
+        let mut of = |handle, connection: &str| {
+            policies.of(&InstallChild { connection: connection.into(), ..sa(handle, "net", "10.4.0.0/16") })
+        };
+        let (shared, _) = of(1, "gw");
+        assert_eq!(of(2, "backup"), (shared, false));
+        assert_ne!(of(3, "other").0, shared);
     }
 
     #[test]
