@@ -5,15 +5,16 @@
 //! log, not to an error text.
 
 use std::fmt::Write as _;
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use adit_crypto::{EspKeys, EspTransforms};
 use adit_ike::{IkeKeyLog, InstallChild};
 use adit_wire::ikev2::{EncrId, IntegId, Spi};
+use rustix::fs::{Mode, OFlags};
 
 /// The two open files.
 #[derive(Debug)]
@@ -27,21 +28,20 @@ impl KeyLog {
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// What the operating system says, and a directory or file in which somebody else has a hand.
     pub fn open(directory: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let open = |name| {
-            let file = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                // In a directory of somebody else's making, a link could lead the keys elsewhere.
-                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-                .open(directory.join(name))?;
-            file.set_permissions(Permissions::from_mode(0o600))?;
-            Ok::<_, io::Error>(file)
-        };
-        Ok(Self { ike: open("ikev2_decryption_table")?, esp: open("esp_sa")? })
+        let flags = OFlags::DIRECTORY.bits().cast_signed();
+        // What is checked is what is used, whatever the name leads to a moment later.
+        let directory = OpenOptions::new().read(true).custom_flags(flags).open(directory)?;
+        let metadata = directory.metadata()?;
+        if !is_ours(&metadata) || metadata.mode() & 0o022 != 0 {
+            return Err(refused("others may write to the directory, or own it"));
+        }
+        Ok(Self {
+            ike: open_file(&directory, "ikev2_decryption_table")?,
+            esp: open_file(&directory, "esp_sa")?,
+        })
     }
 
     /// Appends the keys of an IKE SA.
@@ -63,6 +63,32 @@ impl KeyLog {
         let outbound = esp_line(child.local, child.outbound_spi, child.transforms, &child.outbound_keys);
         self.esp.write_all((inbound + &outbound).as_bytes())
     }
+}
+
+/// A file that is ours alone. It may have been there before the directory was, so nothing about it is believed.
+fn open_file(directory: &File, name: &str) -> io::Result<File> {
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::CLOEXEC
+        // A link could lead the keys elsewhere, and a pipe without a reader would wait for one.
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || !is_ours(&metadata) || metadata.nlink() != 1 {
+        return Err(refused(&format!("{name} is not a file of our own with one name")));
+    }
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+fn is_ours(metadata: &Metadata) -> bool {
+    metadata.uid() == rustix::process::geteuid().as_raw()
+}
+
+fn refused(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
 }
 
 /// A row of Wireshark's table, or a comment with the same facts where the table has no name for the algorithms:
@@ -205,5 +231,44 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert!(KeyLog::open(&directory).is_err(), "a link is not followed");
+    }
+
+    #[test]
+    fn what_others_have_a_hand_in_gets_no_keys() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path().join("keys");
+        KeyLog::open(&directory).unwrap();
+        let path = directory.join("esp_sa");
+
+        std::fs::hard_link(&path, scratch.path().join("second name")).unwrap();
+        assert!(KeyLog::open(&directory).is_err(), "a second name");
+        std::fs::remove_file(&path).unwrap();
+
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .unwrap();
+        assert!(KeyLog::open(&directory).is_err(), "a pipe that nobody reads");
+        let _reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(&path)
+            .unwrap();
+        assert!(KeyLog::open(&directory).is_err(), "a pipe that somebody reads");
+        std::fs::remove_file(&path).unwrap();
+        KeyLog::open(&directory).unwrap();
+
+        for mode in [0o720, 0o702] {
+            std::fs::set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
+            assert!(KeyLog::open(&directory).is_err(), "{mode:o}");
+        }
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
+        KeyLog::open(&directory).unwrap();
+
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+            assert!(KeyLog::open(&directory).is_err(), "a file of another user");
+            std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+            std::os::unix::fs::chown(&directory, Some(65_534), None).unwrap();
+            assert!(KeyLog::open(&directory).is_err(), "a directory of another user");
+        }
     }
 }
