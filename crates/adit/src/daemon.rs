@@ -29,7 +29,7 @@ use adit_ike::{
 use adit_net::{
     Backend, ChildId, ChildSaInstall, IkeSender, NetConfig, NetEvent, PolicyId, UdpEncap, Userspace,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::logging::LogLimit;
@@ -96,11 +96,13 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
     let mut daemon = Daemon::new(gateway, Box::new(network), wire, hub.clone(), inbox, key_log);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
+        // From here on a signal is an order to stop and not the end: nothing stays half done.
+        let signals = Signals::register()?;
         // What is protected is protected before anybody can ask for anything.
         daemon.configure(Instant::now(), setup.connections, setup.secrets)?;
         let server = listener.serve(hub)?;
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
-        daemon.serve(server, received).await
+        daemon.serve(server, received, signals).await
     });
     daemon.end(result)
 }
@@ -138,6 +140,23 @@ pub enum RunError {
     /// The event loop could not be set up.
     #[error("event loop: {0}")]
     Runtime(#[from] io::Error),
+}
+
+/// The signals that are orders. What arrives between registration and the loop waits for the loop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn register() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
 }
 
 /// What arrives from the data plane's threads and waits for the loop: bounded by its size.
@@ -291,10 +310,8 @@ impl Daemon {
         &mut self,
         mut server: Server,
         mut events: mpsc::UnboundedReceiver<NetEvent>,
+        mut signals: Signals,
     ) -> Result<(), RunError> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
         loop {
             self.handle_timeout(Instant::now());
             self.drain(Instant::now());
@@ -325,9 +342,9 @@ impl Daemon {
                         self.net_event(Instant::now(), event);
                     }
                 }
-                _ = terminate.recv() => self.stop(Instant::now(), None),
-                _ = interrupt.recv() => self.stop(Instant::now(), None),
-                _ = hangup.recv() => {
+                _ = signals.terminate.recv() => self.stop(Instant::now(), None),
+                _ = signals.interrupt.recv() => self.stop(Instant::now(), None),
+                _ = signals.hangup.recv() => {
                     tracing::warn!("SIGHUP: reloading the configuration is not done yet; restart to apply changes");
                 }
             }

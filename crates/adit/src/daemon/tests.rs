@@ -440,6 +440,21 @@ fn only_an_orderly_end_lifts_the_protection() {
     }
 }
 
+#[test]
+fn a_signal_before_the_loop_is_an_order_to_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let uri = format!("unix://{}/socket", directory.path().display()).parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ended = runtime.block_on(async {
+        let signals = Signals::register().unwrap();
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+        let Side { mut daemon, inbox, .. } = Side::new(Instant::now(), "1", "2", SECRET, "");
+        let server = Listener::claim(&uri).unwrap().serve(&daemon.hub).unwrap();
+        daemon.serve(server, inbox, signals).await
+    });
+    ended.unwrap();
+}
+
 /// Packets that arrive prove that the peer lives; without them it is asked (RFC 7296 2.4).
 #[test]
 fn traffic_spares_liveness_checks() {
