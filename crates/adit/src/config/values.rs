@@ -344,6 +344,15 @@ fn addresses(text: &Text) -> Result<Vec<AddressSpec>, Wrong> {
         "%any4" | "0.0.0.0" => Ok(vec![any_v4]),
         "%any6" | "::" => Ok(vec![any_v6]),
         other => match block(other) {
+            // An outer address carries no interface, and without one nothing can be sent there.
+            Some((IpAddr::V6(first), _)) if first.is_unicast_link_local() => Err(Wrong::because(
+                item,
+                format!(
+                    "{} is link-local, and those addresses cannot be reached without an interface",
+                    quoted(item)
+                ),
+                "an address that is routed, like a global or a unique local one",
+            )),
             Some((first, last)) => Ok(vec![AddressSpec { first, last }]),
             None if is_host_name(other) => Err(Wrong::because(
                 item,

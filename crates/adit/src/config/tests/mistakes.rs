@@ -101,6 +101,14 @@ fn bad_values_are_errors_at_the_value() {
             "8:19: connections.c.local_addrs: an item of the list is empty; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`) or `%any`",
         ),
         (
+            "local_addrs = 2001:db8::1, fe80::1",
+            "8:32: connections.c.local_addrs: `fe80::1` is link-local, and those addresses cannot be reached without an interface; expected an address that is routed, like a global or a unique local one",
+        ),
+        (
+            "remote_addrs = fe80::/10",
+            "8:20: connections.c.remote_addrs: `fe80::/10` is link-local, and those addresses cannot be reached without an interface; expected an address that is routed, like a global or a unique local one",
+        ),
+        (
             "local_addrs = gw.example.com",
             "8:19: connections.c.local_addrs: host names like `gw.example.com` are not done yet; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`) or `%any`",
         ),
