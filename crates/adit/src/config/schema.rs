@@ -182,7 +182,7 @@ pub(super) static GATEWAY: Schema = Schema {
             "half-open IKE SAs above which peers must return a cookie (RFC 7296 2.6)",
         ),
         key("half_open_timeout", Kind::Time, "30s", "how long a peer may leave an IKE SA half-open"),
-        key("workers", Kind::Integer(1, 1024), "", "packet workers; without it, one for each processor"),
+        key("workers", Kind::Integer(1, 1024), "", "packet workers; only 1 so far"),
         key(
             "log",
             Kind::Choice(&[done("error"), done("warn"), done("info"), done("debug"), done("trace")]),
