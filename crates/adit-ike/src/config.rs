@@ -8,7 +8,7 @@ use std::time::Duration;
 use adit_crypto::Secret;
 use adit_wire::ikev2::{Proposal, TrafficSelector};
 
-use crate::identity::{Identity, IdentityPattern};
+use crate::identity::{Fit, Identity, IdentityPattern};
 
 /// Settings of the whole gateway.
 #[derive(Clone, Debug)]
@@ -159,4 +159,26 @@ pub struct SharedSecret {
     pub owners: Vec<IdentityPattern>,
     /// The secret.
     pub secret: Secret,
+}
+
+impl SharedSecret {
+    /// May this secret be the one between us, `local`, and a peer, `remote`? The second owner of a pair is whom it is
+    /// shared with: that we are the first one makes it nobody else's.
+    #[must_use]
+    pub fn is_between(&self, local: &Identity, remote: &Identity) -> bool {
+        self.fit(local, |owner| owner.fit(remote)).is_some()
+    }
+
+    /// How well it fits the peer, then us; `None` if it is somebody else's. Without owners it is everybody's, and if
+    /// we are all of its owners it is that of all our peers; both as a last resort.
+    pub(crate) fn fit(
+        &self,
+        local: &Identity,
+        remote: impl Fn(&IdentityPattern) -> Option<Fit>,
+    ) -> Option<(Option<Fit>, Option<Fit>)> {
+        let remote = self.owners.iter().filter_map(remote).max();
+        let ours = remote.is_none() && self.owners.iter().all(|owner| owner.fit(local).is_some());
+        (remote.is_some() || ours)
+            .then(|| (remote, self.owners.iter().filter_map(|owner| owner.fit(local)).max()))
+    }
 }

@@ -237,6 +237,15 @@ impl IdentityPattern {
         }
     }
 
+    /// Can both accept one identity, and how surely?
+    pub(crate) fn meets(&self, other: &Self) -> Option<Fit> {
+        match (self, other) {
+            (Self::Exact(identity), pattern) | (pattern, Self::Exact(identity)) => pattern.fit(identity),
+            (one, another) if one == another => Some(Fit::Pattern),
+            _ => Some(Fit::Any),
+        }
+    }
+
     /// The one identity it accepts, if it accepts one only.
     #[must_use]
     pub fn exact(&self) -> Option<&Identity> {

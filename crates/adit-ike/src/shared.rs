@@ -12,7 +12,7 @@ use adit_wire::ikev2::{IkeSpi, Spi};
 use tracing::{info, trace};
 
 use crate::config::{Connection, Settings, SharedSecret};
-use crate::identity::{Fit, Identity};
+use crate::identity::{Fit, Identity, IdentityPattern};
 use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, RequestId, Transmit};
 use crate::rate::RateLimit;
 
@@ -217,22 +217,18 @@ impl Shared {
         self.inbound_spis.remove(&spi);
     }
 
-    /// The secret shared between two identities: what fits the peer better wins, then what fits us better, then the
-    /// order of the configuration. A secret without owners is everybody's, as a last resort.
-    pub(crate) fn secret_for(&self, local: &Identity, remote: &Identity) -> Option<&SharedSecret> {
-        let mut best: Option<(Score, &SharedSecret)> = None;
+    /// The secret shared between us and a peer, whom `remote` knows: what fits the peer better wins, then what fits us
+    /// better, then the order of the configuration.
+    pub(crate) fn secret_for(
+        &self,
+        local: &Identity,
+        remote: impl Fn(&IdentityPattern) -> Option<Fit>,
+    ) -> Option<&SharedSecret> {
+        let mut best = None;
         for secret in &self.secrets {
-            let fit = |identity| secret.owners.iter().filter_map(|owner| owner.fit(identity)).max();
-            let score = if secret.owners.is_empty() {
-                (None, None)
-            } else {
-                match (fit(remote), fit(local)) {
-                    (None, None) => continue,
-                    score => score,
-                }
-            };
-            if best.is_none_or(|(other, _)| score > other) {
-                best = Some((score, secret));
+            let Some(fit) = secret.fit(local, &remote) else { continue };
+            if best.is_none_or(|(other, _)| fit > other) {
+                best = Some((fit, secret));
             }
         }
         best.map(|(_, secret)| secret)
@@ -268,9 +264,6 @@ impl Shared {
         fitting.into_iter().map(|(_, _, c)| Arc::clone(c)).collect()
     }
 }
-
-/// How well a secret fits the peer, then us.
-type Score = (Option<Fit>, Option<Fit>);
 
 /// Size of the narrowest range that holds the address; no ranges at all hold everything.
 fn width(ranges: &[crate::config::AddressSpec], address: IpAddr) -> Option<u128> {

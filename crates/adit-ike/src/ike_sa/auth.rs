@@ -108,11 +108,16 @@ pub(super) fn request(
 ) -> State {
     let own = own_identity(core, &core.connection);
     core.local_id = Some(own.clone());
-    // RFC 7296 2.15 leaves open which key is meant before the peer says who it is; its address stands in.
     let expected = core.connection.remote_id.exact().cloned();
     let peer = expected.clone().unwrap_or_else(|| Identity::address(core.remote.ip()));
     let id = own.to_wire();
-    let auth = cx.secret_for(&own, &peer).and_then(|s| handshake.auth(&secured, true, &id, &s.secret));
+    // RFC 7296 2.15 leaves open which key is meant before the peer says who it is: whoever we accept may own it, most
+    // likely its address, least likely we.
+    let accepted = &core.connection.remote_id;
+    let owns = |owner: &IdentityPattern| {
+        owner.fit(&peer).or_else(|| owner.meets(accepted).filter(|_| owner.fit(&own).is_none()))
+    };
+    let auth = cx.secret_for(&own, owns).and_then(|s| handshake.auth(&secured, true, &id, &s.secret));
     let (Some(auth), false) = (auth, wanted.is_empty()) else {
         let failure = core.record(cx, no_secret(core, &handshake, &own, &peer));
         return give_up(core, cx, wanted, &failure);
@@ -367,7 +372,7 @@ fn check_auth(
         );
         return fail(OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message);
     }
-    let Some(secret) = cx.secret_for(own, peer) else {
+    let Some(secret) = cx.secret_for(own, |owner| owner.fit(peer)) else {
         return Err(no_secret(core, handshake, own, peer));
     };
     let expected = handshake.auth(secured, !core.initiator, id, &secret.secret);
@@ -614,8 +619,9 @@ impl AwaitAuthRequest {
             });
         }
         let id = own.to_wire();
+        let peer = core.remote_id.as_ref().unwrap_or(&own);
         let auth = cx
-            .secret_for(&own, core.remote_id.as_ref().unwrap_or(&own))
+            .secret_for(&own, |owner| owner.fit(peer))
             .and_then(|s| self.handshake.auth(&self.secured, false, &id, &s.secret));
         let Some(auth) = auth else {
             return core.close(cx, Vec::new(), DownReason::Failed, "no key to authenticate with");

@@ -318,6 +318,18 @@ fn addresses_are_identities_by_default() {
     );
 }
 
+/// The initiator does not know yet which of the accepted peers will answer, but who may own the secret.
+#[test]
+fn the_secret_of_a_peer_known_by_pattern() {
+    let (mut a, b) = sides();
+    a.connection().remote_id = "*.example".parse().unwrap();
+    a.secrets = vec![
+        crate::pair::secret(&["a.example", "b.elsewhere"], b"another secret"),
+        crate::pair::secret(&["a.example", "b.example"], crate::pair::KEY),
+    ];
+    Pair::established((a, b)).assert_children(1);
+}
+
 #[test]
 fn both_sides_can_take_it_down() {
     for by_initiator in [true, false] {

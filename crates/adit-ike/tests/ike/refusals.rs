@@ -141,6 +141,22 @@ fn no_key_at_all() {
     assert_eq!(pair.b.failure().code, OutcomeCode::NoSharedSecret);
 }
 
+/// Who shares a secret with us can be who the secret says, and nobody else whom we await.
+#[test]
+fn the_secret_of_somebody_else() {
+    let (mut a, mut b) = sides();
+    a.connection().local_id = Some("bob.example".parse().unwrap());
+    a.secrets = vec![secret(&[], KEY)];
+    b.connection().remote_id = "bob.example".parse().unwrap();
+    b.secrets = vec![
+        secret(&["b.example", "carol.example"], b"another secret"),
+        secret(&["b.example", "alice.example"], KEY),
+    ];
+    let pair = refused((a, b));
+    assert_eq!(auth_response(&pair), [NotifyType::AUTHENTICATION_FAILED]);
+    assert_eq!(pair.b.failure().code, OutcomeCode::NoSharedSecret);
+}
+
 #[test]
 fn wrong_identity_of_the_initiator() {
     let (a, mut b) = sides();

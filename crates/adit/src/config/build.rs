@@ -367,10 +367,7 @@ fn has_secret(
         _ => None,
     });
     let (Some(local), Some(remote)) = (local, remote_id.exact()) else { return !secrets.is_empty() };
-    secrets.iter().any(|secret| {
-        secret.owners.is_empty()
-            || secret.owners.iter().any(|owner| owner.fit(&local).is_some() || owner.fit(remote).is_some())
-    })
+    secrets.iter().any(|secret| secret.is_between(&local, remote))
 }
 
 /// Values by type. The table says which key holds which; a test loads every key.
