@@ -13,7 +13,8 @@ use crate::identity::{Fit, Identity, IdentityPattern};
 /// Settings of the whole gateway.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Half-open IKE SAs (as responder) above which a cookie is demanded (RFC 7296 2.6).
+    /// Half-open IKE SAs (as responder), or first requests within a second, above which a cookie is demanded
+    /// (RFC 7296 2.6).
     pub cookie_threshold: usize,
     /// Hard cap on half-open IKE SAs; beyond it requests without a fitting cookie or not are dropped.
     pub half_open_limit: usize,

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_crypto::{Entropy, hash_sha1};
 use adit_wire::ikev2::{ExchangeType, Header, IkeSpi, Message, Notify, NotifyType, Payload, Version};
@@ -89,6 +89,9 @@ pub struct Gateway {
     refused: VecDeque<[u8; 20]>,
     timers: BTreeSet<(Instant, IkeSpi)>,
     cookies: CookieJar,
+    /// A second, and how many first requests without a fitting cookie came in it. One that is refused costs as much
+    /// as one that leaves a half-open IKE SA.
+    lately: (Instant, usize),
     shutting_down: bool,
 }
 
@@ -108,6 +111,7 @@ impl Gateway {
             refused: VecDeque::new(),
             timers: BTreeSet::new(),
             cookies,
+            lately: (now, 0),
             shutting_down: false,
         }
     }
@@ -250,15 +254,20 @@ impl Gateway {
         true
     }
 
-    /// May this stranger make us compute? With many half-open IKE SAs only if it brings our cookie back, and with
-    /// very many not at all.
+    /// May this stranger make us compute? With many half-open IKE SAs or first requests only if it brings our cookie
+    /// back, and with very many half-open ones not at all.
     fn may_cost(&mut self, request: &InitRequest<'_>) -> bool {
         let cx = &mut self.shared;
         if cx.half_open >= cx.settings.half_open_limit {
             cx.counters.half_open_refused += 1;
             return false;
         }
-        if cx.half_open < cx.settings.cookie_threshold {
+        if cx.now >= self.lately.0 + Duration::from_secs(1) {
+            self.lately = (cx.now, 0);
+        }
+        let threshold = cx.settings.cookie_threshold;
+        if cx.half_open < threshold && self.lately.1 < threshold {
+            self.lately.1 += 1;
             return true;
         }
         let Some(nonce) = request.contents.nonce else { return false };

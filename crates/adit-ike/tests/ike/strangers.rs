@@ -42,6 +42,28 @@ fn a_flood_gets_cookies_and_no_memory() {
     pair.assert_children(1);
 }
 
+/// Requests that are refused leave nothing to count, and cost as much.
+#[test]
+fn a_flood_of_refused_requests_gets_cookies() {
+    let (mut pair, first) = open_house(|_| {});
+    let mut message = Message::decode(&first.datagram).unwrap();
+    message.payloads.retain(|p| p.payload_type() != PayloadType::KE);
+    let datagram = Message::encode(&message.header, &message.payloads);
+    let flood = |pair: &mut Pair| {
+        for n in 0..1000 {
+            pair.deliver(&Packet { source: from(n), datagram: datagram.clone(), ..first.clone() });
+        }
+        pair.b.gateway.counters().cookies_demanded
+    };
+    assert_eq!(flood(&mut pair), 970, "the threshold");
+    assert_eq!(pair.b.gateway.ike_sas().count(), 0);
+    pair.now += Duration::from_secs(1);
+    assert_eq!(flood(&mut pair), 2 * 970, "per second");
+    // Somebody real still gets in.
+    pair.settle();
+    pair.assert_children(1);
+}
+
 #[test]
 fn half_open_ike_sas_have_a_limit_and_an_end() {
     let (mut pair, first) = open_house(|b| {
@@ -243,6 +265,7 @@ fn records_and_answers_are_bounded() {
             first: crate::pair::ip("203.0.113.1"),
             last: crate::pair::ip("203.0.113.1"),
         }];
+        b.settings.cookie_threshold = usize::MAX;
     });
     for n in 0..20_000_u32 {
         let mut request = Packet { source: from(n % 2000), ..first.clone() };
