@@ -98,6 +98,9 @@ pub struct Gateway {
 impl Gateway {
     /// Refused first requests remembered.
     const REFUSED: usize = 256;
+    /// Octets of a first request, which a half-open IKE SA keeps: several times what the longest lists of proposals
+    /// and the largest public values need.
+    const MOST_FIRST_OCTETS: usize = 8192;
 
     /// A gateway without connections.
     #[must_use]
@@ -142,6 +145,11 @@ impl Gateway {
         if header.version.major != Version::IKEV2.major {
             return self.other_version(local, remote, datagram, &header);
         }
+        let first = header.exchange == ExchangeType::IKE_SA_INIT && !header.flags.response;
+        if first && datagram.len() > Self::MOST_FIRST_OCTETS {
+            debug!(%remote, octets = datagram.len(), "oversized IKE_SA_INIT request dropped");
+            return false;
+        }
         let message = match Message::decode(datagram) {
             Ok(message) => message,
             Err(error) => {
@@ -151,7 +159,6 @@ impl Gateway {
             }
         };
         let incoming = Incoming { local, remote, datagram, message: &message };
-        let first = header.exchange == ExchangeType::IKE_SA_INIT && !header.flags.response;
         if first {
             return self.first_request(&incoming);
         }
@@ -258,7 +265,7 @@ impl Gateway {
     /// back, and with very many half-open ones not at all.
     fn may_cost(&mut self, request: &InitRequest<'_>) -> bool {
         let cx = &mut self.shared;
-        if cx.half_open >= cx.settings.half_open_limit {
+        if cx.half_open.is_full(cx.settings.half_open_limit, request.incoming.remote.ip()) {
             cx.counters.half_open_refused += 1;
             return false;
         }
@@ -266,7 +273,7 @@ impl Gateway {
             self.lately = (cx.now, 0);
         }
         let threshold = cx.settings.cookie_threshold;
-        if cx.half_open < threshold && self.lately.1 < threshold {
+        if cx.half_open.total() < threshold && self.lately.1 < threshold {
             self.lately.1 += 1;
             return true;
         }

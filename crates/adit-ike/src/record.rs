@@ -63,7 +63,7 @@ impl Outcome {
 
     pub(crate) fn proposals(mut self: Box<Self>, ours: &[Proposal], peers: &[Proposal]) -> Box<Self> {
         self.our_proposals = ours.to_vec();
-        self.peer_proposals = peers.to_vec();
+        self.peer_proposals = bounded(peers);
         self
     }
 
@@ -114,6 +114,15 @@ impl Outcome {
             message,
         }
     }
+}
+
+/// As much of a peer's proposals as is worth keeping: 16, of 64 transforms each.
+pub(crate) fn bounded(proposals: &[Proposal]) -> Vec<Proposal> {
+    let mut kept: Vec<Proposal> = proposals.iter().take(16).cloned().collect();
+    for proposal in &mut kept {
+        proposal.transforms.truncate(64);
+    }
+    kept
 }
 
 /// Who negotiated, where and when.

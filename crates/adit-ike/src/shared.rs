@@ -32,7 +32,7 @@ pub struct Counters {
     pub retransmissions: u64,
     /// Cookies demanded.
     pub cookies_demanded: u64,
-    /// IKE_SA_INIT requests dropped because too many IKE SAs were half-open.
+    /// IKE_SA_INIT requests dropped because too many IKE SAs were half-open, in all or with the sender's network.
     pub half_open_refused: u64,
     /// Transitions of IKE SAs between states.
     pub transitions: u64,
@@ -61,7 +61,7 @@ pub(crate) struct Shared {
     pub(crate) effects: Vec<Effect>,
     pub(crate) counters: Counters,
     /// IKE SAs that a stranger could have made us keep.
-    pub(crate) half_open: usize,
+    pub(crate) half_open: HalfOpen,
     records: VecDeque<NegotiationRecord>,
     record_limit: RateLimit,
     answer_limit: RateLimit,
@@ -72,6 +72,50 @@ pub(crate) struct Shared {
     peers: HashMap<(Identity, Identity), Vec<IkeSaHandle>>,
     last_ike_sa: u64,
     last_child: u64,
+}
+
+/// Half-open IKE SAs, in all and by network: an IPv4 address, or the 64 bits of IPv6 that one host can fill.
+#[derive(Default)]
+pub(crate) struct HalfOpen {
+    total: usize,
+    by_network: HashMap<IpAddr, usize>,
+}
+
+impl HalfOpen {
+    /// Counts one more; returns what to give back for it.
+    pub(crate) fn add(&mut self, address: IpAddr) -> IpAddr {
+        let network = Self::network(address);
+        self.total += 1;
+        *self.by_network.entry(network).or_default() += 1;
+        network
+    }
+
+    pub(crate) fn remove(&mut self, network: IpAddr) {
+        self.total = self.total.saturating_sub(1);
+        if let Some(count) = self.by_network.get_mut(&network) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.by_network.remove(&network);
+            }
+        }
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Is there no room for one more? One network gets a tenth, but enough for many peers behind one NAT.
+    pub(crate) fn is_full(&self, limit: usize, address: IpAddr) -> bool {
+        let here = self.by_network.get(&Self::network(address)).copied().unwrap_or(0);
+        self.total >= limit || here >= (limit / 10).max(64)
+    }
+
+    fn network(address: IpAddr) -> IpAddr {
+        match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(a) => IpAddr::from((a.to_bits() & !u128::from(u64::MAX)).to_be_bytes()),
+        }
+    }
 }
 
 /// An `initiate` or `terminate` that is not done.
@@ -95,7 +139,7 @@ impl Shared {
             outputs: VecDeque::new(),
             effects: Vec::new(),
             counters: Counters::default(),
-            half_open: 0,
+            half_open: HalfOpen::default(),
             records: VecDeque::new(),
             record_limit: RateLimit::new(10, Duration::from_secs(2)),
             answer_limit: RateLimit::new(10, Duration::from_secs(1)),

@@ -22,7 +22,7 @@ use crate::config::Connection;
 use crate::nat::{self, Nat};
 use crate::output::{Blame, DownReason, IkeKeyLog, OutcomeCode, Output, Stage};
 use crate::proposal::{NotationList, answers, choose, ike_transforms, ke_name, methods};
-use crate::record::{Facts, Outcome};
+use crate::record::{Facts, Outcome, bounded};
 use crate::shared::Shared;
 
 /// Octets of our nonces: at least half the key of any PRF (RFC 7296 2.10).
@@ -594,7 +594,7 @@ impl InitRequest<'_> {
                 nonce_i: peer_nonce.0.clone(),
                 nonce_r: nonce,
                 chosen: proposal,
-                peer_proposals: sa.proposals.clone(),
+                peer_proposals: bounded(&sa.proposals),
             },
             cx.now + cx.settings.half_open_timeout,
         );
@@ -624,7 +624,7 @@ impl InitRequest<'_> {
             format!(
                 "no common IKE proposal (NO_PROPOSAL_CHOSEN sent): it offers {}, we accept {}; make `proposals` \
                  overlap on one side",
-                NotationList(theirs),
+                NotationList(&bounded(theirs)),
                 NotationList(&connection.proposals),
             ),
         )

@@ -16,7 +16,7 @@ mod init;
 mod secured;
 mod window;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -253,26 +253,31 @@ impl State {
 pub(crate) struct IkeSa {
     pub(crate) core: Core,
     state: State,
+    /// The network that it counts for while it is half-open.
+    half_open_for: Option<IpAddr>,
 }
 
 impl IkeSa {
     /// A new IKE SA in its first state.
     pub(crate) fn new(cx: &mut Shared, core: Core, state: State) -> Self {
-        let mut sa = Self { core, state: State::Closed };
-        sa.transition(cx, "new", false, state);
+        let mut sa = Self { core, state: State::Closed, half_open_for: None };
+        sa.transition(cx, "new", state);
         sa
     }
 
     /// Every transition of every IKE SA happens here.
-    fn transition(&mut self, cx: &mut Shared, from: &'static str, was_half_open: bool, next: State) {
+    fn transition(&mut self, cx: &mut Shared, from: &'static str, next: State) {
         let to = next.name();
         if from != to {
             cx.counters.transitions += 1;
             debug!(handle = self.core.handle.0, from, to, "IKE SA");
         }
-        match (was_half_open, next.is_half_open()) {
-            (false, true) => cx.half_open += 1,
-            (true, false) => cx.half_open = cx.half_open.saturating_sub(1),
+        match (self.half_open_for, next.is_half_open()) {
+            (None, true) => self.half_open_for = Some(cx.half_open.add(self.core.remote.ip())),
+            (Some(network), false) => {
+                cx.half_open.remove(network);
+                self.half_open_for = None;
+            }
             _ => {}
         }
         self.state = next;
@@ -281,9 +286,9 @@ impl IkeSa {
     /// Lets the state consume one input.
     fn step(&mut self, cx: &mut Shared, input: impl FnOnce(State, &mut Core, &mut Shared) -> State) {
         let state = std::mem::replace(&mut self.state, State::Closed);
-        let (from, was_half_open) = (state.name(), state.is_half_open());
+        let from = state.name();
         let next = input(state, &mut self.core, cx);
-        self.transition(cx, from, was_half_open, next);
+        self.transition(cx, from, next);
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use adit_ike::{OutcomeCode, proposal};
-use adit_wire::ikev2::{ExchangeType, Flags, Header, IkeSpi, Message, NotifyType, PayloadType, Version};
+use adit_wire::ikev2::{
+    ExchangeType, Flags, Header, IkeSpi, Message, Notify, NotifyType, PayloadType, Version,
+};
 
 use crate::pair::{A, B, Packet, Pair, at, notify, sides};
 
@@ -77,6 +79,48 @@ fn half_open_ike_sas_have_a_limit_and_an_end() {
     assert_eq!(pair.b.gateway.counters().half_open_refused, 900);
     pair.run(Duration::from_secs(31));
     assert!(pair.b.gateway.ike_sas().count() <= 1, "their slots are free again");
+}
+
+#[test]
+fn one_network_gets_a_tenth_of_the_slots() {
+    let (mut pair, first) = open_house(|b| {
+        b.connection().local_addrs = Vec::new();
+        b.settings.half_open_limit = 1000;
+        b.settings.cookie_threshold = usize::MAX;
+    });
+    let send = |pair: &mut Pair, source: SocketAddr| {
+        let destination = at(if source.is_ipv4() { B } else { "2001:db8::2" }, 500);
+        pair.deliver(&Packet { source, destination, datagram: first.datagram.clone() });
+        pair.b.gateway.ike_sas().count()
+    };
+    for n in 0..200_u16 {
+        send(&mut pair, at("198.51.100.1", 1000 + n));
+    }
+    assert_eq!(send(&mut pair, at("198.51.100.1", 500)), 100);
+    assert_eq!(send(&mut pair, at("198.51.100.2", 500)), 101, "another one");
+    for n in 0..200_u128 {
+        send(&mut pair, SocketAddr::from(((0x2001_0db8_0001_u128 << 80 | n).to_be_bytes(), 500)));
+    }
+    assert_eq!(send(&mut pair, at("2001:db8:1::ffff", 500)), 201);
+    assert_eq!(send(&mut pair, at("2001:db8:1:1::1", 500)), 202, "another one");
+    pair.run(Duration::from_secs(31));
+    let left = pair.b.gateway.ike_sas().count();
+    assert!(left <= 1, "the real one");
+    assert_eq!(send(&mut pair, at("198.51.100.1", 500)), left + 1, "their slots are free again");
+}
+
+/// A half-open IKE SA keeps its first request, and what it offered.
+#[test]
+fn long_first_requests_are_dropped() {
+    let (mut pair, first) = open_house(|_| {});
+    let mut message = Message::decode(&first.datagram).unwrap();
+    for octets in [2000, 8192] {
+        let vendor = Notify::new(NotifyType(40_000), vec![0; octets]);
+        message.payloads.push(adit_wire::ikev2::Payload::Notify(vendor));
+        let datagram = Message::encode(&message.header, &message.payloads);
+        pair.deliver(&Packet { datagram, ..first.clone() });
+        assert_eq!(pair.b.gateway.ike_sas().count(), 1, "{octets}");
+    }
 }
 
 /// Somebody who completes IKE_SA_INIT and fails IKE_AUTH holds a slot like any half-open one, and gives it back.
