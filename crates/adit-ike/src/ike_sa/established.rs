@@ -435,6 +435,10 @@ impl Established {
             Exchange::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
             Exchange::Liveness => {}
         }
+        // RFC 7296 2.21.3: the peer has dropped the IKE SA, there is nobody to send a Delete to.
+        if contents.has(NotifyType::INVALID_SYNTAX) {
+            return self.close(core, cx, DownReason::Failed, "the peer found a request of ours malformed");
+        }
         self.pump(core, cx)
     }
 

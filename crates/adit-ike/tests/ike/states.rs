@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use adit_ike::{OutcomeCode, TerminateTarget};
+use adit_ike::{DownReason, OutcomeCode, TerminateTarget};
 use adit_wire::ikev2::{
     AuthMethod, Authentication, Delete, ExchangeType, Flags, Header, IkeSpi, KeId, Message, Notify,
     NotifyType, Payload, PayloadType, ProtocolId, Spi, UnknownPayload, Version,
@@ -522,6 +522,25 @@ fn an_authentic_malformed_request_ends_the_ike_sa() {
     assert_eq!(notifies(&open(&keys, pair.sent.last().unwrap())), [NotifyType::INVALID_SYNTAX]);
     assert_eq!(pair.b.gateway.ike_sas().count(), 0);
     assert_eq!(pair.b.removed, 1);
+}
+
+/// A peer that finds our request malformed has dropped the IKE SA (RFC 7296 2.21.3).
+#[test]
+fn a_request_that_the_peer_finds_malformed_ends_the_ike_sa() {
+    let mut pair = Pair::established(sides());
+    let keys = pair.a.keys.pop().unwrap();
+    pair.link = Box::new(|_, _| Fate::Lose);
+    let target = TerminateTarget { child: Some("net".to_owned()), ..Default::default() };
+    let request = pair.down(&target);
+    pair.settle();
+    let sent = pair.sent.len();
+    let h = header(&keys, ExchangeType::INFORMATIONAL, false, true, 2);
+    let datagram = seal(&keys, &h, &[notify(NotifyType::INVALID_SYNTAX)], 1 << 40);
+    pair.deliver(&Packet { source: at(B, 500), destination: at(A, 500), datagram });
+    assert_eq!(pair.a.down, [DownReason::Failed]);
+    assert_eq!(pair.a.gateway.ike_sas().count(), 0);
+    assert_eq!(pair.sent.len(), sent, "no Delete");
+    assert!(pair.a.done.contains_key(&request) && pair.a.installed.is_empty());
 }
 
 #[test]
