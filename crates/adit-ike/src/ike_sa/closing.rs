@@ -20,6 +20,8 @@ pub(crate) struct AwaitDeleteResponse {
     outstanding: Outstanding,
     expected_request: u32,
     answered: Option<Answered>,
+    /// Did a request of the peer cross ours? It may not have our response yet.
+    crossed: bool,
     children: Vec<ChildSa>,
     reason: DownReason,
 }
@@ -67,6 +69,7 @@ impl AwaitDeleteResponse {
             outstanding,
             expected_request,
             answered,
+            crossed: false,
             children,
             reason,
         }))
@@ -81,7 +84,11 @@ impl AwaitDeleteResponse {
     }
 
     pub(super) fn close(self, core: &mut Core, cx: &mut Shared, reason: DownReason) -> State {
-        core.close(cx, self.children, reason, "deleted")
+        let closed = core.close(cx, self.children, reason, "deleted");
+        match self.answered {
+            Some(answered) if self.crossed => AwaitRepetition::start(cx, answered),
+            _ => closed,
+        }
     }
 
     pub(super) fn handle_timeout(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
@@ -131,6 +138,7 @@ impl AwaitDeleteResponse {
         let reply = core.header(header.exchange, true, header.message_id);
         if let Ok(response) = self.secured.seal(&reply, &payloads) {
             core.reply(cx, m, response.clone());
+            self.crossed = true;
             self.answered = Some(Answered::new(header.message_id, m.datagram, response));
             self.expected_request = self.expected_request.saturating_add(1);
         }

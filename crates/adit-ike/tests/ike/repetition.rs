@@ -256,6 +256,27 @@ fn both_sides_may_delete_at_once() {
     }
 }
 
+/// The response to the delete that crossed ours may be lost after ours is confirmed: the peer still gets it.
+#[test]
+fn the_last_response_of_crossing_deletes_is_repeated() {
+    let mut pair = Pair::established(sides());
+    let target = TerminateTarget { ike_sa: Some(adit_ike::IkeSaHandle(1)), ..Default::default() };
+    for peer in [&mut pair.a, &mut pair.b] {
+        let request = peer.next_request();
+        peer.gateway.terminate(pair.now, &target, request).unwrap();
+    }
+    let mut lost = false;
+    pair.link = Box::new(move |_, p| {
+        let last = p.source == at(crate::pair::A, 500) && p.is(ExchangeType::INFORMATIONAL, true);
+        if last && !std::mem::replace(&mut lost, true) { Fate::Lose } else { Fate::Deliver }
+    });
+    pair.run(Duration::from_secs(2));
+    assert_eq!(pair.a.gateway.counters().repeated_requests, 1);
+    pair.assert_nothing();
+    pair.run(Duration::from_secs(60));
+    assert_eq!(pair.a.gateway.poll_timeout(), None, "nothing is kept");
+}
+
 /// Both sides start at once, and both succeed: nothing hangs, every child fits one of the peer's.
 #[test]
 fn both_sides_may_start_at_once() {
