@@ -621,7 +621,7 @@ impl Gateway {
     fn apply_effects(&mut self) {
         for effect in std::mem::take(&mut self.shared.effects) {
             match effect {
-                Effect::InitialContact { keep, local_id, remote_id } => {
+                Effect::InitialContact { keep, begun, local_id, remote_id } => {
                     let others: Vec<IkeSpi> = self
                         .shared
                         .established_with(&local_id, &remote_id)
@@ -630,7 +630,13 @@ impl Gateway {
                         .filter_map(|handle| self.handles.get(handle).copied())
                         .collect();
                     for spi in others {
-                        self.with(spi, |sa, cx| sa.forget(cx));
+                        // What came to be since then is not what the peer has lost: it may have begun itself while
+                        // we did, and its message took longer.
+                        self.with(spi, |sa, cx| {
+                            if sa.core.established.is_some_and(|at| at <= begun) {
+                                sa.forget(cx);
+                            }
+                        });
                     }
                 }
             }

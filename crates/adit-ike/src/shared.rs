@@ -47,8 +47,8 @@ pub struct Counters {
 /// Something that concerns other IKE SAs than the one that found it out.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// The peer of `keep` says it has no other IKE SA with us (RFC 7296 2.4).
-    InitialContact { keep: IkeSaHandle, local_id: Identity, remote_id: Identity },
+    /// The peer of `keep`, which began at `begun`, says it had no other IKE SA with us (RFC 7296 2.4).
+    InitialContact { keep: IkeSaHandle, begun: Instant, local_id: Identity, remote_id: Identity },
 }
 
 pub(crate) struct Shared {

@@ -614,6 +614,7 @@ impl AwaitAuthRequest {
         {
             cx.effects.push(Effect::InitialContact {
                 keep: core.handle,
+                begun: core.begun,
                 local_id: own.clone(),
                 remote_id: peer,
             });

@@ -77,6 +77,8 @@ pub(crate) struct Core {
     /// What the peer claims; authenticated once `established` is set.
     pub(crate) remote_id: Option<Identity>,
     pub(crate) transforms: Option<IkeTransforms>,
+    /// When its first request was sent or answered.
+    pub(crate) begun: Instant,
     pub(crate) established: Option<Instant>,
     last_sent: Instant,
     nat_keepalive: Duration,

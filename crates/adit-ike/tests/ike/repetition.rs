@@ -290,3 +290,23 @@ fn both_sides_may_start_at_once() {
     assert!(!pair.a.installed.is_empty());
     pair.assert_children(pair.a.installed.len());
 }
+
+/// The INITIAL_CONTACT of one says nothing about what the other has brought up in the meantime.
+#[test]
+fn a_late_initial_contact_spares_what_is_newer() {
+    let mut pair = Pair::new(sides());
+    pair.up();
+    let b = pair.b.next_request();
+    let target = adit_ike::Target { connection: Some("to-a".to_owned()), ..Default::default() };
+    pair.b.gateway.initiate(pair.now, &target, b).unwrap();
+    let mut lost = false;
+    pair.link = Box::new(move |_, p| {
+        let late = p.source == at(crate::pair::B, 500) && p.is(ExchangeType::IKE_AUTH, false);
+        if late && !std::mem::replace(&mut lost, true) { Fate::Lose } else { Fate::Deliver }
+    });
+    pair.run(Duration::from_secs(30));
+    assert_eq!(pair.b.done[&b], Ok(()));
+    assert!(pair.a.down.is_empty() && pair.b.down.is_empty());
+    assert_eq!((pair.a.gateway.ike_sas().count(), pair.b.gateway.ike_sas().count()), (2, 2));
+    pair.assert_children(2);
+}
