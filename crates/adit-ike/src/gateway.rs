@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use adit_crypto::{Entropy, hash_sha1};
 use adit_wire::ikev2::{ExchangeType, Header, IkeSpi, Message, Notify, NotifyType, Payload, Version};
-use tracing::{debug, debug_span, trace};
+use tracing::{debug, debug_span, info, trace};
 
 use crate::config::{Child, Connection, Settings, SharedSecret};
 use crate::cookie::CookieJar;
+use crate::identity::Identity;
 use crate::ike_sa::{AwaitInitResponse, Contents, IkeSa, Incoming, InitRequest, Refused, Wanted};
 use crate::output::{
     Blame, ChildHandle, DownReason, Event, IkeSaHandle, IkeSaView, NegotiationRecord, OutcomeCode, Output,
@@ -98,6 +99,8 @@ pub struct Gateway {
 impl Gateway {
     /// Refused first requests remembered.
     const REFUSED: usize = 256;
+    /// IKE SAs between two identities: more than any number of connections and crossing beginnings needs.
+    const MOST_OF_ONE_PEER: usize = 16;
     /// Octets of a first request, which a half-open IKE SA keeps: several times what the longest lists of proposals
     /// and the largest public values need.
     const MOST_FIRST_OCTETS: usize = 8192;
@@ -639,8 +642,34 @@ impl Gateway {
                         });
                     }
                 }
+                Effect::Established { keep, local_id, remote_id } => {
+                    self.bound_peer(keep, &local_id, &remote_id);
+                }
             }
         }
+    }
+
+    /// Whoever is authentic may open IKE SAs, but not without end: the one that was silent for longest goes.
+    fn bound_peer(&mut self, keep: IkeSaHandle, local_id: &Identity, remote_id: &Identity) {
+        let open: Vec<&IkeSa> = self
+            .shared
+            .established_with(local_id, remote_id)
+            .iter()
+            .filter_map(|handle| self.ike_sas.get(self.handles.get(handle)?))
+            .filter(|sa| sa.is_open() || sa.core.handle == keep)
+            .collect();
+        if open.len() <= Self::MOST_OF_ONE_PEER {
+            return;
+        }
+        let oldest = open.iter().filter(|sa| sa.core.handle != keep).min_by_key(|sa| sa.core.last_proof);
+        let Some((spi, remote)) = oldest.map(|sa| (sa.core.our_spi(), sa.core.remote)) else { return };
+        if self.shared.may_log(remote.ip()) {
+            info!(
+                "peer {remote}: \"{remote_id}\" has more than {} IKE SAs, deleting the one that was silent for longest",
+                Self::MOST_OF_ONE_PEER,
+            );
+        }
+        self.with(spi, |sa, cx| sa.delete(cx, Vec::new()));
     }
 }
 

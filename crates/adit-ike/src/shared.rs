@@ -49,6 +49,8 @@ pub struct Counters {
 pub(crate) enum Effect {
     /// The peer of `keep`, which began at `begun`, says it had no other IKE SA with us (RFC 7296 2.4).
     InitialContact { keep: IkeSaHandle, begun: Instant, local_id: Identity, remote_id: Identity },
+    /// `keep` is one IKE SA more between two identities.
+    Established { keep: IkeSaHandle, local_id: Identity, remote_id: Identity },
 }
 
 pub(crate) struct Shared {
@@ -166,6 +168,13 @@ impl Shared {
         self.answer_limit.allow(self.now, stranger)
     }
 
+    /// May we log what this peer can cause at will?
+    pub(crate) fn may_log(&mut self, peer: IpAddr) -> bool {
+        let allowed = self.record_limit.allow(self.now, peer);
+        self.counters.records_suppressed += u64::from(!allowed);
+        allowed
+    }
+
     /// Keeps a record, and tells the operator in one line. `limited` is for what a stranger can cause at will.
     pub(crate) fn record(&mut self, record: NegotiationRecord, limited: bool) {
         if record.is_success() {
@@ -173,8 +182,7 @@ impl Shared {
         } else {
             self.counters.negotiations_failed += 1;
         }
-        if limited && !self.record_limit.allow(self.now, record.remote.ip()) {
-            self.counters.records_suppressed += 1;
+        if limited && !self.may_log(record.remote.ip()) {
             return;
         }
         info!(code = ?record.code, stage = ?record.stage, blame = ?record.blame, "{}", record.message);

@@ -29,7 +29,7 @@ use crate::identity::Identity;
 use crate::nat::Nat;
 use crate::output::{ChildHandle, DownReason, Event, IkeSaHandle, IkeSaState, IkeSaView, Output, RequestId};
 use crate::record::{Facts, Outcome};
-use crate::shared::Shared;
+use crate::shared::{Effect, Shared};
 
 pub(crate) use auth::{AwaitAuthRequest, AwaitAuthResponse};
 pub(crate) use child::{ChildSa, Wanted};
@@ -171,6 +171,11 @@ impl Core {
         self.last_proof = cx.now;
         if let (Some(local), Some(remote)) = (&self.local_id, &self.remote_id) {
             cx.add_peer(local, remote, self.handle);
+            cx.effects.push(Effect::Established {
+                keep: self.handle,
+                local_id: local.clone(),
+                remote_id: remote.clone(),
+            });
         }
         cx.event(Event::IkeUp(self.view(IkeSaState::Established, &[])));
     }
@@ -300,6 +305,11 @@ impl IkeSa {
     /// Is it gone for everyone but a peer that repeats itself?
     pub(crate) fn is_gone(&self) -> bool {
         matches!(self.state, State::Closed | State::AwaitRepetition(_))
+    }
+
+    /// Is it established, and to stay?
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(&self.state, State::Established(s) if !s.is_closing())
     }
 
     /// Takes a message whose SPIs and role are this IKE SA's.

@@ -310,3 +310,27 @@ fn a_late_initial_contact_spares_what_is_newer() {
     assert_eq!((pair.a.gateway.ike_sas().count(), pair.b.gateway.ike_sas().count()), (2, 2));
     pair.assert_children(2);
 }
+
+/// A peer that forgets its IKE SAs, or never minds them, gets no more than 16.
+#[test]
+fn ike_sas_of_one_peer_are_bounded() {
+    let new = |seed| {
+        let (mut a, b) = sides();
+        // It does not know whom it will reach, so it cannot say INITIAL_CONTACT.
+        a.connection().remote_id = "*.example".parse().unwrap();
+        Pair::seeded((a, b), seed)
+    };
+    let mut pair = new(100);
+    for seed in 101..121 {
+        pair.up();
+        pair.settle();
+        let mut next = new(seed);
+        std::mem::swap(&mut next.b, &mut pair.b);
+        next.now = pair.now + Duration::from_millis(1);
+        pair = next;
+    }
+    pair.run(Duration::from_secs(10));
+    let left: Vec<u64> = pair.b.gateway.ike_sas().map(|view| view.handle.0).collect();
+    assert_eq!(left, (5..=20).collect::<Vec<_>>(), "the last 16");
+    assert_eq!((pair.b.installed.len(), pair.b.removed), (16, 4));
+}
