@@ -200,6 +200,23 @@ fn each_missing_payload_of_the_request_is_refused() {
     }
 }
 
+/// Traffic selectors of which none can be used refuse the child, not the IKE SA.
+#[test]
+fn selectors_of_no_use_refuse_the_child() {
+    for which in [PayloadType::TSI, PayloadType::TSR] {
+        let (pair, notifies) = ask(|payloads| {
+            for payload in payloads.iter_mut().filter(|p| p.payload_type() == which) {
+                // One selector of a type that nobody knows, 8 octets long.
+                let body = vec![1, 0, 0, 0, 200, 0, 0, 8, 0, 0, 0, 0];
+                *payload = Payload::Unknown(UnknownPayload { payload_type: which, critical: false, body });
+            }
+        });
+        assert_eq!(notifies, [NotifyType::TS_UNACCEPTABLE], "{which}");
+        assert_eq!(pair.b.gateway.ike_sas().next().unwrap().children.len(), 0);
+        assert!(pair.b.events.contains(&"ike-up to-a".to_owned()));
+    }
+}
+
 #[test]
 fn each_repeated_payload_of_the_request_is_refused() {
     let (_, genuine) = half_way();
