@@ -23,6 +23,9 @@ use crate::shared::Shared;
 /// Least time between two liveness checks that strangers can cause (RFC 7296 2.21.4).
 const SUSPICION_INTERVAL: Duration = Duration::from_secs(30);
 
+/// SPIs remembered that the peer deletes while we await its answer for a child.
+const MOST_DELETED_EARLY: usize = 16;
+
 /// Something to ask the peer.
 pub(super) enum Task {
     CreateChild(Wanted),
@@ -55,6 +58,8 @@ pub(crate) struct Established {
     outstanding: Option<(Outstanding, Exchange)>,
     queue: VecDeque<Task>,
     pub(super) children: Vec<ChildSa>,
+    /// What the peer deleted, unknown to us, while we await its answer for a child: it may be that child.
+    deleted_early: Vec<Spi>,
     /// It is to be deleted as soon as the outstanding request is answered, at the latest then.
     closing: Option<Instant>,
     last_suspicion: Option<Instant>,
@@ -77,6 +82,7 @@ impl Established {
             outstanding: None,
             queue: VecDeque::new(),
             children: Vec::new(),
+            deleted_early: Vec::new(),
             closing: None,
             last_suspicion: None,
         }
@@ -89,6 +95,14 @@ impl Established {
     /// The peer believes in a child of ours that is none.
     pub(super) fn discard(&mut self, spi: Spi) {
         self.queue.push_back(Task::Delete(Deletion::of_spi(spi)));
+    }
+
+    /// The peer deleted a child that we do not have. Its response that creates it may be late (RFC 7296 2.25.1).
+    pub(super) fn deleted_unknown(&mut self, spi: Spi) {
+        let creating = matches!(self.outstanding, Some((_, Exchange::CreateChild(_))));
+        if creating && self.deleted_early.len() < MOST_DELETED_EARLY {
+            self.deleted_early.push(spi);
+        }
     }
 
     pub(super) fn children(&self) -> &[ChildSa] {
@@ -444,7 +458,12 @@ impl Established {
 
     fn child_answered(&mut self, core: &mut Core, cx: &mut Shared, create: CreateChild, c: &Contents<'_>) {
         use super::create_child::Answer;
+        let deleted_early = std::mem::take(&mut self.deleted_early);
         match create.answered(core, cx, &self.secured, c) {
+            Answer::Child(child) if deleted_early.contains(&child.outbound_spi) => {
+                child.remove(core, cx, DownReason::DeletedByPeer);
+                self.close_if_useless(core, cx);
+            }
             Answer::Child(child) => self.children.push(child),
             Answer::Again(create) => self.queue.push_front(Task::CreateChildAgain(create)),
             Answer::Failed { discard } => {

@@ -89,6 +89,11 @@ impl Established {
                 "the peer rejected our authentication",
             );
         }
+        for spi in c.deletes.iter().filter(|d| d.protocol == ProtocolId::ESP).flat_map(|d| &d.spis) {
+            if !self.children.iter().any(|child| child.outbound_spi == *spi) {
+                self.deleted_unknown(*spi);
+            }
+        }
         let asked = |child: &ChildSa| {
             c.deletes.iter().any(|d| d.protocol == ProtocolId::ESP && d.spis.contains(&child.outbound_spi))
         };

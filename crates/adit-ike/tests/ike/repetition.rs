@@ -334,3 +334,37 @@ fn ike_sas_of_one_peer_are_bounded() {
     assert_eq!(left, (5..=20).collect::<Vec<_>>(), "the last 16");
     assert_eq!((pair.b.installed.len(), pair.b.removed), (16, 4));
 }
+
+/// The peer creates a child and deletes it, and its first message is the later one to arrive.
+#[test]
+fn a_child_deleted_before_its_response_arrives_stays_deleted() {
+    let (mut a, mut b) = sides();
+    a.connection().children.push(child("more", "10.3.0.0/16", "10.4.0.0/16"));
+    b.connection().children.push(child("more", "10.4.0.0/16", "10.3.0.0/16"));
+    let mut pair = Pair::new((a, b));
+    let late = Rc::new(RefCell::new(None));
+    let keep = Rc::clone(&late);
+    pair.link = Box::new(move |_, p| {
+        let (request, response) =
+            (p.is(ExchangeType::CREATE_CHILD_SA, false), p.is(ExchangeType::CREATE_CHILD_SA, true));
+        if response && keep.borrow().is_none() {
+            *keep.borrow_mut() = Some(p.clone());
+            return Fate::Lose;
+        }
+        // No repetition brings the response sooner.
+        if request && keep.borrow().is_some() { Fate::Lose } else { Fate::Deliver }
+    });
+    pair.up();
+    pair.settle();
+    assert_eq!((pair.a.installed.len(), pair.b.installed.len()), (1, 2));
+    let target = TerminateTarget { child: Some("more".to_owned()), ..Default::default() };
+    let request = pair.b.next_request();
+    pair.b.gateway.terminate(pair.now, &target, request).unwrap();
+    pair.collect();
+    pair.settle();
+    assert_eq!(pair.b.installed.len(), 1);
+    let response = late.borrow_mut().take().unwrap();
+    pair.deliver(&response);
+    pair.settle();
+    pair.assert_children(1);
+}
