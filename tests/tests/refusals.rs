@@ -108,6 +108,8 @@ fn wrong_identity_of_the_responder() -> Result<()> {
         spoil: |ours, theirs, adit_initiates| {
             let initiator = if adit_initiates { ours } else { theirs };
             initiator.remote_id = "nobody.lab.example".to_owned();
+            // The identity is wrong, not the key: without one for it the initiator would not even ask.
+            initiator.secret_id = initiator.remote_id.clone();
         },
         notify: "N(AUTH_FAILED)",
         initiator_line: &["AUTHENTICATION_FAILED", "nobody.lab.example"],
