@@ -162,8 +162,8 @@ impl<'d> Builder<'d> {
             && !has_secret(secrets, local_id.as_ref(), &local_addrs, &remote_id)
         {
             let problem = Problem::new(auth, format!("{path}.local.auth"), "no secret fits this connection");
-            let problem = problem
-                .expected("a section `secrets.ike...` whose `id` is ours or the peer's, or that has none");
+            let problem =
+                problem.expected("a section `secrets.ike...` that names the peer, or only us, or nobody");
             self.diagnostics.warning(self.sources, problem);
         }
         // A misspelt `remote_addrs` is reported already.

@@ -359,7 +359,7 @@ fn warnings_leave_the_configuration_usable() {
     assert_eq!(
         warnings,
         ["a.conf:4:20: connections.c.local.auth: no secret fits this connection; \
-          expected a section `secrets.ike...` whose `id` is ours or the peer's, or that has none"]
+          expected a section `secrets.ike...` that names the peer, or only us, or nobody"]
     );
     let twice = connection("local_addrs = 192.0.2.1", "", "")
         .replace("remote {", "local { encap = no }\n remote {")
