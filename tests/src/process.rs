@@ -17,6 +17,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Length of the log when it started.
+    start: u64,
 }
 
 impl Process {
@@ -24,16 +26,24 @@ impl Process {
     pub fn spawn(name: &str, command: &mut Command, dir: &Path) -> Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log)?;
+        let start = file.metadata()?.len();
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
             .with_context(|| format!("cannot start {name}: {command:?}"))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self { name: name.to_owned(), child, log, start })
     }
 
-    /// What it has written so far.
+    /// What it has written so far, without what others of its name wrote before it.
+    pub fn own_output(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let start = usize::try_from(self.start).unwrap_or(usize::MAX);
+        String::from_utf8_lossy(log.get(start..).unwrap_or_default()).into_owned()
+    }
+
+    /// What is in its log.
     pub fn output(&self) -> String {
         read_lossy(&self.log)
     }

@@ -32,9 +32,8 @@ pub fn transfer(lab: &Lab, from: Side, family: Family, bytes: u64) -> Result<Tra
     let mut receive = lab.command(to.host_node(), &program);
     let mut receiver =
         Process::spawn(&format!("{label}-receive"), receive.args(["receive", &target]), lab.dir())?;
-    let listening = receiver.output().len();
     eventually("the receiver to listen", Duration::from_secs(10), || {
-        Ok(receiver.output().get(listening..).is_some_and(|new| new.contains("listening")).then_some(()))
+        Ok(receiver.own_output().contains("listening").then_some(()))
     })?;
     let mut send = lab.command(from.host_node(), &program);
     let mut sender = Process::spawn(
