@@ -121,6 +121,12 @@ impl Tree {
             id = parent;
         }
         names.reverse();
+        // Nothing is nested in a secret. What looks as if it were is a secret that lost its `=`.
+        let below_a_secret =
+            names.iter().position(|name| *name == "secrets").map_or(names.len(), |at| at + 2);
+        for name in names.iter_mut().skip(below_a_secret) {
+            *name = "...";
+        }
         names.join(".")
     }
 
