@@ -381,7 +381,7 @@ impl Parser<'_, '_, '_> {
             self.at += 1;
             match self.references() {
                 Some(found) => references = found,
-                None => return,
+                None => return self.hide_fragment(name_span),
             }
         }
         let before = self.at;
