@@ -40,7 +40,7 @@ pub use backend::{
     Backend, ChildCounters, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicyId, PolicySpec, UdpEncap,
 };
 pub use counters::{DropCause, Stats};
-pub use path::{DEFAULT_MARK, source_address};
+pub use path::DEFAULT_MARK;
 pub use sockets::IkeSender;
 pub use userspace::Userspace;
 

@@ -14,15 +14,6 @@ use crate::netlink::{InterfaceAddress, Link};
 /// Firewall mark of outer packets unless configured otherwise.
 pub const DEFAULT_MARK: u32 = 220;
 
-/// The address the kernel would send from to reach `remote` by the way of packets with [`DEFAULT_MARK`], past the
-/// tunnel. With another mark configured, see [`crate::IkeSender::source_address`].
-///
-/// # Errors
-/// There is no route.
-pub fn source_address(remote: IpAddr) -> io::Result<IpAddr> {
-    Path::to(remote, DEFAULT_MARK)?.source()
-}
-
 /// The way of packets with a mark to one address.
 pub(crate) struct Path {
     socket: Socket,
@@ -106,7 +97,7 @@ mod tests {
     #[test]
     fn loopback_is_reached_from_loopback() {
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
-        assert_eq!(source_address(loopback).unwrap(), loopback);
+        assert_eq!(Path::to(loopback, DEFAULT_MARK).unwrap().source().unwrap(), loopback);
         assert!(Path::to(loopback, DEFAULT_MARK).unwrap().mtu().unwrap() >= 1500);
     }
 
