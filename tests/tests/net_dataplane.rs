@@ -17,7 +17,7 @@ use adit_net::capture::Capture;
 use adit_net::netlink::{PROTOCOL_STATIC, Route, RouteKind, TABLE_MAIN};
 use adit_net::netns::Namespace;
 use adit_net::{
-    Backend, ChildId, ChildSaInstall, DropCause, NetConfig, NetEvent, PolicyId, PolicySpec, UdpEncap,
+    Backend, ChildId, ChildSaInstall, DropCause, Limits, NetConfig, NetEvent, PolicyId, PolicySpec, UdpEncap,
     Userspace,
 };
 use adit_wire::ikev2::{EncrId, Spi, TrafficSelector};
@@ -238,7 +238,14 @@ fn stdout(output: &Output) -> String {
 }
 
 fn policy(side: Side, local_ts: Vec<TrafficSelector>, remote_ts: Vec<TrafficSelector>) -> PolicySpec {
-    PolicySpec { id: PolicyId(7), name: format!("from-{side:?}"), local_ts, remote_ts, priority: 0 }
+    PolicySpec {
+        id: PolicyId(7),
+        name: format!("from-{side:?}"),
+        local_ts,
+        remote_ts,
+        priority: 0,
+        trap: false,
+    }
 }
 
 fn networks_policy(side: Side) -> PolicySpec {
@@ -266,6 +273,8 @@ fn child(side: Side, generation: u8, v6: bool, encap: bool, policy: &PolicySpec)
         local: side.outer(v6),
         remote: side.other().outer(v6),
         encap: encap.then_some(UdpEncap { local_port: 4500, remote_port: 4500 }),
+        active: true,
+        limits: Limits::default(),
     }
 }
 

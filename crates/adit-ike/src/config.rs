@@ -10,6 +10,17 @@ use adit_wire::ikev2::{Proposal, TrafficSelector};
 
 use crate::identity::{Fit, Identity, IdentityPattern};
 
+/// Everything an operator configures about IKE.
+#[derive(Debug, Default)]
+pub struct Configuration {
+    /// The connections, in the order of the file.
+    pub connections: Vec<Connection>,
+    /// Pre-shared keys for authentication.
+    pub secrets: Vec<SharedSecret>,
+    /// Post-quantum pre-shared keys (RFC 8784).
+    pub ppks: Vec<PostQuantumKey>,
+}
+
 /// Settings of the whole gateway.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -27,6 +38,12 @@ pub struct Settings {
     pub nat_t_port: u16,
     /// Interval of NAT keepalives while we are behind a NAT and otherwise silent.
     pub nat_keepalive: Duration,
+    /// How long the inbound half of a Child SA that is gone by agreement still takes what was on its way.
+    pub drain: Duration,
+    /// How long a responder waits for the next IKE_FOLLOWUP_KE (RFC 9370 2.2.4).
+    pub followup_timeout: Duration,
+    /// Largest IP datagram of an IKE fragment of ours (RFC 7383 2.5.1).
+    pub fragment_size: u16,
     /// Emit [`crate::Output::KeyLog`]: every key in the clear, for debugging only.
     pub key_log: bool,
 }
@@ -40,13 +57,16 @@ impl Default for Settings {
             ike_port: 500,
             nat_t_port: 4500,
             nat_keepalive: Duration::from_secs(20),
+            drain: Duration::from_secs(5),
+            followup_timeout: Duration::from_secs(15),
+            fragment_size: 1280,
             key_log: false,
         }
     }
 }
 
 /// One `connections.<name>` section.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Connection {
     /// Name of the section.
     pub name: String,
@@ -70,12 +90,122 @@ pub struct Connection {
     pub dpd_delay: Duration,
     /// How requests are repeated.
     pub retransmission: Retransmission,
+    /// IKE fragmentation (RFC 7383).
+    pub fragmentation: Fragmentation,
+    /// IKE SAs without a child (RFC 6023).
+    pub childless: Childless,
+    /// MOBIKE (RFC 4555).
+    pub mobike: bool,
+    /// What becomes of other IKE SAs with the same peer.
+    pub unique: Unique,
+    /// When the IKE SA is rekeyed, and when it is not used any more.
+    pub rekey: Lifetime,
+    /// When the peers authenticate anew (make-before-break).
+    pub reauth: Lifetime,
+    /// Post-quantum pre-shared key (RFC 8784).
+    pub ppk: PpkPolicy,
+    /// Refuse a peer with which no post-quantum key exchange or key is agreed.
+    pub require_post_quantum: bool,
     /// The children in the order of the file.
     pub children: Vec<Child>,
 }
 
+/// `fragmentation`: IKE fragmentation (RFC 7383).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragmentation {
+    /// Sent and understood.
+    #[default]
+    Yes,
+    /// Understood, not sent.
+    Accept,
+    /// Not announced.
+    No,
+}
+
+/// `childless`: IKE SAs without a child (RFC 6023).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Childless {
+    /// As responder; as initiator the first child comes with IKE_AUTH.
+    #[default]
+    Allow,
+    /// As initiator too if the peer can.
+    Prefer,
+    /// Always; a peer that cannot is refused.
+    Force,
+    /// Never.
+    Never,
+}
+
+/// `unique`: what becomes of other IKE SAs with the same peer once a new one is up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unique {
+    /// They stay, whatever the peer says; INITIAL_CONTACT is neither sent nor obeyed.
+    Never,
+    /// They go if the peer says INITIAL_CONTACT.
+    #[default]
+    No,
+    /// They stay and the new one is refused.
+    Keep,
+    /// They go.
+    Replace,
+}
+
+/// `ppk_id` and `ppk_required` (RFC 8784).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PpkPolicy {
+    /// As initiator, the key to propose; as responder any key of the configuration will do.
+    pub id: Option<Vec<u8>>,
+    /// Never go on without one.
+    pub required: bool,
+}
+
+/// Limits in time, counted from when an SA is installed. Zero means never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifetime {
+    /// It is renewed then, less a random part of `jitter`.
+    pub soft: Duration,
+    /// It is no longer used from then on.
+    pub hard: Duration,
+    /// The most by which the renewal comes early.
+    pub jitter: Duration,
+}
+
+/// Limits in octets or packets. Zero means never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// It is renewed then, less a random part of `jitter`.
+    pub soft: u64,
+    /// It is no longer used from then on.
+    pub hard: u64,
+    /// The most by which the renewal comes early.
+    pub jitter: u64,
+}
+
+/// Limits of one Child SA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChildLimits {
+    /// In time.
+    pub time: Lifetime,
+    /// In octets of inner packets, either direction.
+    pub bytes: Volume,
+    /// In packets, either direction.
+    pub packets: Volume,
+}
+
+/// What is done about a child that is down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is brought up by the first packet for it.
+    Trap,
+    /// It is brought up.
+    Start,
+}
+
 /// One `connections.<conn>.children.<name>` section.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Child {
     /// Name of the section.
     pub name: String,
@@ -87,8 +217,65 @@ pub struct Child {
     pub remote_ts: Vec<SelectorSpec>,
     /// Anti-replay window in packets (RFC 4303 3.4.3); 0 switches the check off.
     pub replay_window: u32,
-    /// Bring the child up when the configuration is loaded.
+    /// When its SAs are rekeyed, and when they are not used any more.
+    pub limits: ChildLimits,
+    /// It is deleted after this long without traffic; zero means never.
+    pub inactivity: Duration,
+    /// `start_action`: bring the child up when the configuration is loaded.
     pub start: bool,
+    /// `start_action`: bring the child up when there is a packet for it.
+    pub trap: bool,
+    /// `close_action`: what follows when the peer deletes it.
+    pub on_close: Action,
+    /// `dpd_action`: what follows when the peer is dead.
+    pub on_dead_peer: Action,
+}
+
+impl Default for Connection {
+    /// Responds to anybody, offers nothing.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            local_addrs: Vec::new(),
+            remote_addrs: Vec::new(),
+            local_port: 500,
+            remote_port: 500,
+            proposals: Vec::new(),
+            local_id: None,
+            remote_id: IdentityPattern::Any,
+            encap: false,
+            dpd_delay: Duration::ZERO,
+            retransmission: Retransmission::default(),
+            fragmentation: Fragmentation::default(),
+            childless: Childless::default(),
+            mobike: true,
+            unique: Unique::default(),
+            rekey: Lifetime::default(),
+            reauth: Lifetime::default(),
+            ppk: PpkPolicy::default(),
+            require_post_quantum: false,
+            children: Vec::new(),
+        }
+    }
+}
+
+impl Default for Child {
+    /// Protects nothing, offers nothing, lives for ever.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            proposals: Vec::new(),
+            local_ts: Vec::new(),
+            remote_ts: Vec::new(),
+            replay_window: 1024,
+            limits: ChildLimits::default(),
+            inactivity: Duration::ZERO,
+            start: false,
+            trap: false,
+            on_close: Action::None,
+            on_dead_peer: Action::None,
+        }
+    }
 }
 
 /// One address, prefix or range of `local_addrs` / `remote_addrs`.
@@ -150,6 +337,17 @@ impl Default for Retransmission {
             give_up: Duration::from_secs(165),
         }
     }
+}
+
+/// One `secrets.ppk*` section (RFC 8784).
+#[derive(Debug)]
+pub struct PostQuantumKey {
+    /// Name of the section, for messages.
+    pub name: String,
+    /// The PPK_IDs it goes by; empty fits every one.
+    pub ids: Vec<Vec<u8>>,
+    /// The key.
+    pub secret: Secret,
 }
 
 /// One `secrets.ike*` section.

@@ -10,7 +10,9 @@ use adit_wire::ikev2::{
     Version,
 };
 
-use crate::config::{AddressSpec, Child, Connection, Retransmission, SelectorSpec, Settings, SharedSecret};
+use crate::config::{
+    AddressSpec, Child, Configuration, Connection, Retransmission, SelectorSpec, Settings, SharedSecret,
+};
 use crate::identity::{Identity, IdentityPattern};
 use crate::ike_sa::Secured;
 use crate::output::{Event, IkeKeyLog, Output, RequestId, Transmit};
@@ -76,7 +78,11 @@ impl Side {
         let settings = Settings { key_log: true, ..Settings::default() };
         let mut gateway = Gateway::new(settings, Box::new(SeededEntropy::new(seed)), now);
         let (connection, secret) = configuration(own, peer, names);
-        gateway.set_configuration(vec![connection], vec![secret]);
+        gateway.set_configuration(Configuration {
+            connections: vec![connection],
+            secrets: vec![secret],
+            ppks: Vec::new(),
+        });
         Self { gateway, address: SocketAddr::new(own, 500), installed: 0, authenticated: false }
     }
 
@@ -111,21 +117,19 @@ fn configuration(own: IpAddr, peer: IpAddr, [name, other]: [&str; 2]) -> (Connec
         local_ts: network(side(own)),
         remote_ts: network(side(peer)),
         replay_window: 64,
-        start: false,
+        ..Child::default()
     };
     let connection = Connection {
         name: "peer".to_owned(),
         local_addrs: one(own),
         remote_addrs: one(peer),
-        local_port: 500,
-        remote_port: 500,
         proposals: proposal::parse_ike("aes128gcm16-prfsha256-x25519-ecp256").unwrap_or_default(),
         local_id: Some(Identity::fqdn(name)),
         remote_id: IdentityPattern::Exact(Identity::fqdn(other)),
-        encap: false,
         dpd_delay: Duration::from_secs(30),
         retransmission: Retransmission { give_up: Duration::from_secs(10), ..Retransmission::default() },
         children: vec![child],
+        ..Connection::default()
     };
     let key = Secret::new(b"known to nobody who makes inputs".to_vec());
     (connection, SharedSecret { name: "ike".to_owned(), owners: Vec::new(), secret: key })

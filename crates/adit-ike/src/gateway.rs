@@ -12,7 +12,7 @@ use adit_crypto::{Entropy, hash_sha1};
 use adit_wire::ikev2::{ExchangeType, Header, IkeSpi, Message, Notify, NotifyType, Payload, Version};
 use tracing::{debug, debug_span, info, trace};
 
-use crate::config::{Child, Connection, Settings, SharedSecret};
+use crate::config::{Child, Configuration, Connection, Settings};
 use crate::cookie::CookieJar;
 use crate::identity::Identity;
 use crate::ike_sa::{AwaitInitResponse, Contents, IkeSa, Incoming, InitRequest, Refused, Wanted};
@@ -123,9 +123,11 @@ impl Gateway {
     }
 
     /// Replaces connections and secrets. IKE SAs keep the connection they were made with.
-    pub fn set_configuration(&mut self, connections: Vec<Connection>, secrets: Vec<SharedSecret>) {
+    pub fn set_configuration(&mut self, configuration: Configuration) {
+        let Configuration { connections, secrets, ppks } = configuration;
         self.shared.connections = connections.into_iter().map(Arc::new).collect();
         self.shared.secrets = secrets;
+        self.shared.ppks = ppks;
     }
 
     /// Takes one datagram, without non-ESP marker. `local` is where it arrived, `remote` where it came from.
@@ -509,6 +511,32 @@ impl Gateway {
         if let Some(spi) = self.ike_sa_of(child) {
             self.with(spi, |sa, _| sa.core.last_proof = sa.core.last_proof.max(last_inbound.min(now)));
         }
+    }
+
+    /// A Child SA has carried its soft limit ([`crate::UsageLimits`]), or most of its sequence numbers are used: it is
+    /// rekeyed.
+    pub fn child_expiring(&mut self, now: Instant, child: ChildHandle) {
+        self.shared.now = now;
+        let _ = child;
+    }
+
+    /// A Child SA has carried its hard limit, or all of its sequence numbers are used: it is deleted.
+    pub fn child_expired(&mut self, now: Instant, child: ChildHandle) {
+        self.child_failed(now, child, "its hard limit is reached");
+    }
+
+    /// The newest authentic ESP packet of a child came from `remote` to `local` (port 0: IP protocol 50), which is not
+    /// where its IKE SA says the peer, or we, are (RFC 7296 2.23).
+    pub fn child_moved(&mut self, now: Instant, child: ChildHandle, local: SocketAddr, remote: SocketAddr) {
+        self.shared.now = now;
+        let _ = (child, local, remote);
+    }
+
+    /// The address from which the peer of this IKE SA is reached now, or `None` if it is not: after a change of
+    /// addresses, links or routes, for every IKE SA (RFC 4555 3.5).
+    pub fn path_changed(&mut self, now: Instant, ike_sa: IkeSaHandle, local: Option<IpAddr>) {
+        self.shared.now = now;
+        let _ = (ike_sa, local);
     }
 
     /// The data plane could not install a child or cannot go on with it: it is deleted on both sides.

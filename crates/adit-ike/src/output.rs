@@ -39,8 +39,25 @@ pub enum Output {
     },
     /// Put both halves of a Child SA into the data plane. Inbound before outbound.
     InstallChild(Box<InstallChild>),
+    /// Send on the outbound half of this Child SA from now on: it is the one of its policy. For one that is already,
+    /// or that carries traffic already because the peer does, this changes nothing.
+    SwitchChild(ChildHandle),
+    /// Send nothing more on the outbound half of this Child SA, and never again; the inbound half still takes what is
+    /// on its way until [`Output::RemoveChild`].
+    RetireChild(ChildHandle),
     /// Take both halves of a Child SA out of the data plane.
     RemoveChild(ChildHandle),
+    /// The peer, or we, have another address: send there, from there. Sequence numbers and keys stay.
+    MoveChild {
+        /// Which.
+        handle: ChildHandle,
+        /// Our outer address.
+        local: IpAddr,
+        /// The peer's outer address.
+        remote: IpAddr,
+        /// As in [`InstallChild::encap`].
+        encap: Option<(u16, u16)>,
+    },
     /// Something an operator or a program waiting for it wants to know.
     Event(Event),
     /// A negotiation ended: what each side offered and why it ended so.
@@ -93,6 +110,25 @@ pub struct InstallChild {
     pub remote: IpAddr,
     /// UDP ports (ours, the peer's) if ESP is encapsulated in UDP (RFC 3948), `None` for IP protocol 50.
     pub encap: Option<(u16, u16)>,
+    /// Is the outbound half used from now on? If not, it is once [`Output::SwitchChild`] says so, or the first authentic
+    /// packet arrives on the inbound half: then the peer can take what we send (RFC 7296 2.8).
+    pub active: bool,
+    /// What it may carry.
+    pub limits: UsageLimits,
+}
+
+/// How much a Child SA may carry, the larger of both directions. `None`: as much as its sequence numbers and cipher
+/// allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsageLimits {
+    /// Octets of inner packets after which [`crate::Gateway::child_expiring`] is to be called.
+    pub soft_bytes: Option<u64>,
+    /// Octets of inner packets after which nothing more is sent and [`crate::Gateway::child_expired`] is to be called.
+    pub hard_bytes: Option<u64>,
+    /// The same in packets.
+    pub soft_packets: Option<u64>,
+    /// The same in packets.
+    pub hard_packets: Option<u64>,
 }
 
 /// A change that is visible from outside.
@@ -106,6 +142,22 @@ pub enum Event {
     ChildUp(IkeSaView, ChildSaView),
     /// A Child SA is gone.
     ChildDown(IkeSaView, ChildSaView, DownReason),
+    /// An IKE SA has taken the place of another, with its Child SAs (RFC 7296 2.8). No up or down is told.
+    IkeRekeyed {
+        /// The one that is replaced.
+        old: IkeSaView,
+        /// The one that replaces it.
+        new: IkeSaView,
+    },
+    /// A Child SA has taken the place of another (RFC 7296 2.8). No up or down is told.
+    ChildRekeyed {
+        /// Its IKE SA.
+        ike_sa: IkeSaView,
+        /// The one that is replaced.
+        old: ChildSaView,
+        /// The one that replaces it.
+        new: ChildSaView,
+    },
     /// An `initiate` or `terminate` ended.
     RequestDone {
         /// The caller's number.
@@ -168,8 +220,20 @@ pub struct IkeSaView {
     pub nat_fake: bool,
     /// Negotiated algorithms.
     pub transforms: Option<IkeTransforms>,
+    /// Additional key exchanges (RFC 9370), in their order.
+    pub additional_kes: Vec<KeId>,
+    /// Was a post-quantum pre-shared key mixed in (RFC 8784)?
+    pub ppk: bool,
+    /// Do both sides support MOBIKE (RFC 4555)?
+    pub mobike: bool,
     /// When it was established.
     pub established: Option<Instant>,
+    /// When it will be rekeyed.
+    pub rekey_at: Option<Instant>,
+    /// When the peers will authenticate anew.
+    pub reauth_at: Option<Instant>,
+    /// When it ends if neither happens.
+    pub expires_at: Option<Instant>,
     /// Its Child SAs.
     pub children: Vec<ChildSaView>,
 }
@@ -181,6 +245,10 @@ pub enum IkeSaState {
     Connecting,
     /// Authenticated.
     Established,
+    /// Its successor is negotiated.
+    Rekeying,
+    /// Its successor has taken its place, and it waits for its end.
+    Rekeyed,
     /// Being deleted.
     Deleting,
 }
@@ -190,6 +258,8 @@ impl fmt::Display for IkeSaState {
         f.write_str(match self {
             Self::Connecting => "CONNECTING",
             Self::Established => "ESTABLISHED",
+            Self::Rekeying => "REKEYING",
+            Self::Rekeyed => "REKEYED",
             Self::Deleting => "DELETING",
         })
     }
@@ -202,8 +272,8 @@ pub struct ChildSaView {
     pub handle: ChildHandle,
     /// Name of the child.
     pub name: String,
-    /// Being deleted?
-    pub deleting: bool,
+    /// Its state.
+    pub state: ChildSaState,
     /// SPI of what arrives.
     pub inbound_spi: Spi,
     /// SPI of what we send.
@@ -220,6 +290,34 @@ pub struct ChildSaView {
     pub remote_ts: Vec<TrafficSelector>,
     /// When it was installed.
     pub installed: Instant,
+    /// When it will be rekeyed.
+    pub rekey_at: Option<Instant>,
+    /// When it ends if it is not.
+    pub expires_at: Option<Instant>,
+}
+
+/// State of a Child SA in vici's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildSaState {
+    /// In use, or ready for it.
+    Installed,
+    /// In use while its successor is negotiated.
+    Rekeying,
+    /// It has a successor and waits for its end.
+    Rekeyed,
+    /// Being deleted.
+    Deleting,
+}
+
+impl fmt::Display for ChildSaState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Installed => "INSTALLED",
+            Self::Rekeying => "REKEYING",
+            Self::Rekeyed => "REKEYED",
+            Self::Deleting => "DELETING",
+        })
+    }
 }
 
 /// Where a negotiation ended.

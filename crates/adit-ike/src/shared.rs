@@ -11,7 +11,7 @@ use adit_crypto::Entropy;
 use adit_wire::ikev2::{IkeSpi, Spi};
 use tracing::{info, trace};
 
-use crate::config::{Connection, Settings, SharedSecret};
+use crate::config::{Connection, PostQuantumKey, Settings, SharedSecret};
 use crate::identity::{Fit, Identity, IdentityPattern};
 use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, RequestId, Transmit};
 use crate::rate::RateLimit;
@@ -59,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) entropy: Box<dyn Entropy>,
     pub(crate) connections: Vec<Arc<Connection>>,
     pub(crate) secrets: Vec<SharedSecret>,
+    pub(crate) ppks: Vec<PostQuantumKey>,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) counters: Counters,
@@ -138,6 +139,7 @@ impl Shared {
             entropy,
             connections: Vec::new(),
             secrets: Vec::new(),
+            ppks: Vec::new(),
             outputs: VecDeque::new(),
             effects: Vec::new(),
             counters: Counters::default(),

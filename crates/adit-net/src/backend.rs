@@ -15,13 +15,32 @@ use crate::{Error, Stats};
 /// kill does: what is protected stays closed, until a later one takes over and ends in order.
 pub trait Backend: Send {
     /// Puts both halves of a Child SA in place. When this returns, packets that arrive on the inbound half are
-    /// accepted, and packets of its policy that fit its selectors leave on the outbound half: of several SAs of one
-    /// policy that fit, the one installed last.
+    /// accepted, and, if it is active, packets of its policy that fit its selectors leave on the outbound half: of
+    /// several active SAs of one policy that fit, the one that became active last.
     ///
     /// # Errors
     /// A suite that cannot be made, an inbound SPI or an id that is in use, or a data plane that has stopped. Then
     /// nothing is installed.
     fn install(&mut self, child: ChildSaInstall) -> Result<(), Error>;
+
+    /// Makes the outbound half active. One that is stays where it is in the order; one that is retired stays retired.
+    fn switch(&mut self, id: ChildId);
+
+    /// Sends nothing more on the outbound half, and never again; the inbound half goes on. When this returns, the last
+    /// packet has left.
+    fn retire(&mut self, id: ChildId);
+
+    /// Sends from and to other addresses from now on; sequence numbers, keys and counters stay.
+    ///
+    /// # Errors
+    /// An address or port that cannot be sent from. Then nothing has changed.
+    fn relocate(
+        &mut self,
+        id: ChildId,
+        local: IpAddr,
+        remote: IpAddr,
+        encap: Option<UdpEncap>,
+    ) -> Result<(), Error>;
 
     /// Takes both halves of a Child SA out. Its policy stays, and with it the protection.
     fn remove(&mut self, id: ChildId);
@@ -68,6 +87,24 @@ pub struct ChildSaInstall {
     pub remote: IpAddr,
     /// Ports if ESP travels in UDP (RFC 3948), `None` for IP protocol 50.
     pub encap: Option<UdpEncap>,
+    /// Is the outbound half used at once? If not, [`Backend::switch`] makes it active, or the first authentic packet
+    /// that is not a replay on the inbound half does.
+    pub active: bool,
+    /// What it may carry.
+    pub limits: Limits,
+}
+
+/// How much a Child SA may carry, the larger of both directions; `None`: as much as its sequence numbers allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Octets of inner packets until [`NetEvent::LimitSoon`].
+    pub soft_bytes: Option<u64>,
+    /// Octets of inner packets until [`NetEvent::LimitReached`].
+    pub hard_bytes: Option<u64>,
+    /// The same in packets.
+    pub soft_packets: Option<u64>,
+    /// The same in packets.
+    pub hard_packets: Option<u64>,
 }
 
 /// UDP ports of encapsulated ESP (RFC 3948).
@@ -92,6 +129,8 @@ pub struct PolicySpec {
     pub remote_ts: Vec<TrafficSelector>,
     /// The smaller, the sooner it is considered; 0 comes last, the most specific first.
     pub priority: u32,
+    /// Report a packet that finds no SA as [`NetEvent::Acquire`], and keep it, and a few more, for the SA to come.
+    pub trap: bool,
 }
 
 /// What a Child SA has carried.
@@ -172,16 +211,34 @@ pub enum NetEvent {
         /// The outer source; port 0 for IP protocol 50.
         remote: SocketAddr,
     },
-    /// Most sequence numbers of the outbound half are used: time to rekey. Reported once.
-    SequenceSoon {
+    /// Most sequence numbers of the outbound half are used, or a soft limit is passed: time to rekey. Reported once.
+    LimitSoon {
         /// The SA.
         id: ChildId,
     },
-    /// All sequence numbers of the outbound half are used; it sends nothing more. Reported once.
-    SequenceExhausted {
+    /// All sequence numbers of the outbound half are used, or a hard limit is reached; it sends nothing more.
+    /// Reported once.
+    LimitReached {
         /// The SA.
         id: ChildId,
     },
+    /// The newest authentic packet of an SA came from, or to, another address than we send to, or from. Reported once
+    /// for each new place, and a few times per second at most.
+    PeerMoved {
+        /// The SA.
+        id: ChildId,
+        /// Where it arrived; port 0 for IP protocol 50.
+        local: SocketAddr,
+        /// Where it came from; port 0 for IP protocol 50.
+        remote: SocketAddr,
+    },
+    /// A packet of a policy with [`PolicySpec::trap`] found no SA. Reported once a second at most for each policy.
+    Acquire {
+        /// The policy.
+        policy: PolicyId,
+    },
+    /// Addresses, links or routes of the system changed: the way to a peer may be another one.
+    PathsChanged,
     /// The data plane can no longer work, for example because someone deleted the TUN device.
     Failed {
         /// Why, for the operator.
@@ -196,8 +253,11 @@ impl fmt::Debug for NetEvent {
                 write!(f, "Ike({remote} -> {local}, {} octets)", datagram.len())
             }
             Self::UnknownSpi { spi, remote } => write!(f, "UnknownSpi({spi} from {remote})"),
-            Self::SequenceSoon { id } => write!(f, "SequenceSoon({})", id.0),
-            Self::SequenceExhausted { id } => write!(f, "SequenceExhausted({})", id.0),
+            Self::LimitSoon { id } => write!(f, "LimitSoon({})", id.0),
+            Self::LimitReached { id } => write!(f, "LimitReached({})", id.0),
+            Self::PeerMoved { id, local, remote } => write!(f, "PeerMoved({}, {remote} -> {local})", id.0),
+            Self::Acquire { policy } => write!(f, "Acquire({})", policy.0),
+            Self::PathsChanged => f.write_str("PathsChanged"),
             Self::Failed { reason } => write!(f, "Failed({reason})"),
         }
     }

@@ -416,6 +416,7 @@ mod tests {
             local_ts: local.to_vec(),
             remote_ts: remote.to_vec(),
             priority: 0,
+            trap: false,
         }
     }
 

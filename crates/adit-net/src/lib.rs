@@ -37,7 +37,8 @@ mod worker;
 use std::io;
 
 pub use backend::{
-    Backend, ChildCounters, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicyId, PolicySpec, UdpEncap,
+    Backend, ChildCounters, ChildId, ChildSaInstall, Limits, NetConfig, NetEvent, PolicyId, PolicySpec,
+    UdpEncap,
 };
 pub use counters::{DropCause, Stats};
 pub use path::DEFAULT_MARK;

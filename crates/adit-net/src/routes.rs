@@ -316,6 +316,7 @@ mod tests {
             local_ts: vec![net(local)],
             remote_ts: vec![remote],
             priority: 0,
+            trap: false,
         }
     }
 

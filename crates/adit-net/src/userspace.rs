@@ -2,6 +2,7 @@
 //! It does not touch packets.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::panic::{self, AssertUnwindSafe};
@@ -18,7 +19,9 @@ use adit_wire::ikev2::{EncrId, IntegId};
 use arc_swap::ArcSwap;
 use rustix::event::EventfdFlags;
 
-use crate::backend::{Backend, ChildCounters, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicySpec};
+use crate::backend::{
+    Backend, ChildCounters, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicySpec, UdpEncap,
+};
 use crate::counters::{Clock, SaCounts, Stats, WorkerCounts};
 use crate::fence::Fence;
 use crate::netlink::Netlink;
@@ -111,7 +114,7 @@ impl Userspace {
 
 impl Backend for Userspace {
     fn install(&mut self, child: ChildSaInstall) -> Result<(), Error> {
-        let ChildSaInstall { id, policy, inbound, outbound, local, remote, encap } = child;
+        let ChildSaInstall { id, policy, inbound, outbound, local, remote, encap, .. } = child;
         let spi = inbound.spi.0;
         if self.children.contains_key(&id) {
             return Err(Error::Configuration(format!("Child SA {} is installed already", id.0)));
@@ -129,6 +132,14 @@ impl Backend for Userspace {
         });
         self.worker.order(|done| Command::Install(child, done))?;
         self.children.insert(id, Child { spi, counts });
+        Ok(())
+    }
+
+    fn switch(&mut self, _: ChildId) {}
+
+    fn retire(&mut self, _: ChildId) {}
+
+    fn relocate(&mut self, _: ChildId, _: IpAddr, _: IpAddr, _: Option<UdpEncap>) -> Result<(), Error> {
         Ok(())
     }
 

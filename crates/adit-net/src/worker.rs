@@ -490,14 +490,14 @@ impl Outbound {
         self.sa.seal(inner, buffer).map_err(|error| match error {
             SealError::SequenceExhausted => {
                 if !std::mem::replace(&mut self.exhausted_reported, true) {
-                    (report.events)(NetEvent::SequenceExhausted { id: self.id });
+                    (report.events)(NetEvent::LimitReached { id: self.id });
                 }
                 Refusal::Drop(DropCause::Sequence)
             }
             _ => Refusal::Drop(DropCause::Malformed),
         })?;
         if self.sa.rekey_due() && !std::mem::replace(&mut self.soon_reported, true) {
-            (report.events)(NetEvent::SequenceSoon { id: self.id });
+            (report.events)(NetEvent::LimitSoon { id: self.id });
         }
         let tos = self.outer.fields(inner).traffic_class;
         let counts = Arc::clone(&self.counts);

@@ -171,6 +171,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
         key_log: gateway.key_log,
         connections: configuration.connections,
         secrets: configuration.secrets,
+        ppks: Vec::new(),
     };
     match daemon::run(setup, &hub) {
         Ok(()) => Exit::Ok,

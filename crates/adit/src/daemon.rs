@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_crypto::SystemEntropy;
 use adit_esp::SaParameters;
-use adit_ike::config::{Connection, Settings, SharedSecret};
+use adit_ike::config::{Configuration, Connection, PostQuantumKey, Settings, SharedSecret};
 use adit_ike::{
     ChildHandle, ChildSaView, DownReason, Event, Gateway, IkeSaView, InstallChild, Output, RequestId, Target,
     Transmit,
@@ -65,6 +65,8 @@ pub struct Setup {
     pub connections: Vec<Connection>,
     /// The pre-shared keys.
     pub secrets: Vec<SharedSecret>,
+    /// The post-quantum pre-shared keys.
+    pub ppks: Vec<PostQuantumKey>,
 }
 
 /// Runs the daemon until a signal or a failure ends it.
@@ -99,7 +101,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         // From here on a signal is an order to stop and not the end: nothing stays half done.
         let signals = Signals::register()?;
         // What is protected is protected before anybody can ask for anything.
-        daemon.configure(Instant::now(), setup.connections, setup.secrets)?;
+        daemon.configure(Instant::now(), setup.connections, setup.secrets, setup.ppks)?;
         let server = listener.serve(hub)?;
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
         daemon.serve(server, received, signals).await
@@ -296,12 +298,13 @@ impl Daemon {
         now: Instant,
         connections: Vec<Connection>,
         secrets: Vec<SharedSecret>,
+        ppks: Vec<PostQuantumKey>,
     ) -> Result<(), adit_net::Error> {
         self.policies = Policies::new(&connections);
         self.backend.set_policies(self.policies.all())?;
         self.starts = Starts::new(&connections, now);
         self.connections.clone_from(&connections);
-        self.gateway.set_configuration(connections, secrets);
+        self.gateway.set_configuration(Configuration { connections, secrets, ppks });
         Ok(())
     }
 
@@ -392,9 +395,10 @@ impl Daemon {
                     "ESP from {remote} with SPI {spi}, which no SA has; a peer may have outlived a restart"
                 );
             }
-            NetEvent::SequenceExhausted { id } => {
-                let reason = "all sequence numbers are used";
-                self.gateway.child_failed(now, ChildHandle(id.0), reason);
+            NetEvent::LimitSoon { id } => self.gateway.child_expiring(now, ChildHandle(id.0)),
+            NetEvent::LimitReached { id } => self.gateway.child_expired(now, ChildHandle(id.0)),
+            NetEvent::PeerMoved { id, local, remote } => {
+                self.gateway.child_moved(now, ChildHandle(id.0), local, remote);
             }
             NetEvent::Failed { reason } => self.stop(now, Some(reason)),
             other => tracing::info!("data plane: {other:?}"),
@@ -492,7 +496,15 @@ impl Daemon {
                     }
                 }
                 Output::InstallChild(child) => self.install(now, *child),
+                Output::SwitchChild(handle) => self.backend.switch(ChildId(handle.0)),
+                Output::RetireChild(handle) => self.backend.retire(ChildId(handle.0)),
                 Output::RemoveChild(handle) => self.remove(handle),
+                Output::MoveChild { handle, local, remote, encap } => {
+                    let encap = encap.map(|(local_port, remote_port)| UdpEncap { local_port, remote_port });
+                    if let Err(error) = self.backend.relocate(ChildId(handle.0), local, remote, encap) {
+                        self.gateway.child_failed(now, handle, &error.to_string());
+                    }
+                }
                 Output::Event(event) => self.event(now, event),
                 // The gateway keeps and logs it.
                 Output::Record(_) => {}
@@ -551,6 +563,13 @@ impl Daemon {
             local: child.local,
             remote: child.remote,
             encap: child.encap.map(|(local_port, remote_port)| UdpEncap { local_port, remote_port }),
+            active: child.active,
+            limits: adit_net::Limits {
+                soft_bytes: child.limits.soft_bytes,
+                hard_bytes: child.limits.hard_bytes,
+                soft_packets: child.limits.soft_packets,
+                hard_packets: child.limits.hard_packets,
+            },
         })?;
         self.installed.insert(handle, policy);
         Ok(())
@@ -609,6 +628,25 @@ impl Daemon {
                 );
                 let facts = self.child_facts(child.handle);
                 self.hub.publish("child-updown", || child_updown(&sa, &child, &facts, false, now));
+            }
+            Event::IkeRekeyed { old, new } => {
+                tracing::info!(
+                    "connection \"{}\": IKE SA [{}] replaces [{}]",
+                    new.connection,
+                    new.handle.0,
+                    old.handle.0
+                );
+            }
+            Event::ChildRekeyed { ike_sa, old, new } => {
+                tracing::info!(
+                    "connection \"{}\", child \"{}\": Child SA rekeyed, {} in {} out replace {} in {} out",
+                    ike_sa.connection,
+                    new.name,
+                    new.inbound_spi,
+                    new.outbound_spi,
+                    old.inbound_spi,
+                    old.outbound_spi
+                );
             }
             Event::Progress { request, message } => {
                 if let Some(pending) = self.pending.get(&request)

@@ -14,8 +14,8 @@ use super::secured::Secured;
 use super::{Contents, Core};
 use crate::config::Child;
 use crate::output::{
-    Blame, ChildHandle, ChildSaView, DownReason, Event, IkeSaState, InstallChild, OutcomeCode, Output,
-    RequestId, Stage,
+    Blame, ChildHandle, ChildSaState, ChildSaView, DownReason, Event, IkeSaState, InstallChild, OutcomeCode,
+    Output, RequestId, Stage, UsageLimits,
 };
 use crate::proposal::{NotationList, answers, choose, esp_transforms, without_esn, without_ke};
 use crate::record::Outcome;
@@ -59,7 +59,7 @@ impl ChildSa {
         ChildSaView {
             handle: self.handle,
             name: self.config.name.clone(),
-            deleting: self.deleting,
+            state: if self.deleting { ChildSaState::Deleting } else { ChildSaState::Installed },
             inbound_spi: self.inbound_spi,
             outbound_spi: self.outbound_spi,
             transforms: self.transforms,
@@ -68,6 +68,8 @@ impl ChildSa {
             local_ts: self.selectors.local.clone(),
             remote_ts: self.selectors.remote.clone(),
             installed: self.installed,
+            rekey_at: None,
+            expires_at: None,
         }
     }
 
@@ -328,6 +330,8 @@ impl Agreed {
             local: core.local.ip(),
             remote: core.remote.ip(),
             encap: encap.then(|| udp_ports(core, cx)),
+            active: true,
+            limits: UsageLimits::default(),
         })));
         let line = format!(
             "CHILD_SA {}{{{}}} established with SPIs {}_i {}_o and TS {}",

@@ -160,7 +160,13 @@ impl Core {
             nat_remote: self.nat.remote,
             nat_fake: self.nat.fake,
             transforms: self.transforms,
+            additional_kes: Vec::new(),
+            ppk: false,
+            mobike: false,
             established: self.established,
+            rekey_at: None,
+            reauth_at: None,
+            expires_at: None,
             children: children.iter().map(ChildSa::view).collect(),
         }
     }

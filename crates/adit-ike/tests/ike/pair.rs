@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use adit_crypto::testing::SeededEntropy;
 use adit_crypto::{Protection, Secret};
 use adit_ike::config::{
-    AddressSpec, Child, Connection, Retransmission, SelectorSpec, Settings, SharedSecret,
+    AddressSpec, Child, Configuration, Connection, PostQuantumKey, SelectorSpec, Settings, SharedSecret,
 };
 use adit_ike::{
     ChildHandle, DownReason, Event, Gateway, IkeKeyLog, InstallChild, NegotiationRecord, OutcomeCode, Output,
@@ -40,8 +40,7 @@ pub(crate) fn child(name: &str, local: &str, remote: &str) -> Child {
         proposals: proposal::parse_esp("aes256gcm16-noesn").unwrap(),
         local_ts: local.split(',').map(|s| SelectorSpec::Fixed(net(s))).collect(),
         remote_ts: remote.split(',').map(|s| SelectorSpec::Fixed(net(s))).collect(),
-        replay_window: 1024,
-        start: false,
+        ..Child::default()
     }
 }
 
@@ -57,15 +56,12 @@ pub(crate) fn connection(
         name: name.to_owned(),
         local_addrs: vec![spec(local)],
         remote_addrs: vec![spec(remote)],
-        local_port: 500,
-        remote_port: 500,
         proposals: proposal::parse_ike("aes256gcm16-prfsha384-x25519").unwrap(),
         local_id: Some(ids.0.parse().unwrap()),
         remote_id: ids.1.parse().unwrap(),
-        encap: false,
-        dpd_delay: Duration::ZERO,
-        retransmission: Retransmission::default(),
+        mobike: false,
         children,
+        ..Connection::default()
     }
 }
 
@@ -81,6 +77,7 @@ pub(crate) fn secret(owners: &[&str], key: &[u8]) -> SharedSecret {
 pub(crate) struct Side {
     pub(crate) connections: Vec<Connection>,
     pub(crate) secrets: Vec<SharedSecret>,
+    pub(crate) ppks: Vec<PostQuantumKey>,
     pub(crate) settings: Settings,
 }
 
@@ -113,6 +110,7 @@ pub(crate) fn sides() -> (Side, Side) {
     let side = |c| Side {
         connections: vec![c],
         secrets: vec![secret(&["a.example", "b.example"], KEY)],
+        ppks: Vec::new(),
         settings: settings(),
     };
     (side(a), side(b))
@@ -168,7 +166,11 @@ pub(crate) struct Peer {
 impl Peer {
     fn new(side: Side, seed: u64, now: Instant) -> Self {
         let mut gateway = Gateway::new(side.settings, Box::new(SeededEntropy::new(seed)), now);
-        gateway.set_configuration(side.connections, side.secrets);
+        gateway.set_configuration(Configuration {
+            connections: side.connections,
+            secrets: side.secrets,
+            ppks: side.ppks,
+        });
         Self {
             gateway,
             installed: BTreeMap::new(),
@@ -198,6 +200,7 @@ impl Peer {
                         assert!(self.installed.insert(install.handle, *install).is_none());
                     }
                 }
+                Output::SwitchChild(_) | Output::RetireChild(_) | Output::MoveChild { .. } => {}
                 Output::RemoveChild(handle) => {
                     self.removed += usize::from(self.installed.remove(&handle).is_some());
                 }
@@ -218,6 +221,10 @@ impl Peer {
             }
             Event::ChildUp(_, child) => format!("child-up {}", child.name),
             Event::ChildDown(_, child, reason) => format!("child-down {} {reason:?}", child.name),
+            Event::IkeRekeyed { old, new } => format!("ike-rekeyed {} {}", old.handle.0, new.handle.0),
+            Event::ChildRekeyed { old, new, .. } => {
+                format!("child-rekeyed {} {} {}", old.name, old.handle.0, new.handle.0)
+            }
             Event::RequestDone { request, result } => {
                 assert!(self.done.insert(request, result.clone()).is_none(), "done twice");
                 format!("done {result:?}")

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use adit_ike::config::{AddressSpec, Child, Connection, Retransmission, SelectorSpec, SharedSecret};
+use adit_ike::config::{AddressSpec, Child, Connection, SelectorSpec, SharedSecret};
 use adit_ike::identity::{Identity, IdentityPattern};
 use adit_wire::ikev2::{EsnId, Proposal, TransformType};
 
@@ -215,9 +215,10 @@ impl<'d> Builder<'d> {
             remote_id,
             encap: section.flag("encap"),
             dpd_delay: section.time("dpd_delay"),
-            retransmission: Retransmission::default(),
+            mobike: false,
             children,
             name: section.name,
+            ..Connection::default()
         }
     }
 
@@ -289,6 +290,7 @@ impl<'d> Builder<'d> {
             replay_window: section.number("replay_window"),
             start: section.word("start_action") == "start",
             name: section.name.clone(),
+            ..Child::default()
         };
         if let (0, Some(span)) = (child.replay_window, window_span)
             && child.proposals.iter().any(offers_esn)

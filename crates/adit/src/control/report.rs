@@ -74,7 +74,7 @@ pub fn child_sa(child: &ChildSaView, facts: &ChildFacts, now: Instant) -> Messag
     message.put("name", &child.name);
     message.put_display("uniqueid", child.handle.0);
     message.put_display("reqid", facts.reqid);
-    message.put("state", if child.deleting { "DELETING" } else { "INSTALLED" });
+    message.put_display("state", child.state);
     message.put("mode", "TUNNEL");
     message.put("protocol", "ESP");
     message.put_flag("encap", child.encap);
@@ -296,7 +296,7 @@ mod tests {
     use std::time::SystemTime;
 
     use adit_ike::identity::Identity;
-    use adit_ike::{ChildHandle, IkeSaHandle};
+    use adit_ike::{ChildHandle, ChildSaState, IkeSaHandle};
     use adit_wire::ikev2::{IkeSpi, KeId, PrfId, Spi};
 
     use super::*;
@@ -310,7 +310,7 @@ mod tests {
         let child = ChildSaView {
             handle: ChildHandle(7),
             name: "net".into(),
-            deleting: false,
+            state: ChildSaState::Installed,
             inbound_spi: Spi(0xc0de),
             outbound_spi: Spi(0xbeef_0001),
             transforms: EspTransforms {
@@ -324,6 +324,8 @@ mod tests {
             local_ts: vec![TrafficSelector::subnet("10.1.0.0".parse().unwrap(), 16)],
             remote_ts: vec![TrafficSelector::subnet("10.2.0.0".parse().unwrap(), 16)],
             installed: now - Duration::from_secs(30),
+            rekey_at: None,
+            expires_at: None,
         };
         let ike = IkeSaView {
             handle: IkeSaHandle(3),
@@ -346,7 +348,13 @@ mod tests {
                 prf: PrfId::HMAC_SHA2_256,
                 ke: KeId::CURVE_25519,
             }),
+            additional_kes: Vec::new(),
+            ppk: false,
+            mobike: false,
             established: Some(now - Duration::from_secs(61)),
+            rekey_at: None,
+            reauth_at: None,
+            expires_at: None,
             children: vec![child.clone()],
         };
         (ike, child)

@@ -121,7 +121,7 @@ impl Policies {
         self.last_id += 1;
         let id = PolicyId(self.last_id);
         let name = format!("{connection}/{child}");
-        self.policies.insert(id, PolicySpec { id, name, local_ts, remote_ts, priority: 0 });
+        self.policies.insert(id, PolicySpec { id, name, local_ts, remote_ts, priority: 0, trap: false });
         id
     }
 }
@@ -169,13 +169,12 @@ fn resolve(specs: &[SelectorSpec], own: &[AddressSpec]) -> Vec<TrafficSelector> 
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use adit_crypto::{EspKeys, EspTransforms, Secret};
     use adit_ike::IkeSaHandle;
-    use adit_ike::config::Retransmission;
-    use adit_ike::identity::IdentityPattern;
     use adit_wire::ikev2::{EncrId, Spi};
+
+    use adit_ike::UsageLimits;
 
     use super::*;
 
@@ -201,22 +200,13 @@ mod tests {
             name: "gw".into(),
             local_addrs: addresses(local),
             remote_addrs: addresses(remote),
-            local_port: 500,
-            remote_port: 500,
-            proposals: Vec::new(),
-            local_id: None,
-            remote_id: IdentityPattern::Any,
-            encap: false,
-            dpd_delay: Duration::ZERO,
-            retransmission: Retransmission::default(),
             children: vec![Child {
                 name: "net".into(),
-                proposals: Vec::new(),
                 local_ts: vec![local_ts],
                 remote_ts: vec![remote_ts],
-                replay_window: 1024,
-                start: false,
+                ..Child::default()
             }],
+            ..Connection::default()
         }
     }
 
@@ -243,6 +233,8 @@ mod tests {
             local: "192.0.2.1".parse().unwrap(),
             remote: "192.0.2.2".parse().unwrap(),
             encap: None,
+            active: true,
+            limits: UsageLimits::default(),
         }
     }
 

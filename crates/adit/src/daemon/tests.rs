@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 
-use adit_net::{ChildCounters, PolicySpec, Stats};
+use adit_net::{ChildCounters, PolicySpec, Stats, UdpEncap};
 
 use super::*;
 use crate::control::server::Captured;
@@ -14,6 +14,9 @@ use crate::control::vici::Packet;
 enum Deed {
     Policies(Vec<String>),
     Install { id: u64, inbound: u32, outbound: u32 },
+    Switch(u64),
+    Retire(u64),
+    Relocate(u64),
     Remove(u64),
     Send { local: SocketAddr, remote: SocketAddr, datagram: Vec<u8> },
     Shutdown,
@@ -48,6 +51,25 @@ impl Backend for Deeds {
         }
         let (inbound, outbound) = (child.inbound.spi.0, child.outbound.spi.0);
         self.push(Deed::Install { id: child.id.0, inbound, outbound });
+        Ok(())
+    }
+
+    fn switch(&mut self, id: ChildId) {
+        self.push(Deed::Switch(id.0));
+    }
+
+    fn retire(&mut self, id: ChildId) {
+        self.push(Deed::Retire(id.0));
+    }
+
+    fn relocate(
+        &mut self,
+        id: ChildId,
+        _: IpAddr,
+        _: IpAddr,
+        _: Option<UdpEncap>,
+    ) -> Result<(), adit_net::Error> {
+        self.push(Deed::Relocate(id.0));
         Ok(())
     }
 
@@ -135,7 +157,7 @@ impl Side {
             Inbox::default(),
             None,
         );
-        daemon.configure(now, configuration.connections, configuration.secrets).unwrap();
+        daemon.configure(now, configuration.connections, configuration.secrets, Vec::new()).unwrap();
         Self { daemon, deeds, inbox, queue }
     }
 
@@ -487,18 +509,14 @@ fn a_flood_is_dropped_and_counted() {
     for _ in 0..1000 {
         inbox.deliver(ike(), &queue);
     }
-    inbox.deliver(NetEvent::SequenceExhausted { id: ChildId(1) }, &queue);
+    inbox.deliver(NetEvent::LimitReached { id: ChildId(1) }, &queue);
     let mut events = Vec::new();
     while let Ok(event) = received.try_recv() {
         inbox.taken(&event);
         events.push(event);
     }
     assert!((events.len() - 1) * 65_000 <= INBOX_OCTETS);
-    assert_eq!(
-        events.last(),
-        Some(&NetEvent::SequenceExhausted { id: ChildId(1) }),
-        "orders are never dropped"
-    );
+    assert_eq!(events.last(), Some(&NetEvent::LimitReached { id: ChildId(1) }), "orders are never dropped");
     let dropped = inbox.0.dropped.load(Ordering::Relaxed);
     assert_eq!(usize::try_from(dropped).unwrap() + events.len(), 1001);
     assert_eq!(inbox.0.queued.load(Ordering::Relaxed), 0);
