@@ -14,9 +14,9 @@ use crate::control::vici::Packet;
 enum Deed {
     Policies(Vec<String>),
     Install { id: u64, inbound: u32, outbound: u32 },
-    Switch(u64),
-    Retire(u64),
-    Relocate(u64),
+    Switch,
+    Retire,
+    Relocate,
     Remove(u64),
     Send { local: SocketAddr, remote: SocketAddr, datagram: Vec<u8> },
     Shutdown,
@@ -54,22 +54,22 @@ impl Backend for Deeds {
         Ok(())
     }
 
-    fn switch(&mut self, id: ChildId) {
-        self.push(Deed::Switch(id.0));
+    fn switch(&mut self, _: ChildId) {
+        self.push(Deed::Switch);
     }
 
-    fn retire(&mut self, id: ChildId) {
-        self.push(Deed::Retire(id.0));
+    fn retire(&mut self, _: ChildId) {
+        self.push(Deed::Retire);
     }
 
     fn relocate(
         &mut self,
-        id: ChildId,
+        _: ChildId,
         _: IpAddr,
         _: IpAddr,
         _: Option<UdpEncap>,
     ) -> Result<(), adit_net::Error> {
-        self.push(Deed::Relocate(id.0));
+        self.push(Deed::Relocate);
         Ok(())
     }
 
