@@ -113,6 +113,7 @@ mod tests {
                 local_ts: host(local),
                 remote_ts: host([127, 0, 0, 2]),
                 priority: 0,
+                trap: false,
             };
             strict_check(&policy, &addresses, &links, DEFAULT_MARK, |name| Some(setting(name)))
         };
