@@ -1,12 +1,15 @@
-//! Key exchange by method number. Owns the private half until it is used once; which group does what is in `curve` and
-//! `modp`. Every public value of a peer is checked here before it touches a private key (RFC 6989).
+//! Key exchange by method number. Owns the private half until it is used once; which method does what is in `curve`,
+//! `modp` and `kem`. Every public value of a peer is checked before it touches a private key (RFC 6989) or gets a
+//! secret (FIPS 203 7.2).
 
 use std::fmt;
 
 use adit_wire::ikev2::KeId;
 use aws_lc_rs::agreement;
+use aws_lc_rs::kem::DecapsulationKey;
 
 use crate::curve::Curve;
+use crate::kem::Kem;
 use crate::modp;
 use crate::{Entropy, Error, Secret};
 
@@ -20,10 +23,12 @@ pub struct KeyExchangeSecret {
 enum Private {
     Curve(&'static Curve, agreement::PrivateKey),
     Modp(&'static modp::Group, modp::Exponent),
+    Kem(&'static Kem, DecapsulationKey),
 }
 
 impl KeyExchangeSecret {
-    /// Draws a private key for `method` and computes its public value: the initiator's first half.
+    /// Draws a private key for `method` and computes its public value: the initiator's first half. Key encapsulation
+    /// draws from the system, whatever `entropy` is.
     ///
     /// # Errors
     /// [`Error::Unsupported`] where the method is not built in.
@@ -36,6 +41,10 @@ impl KeyExchangeSecret {
             Group::Modp(group) => {
                 let private = group.generate(entropy)?;
                 Ok(Self { method, public: group.public(&private), private: Private::Modp(group, private) })
+            }
+            Group::Kem(kem) => {
+                let (public, private) = kem.generate()?;
+                Ok(Self { method, public, private: Private::Kem(kem, private) })
             }
         }
     }
@@ -53,11 +62,12 @@ impl KeyExchangeSecret {
     /// The shared secret with the holder of `peer`: the initiator's second half.
     ///
     /// # Errors
-    /// [`Error::BadPublicValue`] for a value RFC 6989 or RFC 8031 forbids; the exchange has failed then.
+    /// [`Error::BadPublicValue`] for a value RFC 6989, RFC 8031 or FIPS 203 7.3 forbids; the exchange has failed then.
     pub fn agree(self, peer: &[u8]) -> Result<Secret, Error> {
         match self.private {
             Private::Curve(curve, private) => curve.agree(&private, peer),
             Private::Modp(group, private) => group.agree(&private, peer),
+            Private::Kem(kem, private) => kem.decapsulate(&private, peer),
         }
     }
 }
@@ -71,24 +81,29 @@ impl fmt::Debug for KeyExchangeSecret {
 /// The responder's half in one step: our public value, and the secret shared with the holder of `peer`.
 ///
 /// # Errors
-/// [`Error::Unsupported`] where the method is not built in, [`Error::BadPublicValue`] for a value RFC 6989 or RFC 8031
-/// forbids.
+/// [`Error::Unsupported`] where the method is not built in, [`Error::BadPublicValue`] for a value RFC 6989, RFC 8031
+/// or FIPS 203 7.2 forbids.
 pub fn respond(method: KeId, peer: &[u8], entropy: &mut dyn Entropy) -> Result<(Vec<u8>, Secret), Error> {
     // What costs nothing to refuse is refused before a key pair is paid for: strangers send this. On a curve a pair
     // is cheap, and the library judges points where it uses them.
     let group = Group::of(method)?;
     if peer.len() != group.len() {
-        return Err(Error::BadPublicValue { method, why: "its length is not that of the group" });
+        return Err(Error::BadPublicValue { method, why: "its length is not that of the method" });
     }
-    if let Group::Modp(group) = group {
-        group.public_value(peer)?;
+    match group {
+        Group::Curve(_) => {}
+        Group::Modp(group) => {
+            group.public_value(peer)?;
+        }
+        Group::Kem(kem) => return kem.encapsulate(peer),
     }
     let mut ours = KeyExchangeSecret::generate(method, entropy)?;
     let public = std::mem::take(&mut ours.public);
     Ok((public, ours.agree(peer)?))
 }
 
-/// Octets of a public value, the same from either side; `None` where the method is not built in.
+/// Octets of an initiator's public value; `None` where the method is not built in. But for key encapsulation, a
+/// responder's has as many.
 pub fn public_len(method: KeId) -> Option<usize> {
     Group::of(method).ok().map(Group::len)
 }
@@ -97,6 +112,7 @@ pub fn public_len(method: KeId) -> Option<usize> {
 enum Group {
     Curve(&'static Curve),
     Modp(&'static modp::Group),
+    Kem(&'static Kem),
 }
 
 impl Group {
@@ -105,6 +121,8 @@ impl Group {
             Ok(Self::Curve(curve))
         } else if let Some(group) = modp::Group::of(method) {
             Ok(Self::Modp(group))
+        } else if let Some(kem) = Kem::of(method) {
+            Ok(Self::Kem(kem))
         } else {
             Err(Error::Unsupported { what: method.to_string() })
         }
@@ -114,6 +132,7 @@ impl Group {
         match self {
             Self::Curve(curve) => curve.len(),
             Self::Modp(group) => group.len(),
+            Self::Kem(kem) => kem.key_len,
         }
     }
 }

@@ -80,9 +80,13 @@ pub fn ike_keys(
     expand(t, &skeyseed, ni, nr, spi_i, spi_r)
 }
 
-/// The keys of an IKE SA that replaces another: `SKEYSEED = prf(SK_d (old), g^ir | Ni | Nr)` (RFC 7296 2.18).
+/// The keys of an IKE SA from those of another: `SKEYSEED = prf(SK_d, SK(0) | Ni | Nr | SK(1) | .. | SK(n))`, where
+/// `shared` is SK(0) to SK(n), the secrets of its key exchanges in their order.
 ///
-/// The function of the old SA makes the seed, that of the new one the keys.
+/// - Rekeying (RFC 7296 2.18, RFC 9370 2.2.4): `old_sk_d` is of the old SA, nonces and SPIs are the new SA's. The
+///   function of the old SA makes the seed, that of the new one the keys.
+/// - IKE_INTERMEDIATE (RFC 9370 2.2.2): `old_sk_d` is the one so far, `shared` the secret of this exchange alone;
+///   nonces and SPIs are those of IKE_SA_INIT, and there is one function.
 ///
 /// # Errors
 /// [`Error::Unsupported`] where an algorithm, or the combination, is not built in.
@@ -94,37 +98,54 @@ pub fn rekey_ike_keys(
     old_prf: PrfId,
     old_sk_d: &Secret,
     t: &IkeTransforms,
-    shared: &Secret,
+    shared: &[Secret],
     ni: &[u8],
     nr: &[u8],
     spi_i: u64,
     spi_r: u64,
 ) -> Result<IkeKeys, Error> {
-    let skeyseed = Prf::new(old_prf)?.compute(old_sk_d.expose(), &[shared.expose(), ni, nr]);
+    let skeyseed = Prf::new(old_prf)?.compute(old_sk_d.expose(), &seed(shared, ni, nr));
     expand(t, &skeyseed, ni, nr, spi_i, spi_r)
 }
 
 /// The keys of a Child SA: first those of the direction from initiator to responder of the exchange that makes it,
-/// then the other (RFC 7296 2.17). `shared` is the secret of its own key exchange, where it has one.
+/// then the other: `KEYMAT = prf+(SK_d, SK(0) | Ni | Nr | SK(1) | .. | SK(n))` (RFC 7296 2.17, RFC 9370 2.2.4).
+/// `shared` is SK(0) to SK(n), the secrets of its own key exchanges in their order; empty where it has none.
 ///
 /// # Errors
 /// [`Error::Unsupported`] where an algorithm, or the combination, is not built in.
 pub fn child_keys(
     prf: PrfId,
     sk_d: &Secret,
-    shared: Option<&Secret>,
+    shared: &[Secret],
     ni: &[u8],
     nr: &[u8],
     t: &EspTransforms,
 ) -> Result<(EspKeys, EspKeys), Error> {
     let suite = Suite::of(t.encr, t.key_bits, t.integ)?;
     let (encr, integ) = (suite.cipher.key_len(), suite.integ_key_len());
-    let shared = shared.map_or(&[][..], Secret::expose);
-    let keymat = Prf::new(prf)?.plus(sk_d.expose(), &[shared, ni, nr], 2 * (encr + integ))?;
+    let keymat = Prf::new(prf)?.plus(sk_d.expose(), &seed(shared, ni, nr), 2 * (encr + integ))?;
     let mut keymat = Keymat(keymat.expose());
     let initiator = EspKeys { encr: keymat.take(encr)?, integ: keymat.take(integ)? };
     let responder = EspKeys { encr: keymat.take(encr)?, integ: keymat.take(integ)? };
     Ok((initiator, responder))
+}
+
+/// `SK(0) | Ni | Nr | SK(1) | .. | SK(n)`: the first secret stands before the nonces, the others behind (RFC 9370
+/// 2.2.4).
+fn seed<'a>(shared: &'a [Secret], ni: &'a [u8], nr: &'a [u8]) -> Vec<&'a [u8]> {
+    let mut secrets = shared.iter().map(Secret::expose);
+    let mut parts = vec![secrets.next().unwrap_or_default(), ni, nr];
+    parts.extend(secrets);
+    parts
+}
+
+/// A key with a post-quantum pre-shared key mixed in: `SK' = prf+(PPK, SK)`, as long as `sk` (RFC 8784 3).
+///
+/// # Errors
+/// [`Error::Unsupported`] where the function is not built in.
+pub fn mix_ppk(prf: PrfId, ppk: &Secret, sk: &Secret) -> Result<Secret, Error> {
+    Prf::new(prf)?.plus(ppk.expose(), &[sk.expose()], sk.len())
 }
 
 /// What the AUTH payload holds for a shared key: `prf(prf(psk, "Key Pad for IKEv2"), octets)` (RFC 7296 2.15), with

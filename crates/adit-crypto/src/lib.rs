@@ -3,7 +3,7 @@
 //! This crate owns keys and what is done with them: random functions, key exchange, key derivation, and the
 //! protection of one direction of traffic. It is the only one that names a crypto library. It never parses a message,
 //! never decides which algorithm is acceptable (only which is built in), and draws no randomness but from the
-//! [`Entropy`] it is handed.
+//! [`Entropy`] it is handed, except for ML-KEM, whose library draws its own.
 //!
 //! What is built in, by the names of the IKEv2 registry:
 //!
@@ -13,11 +13,13 @@
 //! | integrity | HMAC_SHA2_256_128, HMAC_SHA2_384_192, HMAC_SHA2_512_256 | HMAC_SHA1_96 |
 //! | pseudorandom function | PRF_HMAC_SHA2_256, PRF_HMAC_SHA2_384, PRF_HMAC_SHA2_512 | PRF_HMAC_SHA1 |
 //! | key exchange | CURVE_25519, ECP_256, ECP_384, ECP_521, MODP_2048, MODP_3072, MODP_4096 | MODP_1024, MODP_1536 |
+//! | post-quantum key exchange | ML_KEM_512, ML_KEM_768, ML_KEM_1024 | |
 
 #![forbid(unsafe_code)]
 
 mod curve;
 mod entropy;
+mod kem;
 mod key_exchange;
 mod keys;
 mod modp;
@@ -32,7 +34,7 @@ use aws_lc_rs::{constant_time, digest};
 pub use entropy::{Entropy, SystemEntropy, testing};
 pub use key_exchange::{KeyExchangeSecret, public_len, respond};
 pub use keys::{
-    EspKeys, EspTransforms, IkeKeys, IkeTransforms, child_keys, ike_keys, psk_auth, rekey_ike_keys,
+    EspKeys, EspTransforms, IkeKeys, IkeTransforms, child_keys, ike_keys, mix_ppk, psk_auth, rekey_ike_keys,
 };
 pub use prf::Prf;
 pub use protection::Protection;
@@ -56,7 +58,7 @@ pub enum Error {
     /// The library refused a key of the right length.
     #[error("unusable key")]
     BadKey,
-    /// The peer's public value must not be used (RFC 6989, RFC 8031).
+    /// The peer's public value must not be used (RFC 6989, RFC 8031, FIPS 203).
     #[error("{method} public value refused: {why}")]
     BadPublicValue {
         /// The key exchange method it was sent for.

@@ -10,6 +10,7 @@ use adit_wire::ikev2::KeId;
 use common::{Fixed, Hex, Verdict, Wycheproof, read, rfc, wycheproof};
 use serde::Deserialize;
 
+const KEMS: [KeId; 3] = [KeId::ML_KEM_512, KeId::ML_KEM_768, KeId::ML_KEM_1024];
 const CURVES: [KeId; 4] = [KeId::CURVE_25519, KeId::ECP_256, KeId::ECP_384, KeId::ECP_521];
 
 fn modp() -> Vec<KeId> {
@@ -181,7 +182,7 @@ fn ecp_wycheproof() {
 #[test]
 fn both_sides_agree() {
     let mut entropy = SeededEntropy::new(1);
-    for method in CURVES.into_iter().chain(modp()) {
+    for method in CURVES.into_iter().chain(modp()).chain(KEMS) {
         let mut last = Secret::new(Vec::new());
         for _ in 0..3 {
             let initiator = KeyExchangeSecret::generate(method, &mut entropy).unwrap();
@@ -194,21 +195,85 @@ fn both_sides_agree() {
     }
 }
 
-/// A public value of another length is refused by either side (RFC 7296 3.4).
+/// draft-ietf-ipsecme-ikev2-mlkem: what goes over the wire has these lengths, and is never the same twice.
+#[test]
+fn ml_kem_payloads_are_fresh_and_of_the_right_length() {
+    let mut entropy = SeededEntropy::new(6);
+    for (method, key_len, ciphertext_len) in
+        [(KeId::ML_KEM_512, 800, 768), (KeId::ML_KEM_768, 1184, 1088), (KeId::ML_KEM_1024, 1568, 1568)]
+    {
+        let one = KeyExchangeSecret::generate(method, &mut entropy).unwrap();
+        let other = KeyExchangeSecret::generate(method, &mut entropy).unwrap();
+        assert_ne!(one.public(), other.public());
+        let (ciphertext, secret) = respond(method, one.public(), &mut entropy).unwrap();
+        let (again, another) = respond(method, one.public(), &mut entropy).unwrap();
+        assert_ne!(ciphertext, again);
+        assert!(!secret.ct_eq(another.expose()));
+        assert_eq!((one.public().len(), ciphertext.len(), secret.len()), (key_len, ciphertext_len, 32));
+        assert_eq!(public_len(method), Some(key_len));
+    }
+}
+
+/// FIPS 203 7.2, on Wycheproof's keys: of another length, or with a coefficient not below the modulus.
+#[test]
+fn ml_kem_keys_are_checked_before_encapsulation() {
+    #[derive(Deserialize)]
+    struct Case {
+        method: u16,
+        refused: Vec<Hex>,
+        accepted: Vec<Hex>,
+    }
+    let mut entropy = SeededEntropy::new(7);
+    let mut seen = 0;
+    for case in read::<Vec<Case>>("mlkem.json.gz") {
+        let method = KeId(case.method);
+        let len = public_len(method).unwrap();
+        assert!(case.refused.iter().filter(|key| key.len() == len).count() >= 8);
+        for key in &case.refused {
+            let error = respond(method, key, &mut entropy).unwrap_err();
+            assert!(matches!(error, Error::BadPublicValue { .. }), "{method}");
+        }
+        for key in &case.accepted {
+            assert!(respond(method, key, &mut entropy).is_ok(), "{method}");
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 3);
+}
+
+/// FIPS 203 6.3: an altered ciphertext is not refused, it gives another secret.
+#[test]
+fn ml_kem_ciphertexts_are_rejected_implicitly() {
+    let mut entropy = SeededEntropy::new(8);
+    for method in KEMS {
+        let initiator = KeyExchangeSecret::generate(method, &mut entropy).unwrap();
+        let (mut ciphertext, theirs) = respond(method, initiator.public(), &mut entropy).unwrap();
+        ciphertext[0] ^= 1;
+        let ours = initiator.agree(&ciphertext).unwrap();
+        assert_eq!(ours.len(), 32);
+        assert!(!ours.ct_eq(theirs.expose()), "{method}");
+    }
+}
+
+/// A public value of another length is refused by either side (RFC 7296 3.4, FIPS 203 7.2 and 7.3).
 #[test]
 fn wrong_lengths_are_refused() {
     let mut entropy = SeededEntropy::new(2);
-    for method in CURVES.into_iter().chain(modp()) {
+    for method in CURVES.into_iter().chain(modp()).chain(KEMS) {
         let right = KeyExchangeSecret::generate(method, &mut entropy).unwrap().public().to_vec();
-        let longer = [&[0], &right[..]].concat();
-        let suffixed = [&right[..], &[0]].concat();
-        for wrong in [&right[1..], &right[..right.len() - 1], &longer, &suffixed, &[]] {
+        let (response, _) = respond(method, &right, &mut entropy).unwrap();
+        let wrong = |right: &[u8]| {
+            let longer = [[&[0], right].concat(), [right, &[0]].concat()];
+            let shorter = [right[1..].to_vec(), right[..right.len() - 1].to_vec(), Vec::new()];
+            longer.into_iter().chain(shorter).collect::<Vec<_>>()
+        };
+        for wrong in wrong(&response) {
             let ours = KeyExchangeSecret::generate(method, &mut entropy).unwrap();
-            assert!(matches!(ours.agree(wrong), Err(Error::BadPublicValue { .. })), "{method}");
-            assert!(
-                matches!(respond(method, wrong, &mut entropy), Err(Error::BadPublicValue { .. })),
-                "{method}"
-            );
+            assert!(matches!(ours.agree(&wrong), Err(Error::BadPublicValue { .. })), "{method}");
+        }
+        for wrong in wrong(&right) {
+            let refused = respond(method, &wrong, &mut entropy);
+            assert!(matches!(refused, Err(Error::BadPublicValue { .. })), "{method}");
         }
     }
 }

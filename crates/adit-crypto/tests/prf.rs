@@ -6,7 +6,7 @@ mod common;
 
 use adit_crypto::{
     Error, EspTransforms, IkeKeys, IkeTransforms, Prf, Secret, child_keys, constant_time_eq, ike_keys,
-    psk_auth, rekey_ike_keys,
+    mix_ppk, psk_auth, rekey_ike_keys,
 };
 use adit_wire::ikev2::{EncrId, IntegId, KeId, PrfId};
 use common::{Hex, Verdict, Wycheproof, read, rfc, wycheproof};
@@ -169,7 +169,7 @@ fn key_derivation_nist_cavs() {
             let (spi_i, spi_r) = (spi(&case.spi_i), spi(&case.spi_r));
             let (ni, nr) = (&*case.ni, &*case.nr);
             let shared = Secret::new(case.shared.0.clone());
-            let shared_new = Secret::new(case.shared_new.0.clone());
+            let shared_new = [Secret::new(case.shared_new.0.clone())];
 
             // Function by function, in full length ..
             let skeyseed = prf.compute(&[ni, nr].concat(), &[&case.shared]);
@@ -190,7 +190,7 @@ fn key_derivation_nist_cavs() {
                 assert_stream(&ike_stream(&rekeyed), new_dkm.expose());
 
                 let t = EspTransforms { encr, key_bits, integ, esn: true };
-                for (shared, dkm) in [(None, &case.dkm_child), (Some(&shared_new), &case.dkm_child_ke)] {
+                for (shared, dkm) in [(&[][..], &case.dkm_child), (&shared_new, &case.dkm_child_ke)] {
                     let (i, r) = child_keys(id, &keys.sk_d, shared, ni, nr, &t).unwrap();
                     let parts = [i.encr.expose(), i.integ.expose(), r.encr.expose(), r.integ.expose()];
                     assert_stream(&parts.concat(), dkm);
@@ -218,7 +218,7 @@ fn assert_stream(keys: &[u8], expected: &[u8]) {
 /// The single functions are those checked above.
 #[test]
 fn rekeying_to_another_prf() {
-    let (sk_d, shared) = (Secret::new(vec![1; 32]), Secret::new(vec![2; 32]));
+    let (sk_d, shared) = (Secret::new(vec![1; 32]), [Secret::new(vec![2; 32])]);
     let (ni, nr) = ([3; 32], [4; 32]);
     let t = IkeTransforms {
         encr: EncrId::AES_GCM_16,
@@ -230,10 +230,47 @@ fn rekeying_to_another_prf() {
     let keys = rekey_ike_keys(PrfId::HMAC_SHA2_256, &sk_d, &t, &shared, &ni, &nr, 5, 6).unwrap();
     let old = Prf::new(PrfId::HMAC_SHA2_256).unwrap();
     let new = Prf::new(PrfId::HMAC_SHA2_512).unwrap();
-    let seed = old.compute(sk_d.expose(), &[shared.expose(), &ni, &nr]);
+    let seed = old.compute(sk_d.expose(), &[&[2; 32], &ni, &nr]);
     let expected =
         new.plus(seed.expose(), &[&ni, &nr, &[0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6]], 264);
     assert_eq!(ike_stream(&keys), expected.unwrap().expose());
+}
+
+/// RFC 9370 2.2.4: the first secret stands before the nonces, the others behind. Octets from Python's `hmac`:
+/// `hmac.new(b"\1"*32, b"\2"*32 + b"\3"*32 + b"\4"*32 + b"\5"*32 + b"\6"*66 + tail, "sha256")`, with the counter 1 as
+/// the tail of KEYMAT and none for SKEYSEED, from which prf+ goes on over nonces and SPIs.
+#[test]
+fn several_key_exchanges() {
+    let sk_d = Secret::new(vec![1; 32]);
+    let shared = [Secret::new(vec![2; 32]), Secret::new(vec![5; 32]), Secret::new(vec![6; 66])];
+    let (ni, nr) = ([3; 32], [4; 32]);
+    let t = EspTransforms { encr: EncrId::AES_GCM_16, key_bits: Some(128), integ: None, esn: true };
+    let (from_initiator, _) = child_keys(PrfId::HMAC_SHA2_256, &sk_d, &shared, &ni, &nr, &t).unwrap();
+    assert_eq!(hex::encode(from_initiator.encr.expose()), "25f433d21db8ba838ffcd17b215678e1602f43f2");
+    let t = IkeTransforms {
+        encr: EncrId::AES_GCM_16,
+        key_bits: Some(256),
+        integ: None,
+        prf: PrfId::HMAC_SHA2_256,
+        ke: KeId::CURVE_25519,
+    };
+    let keys = rekey_ike_keys(PrfId::HMAC_SHA2_256, &sk_d, &t, &shared, &ni, &nr, 5, 6).unwrap();
+    assert_eq!(
+        hex::encode(keys.sk_d.expose()),
+        "9bdba5d833d0a0978d5e6f7c7f3b4fba9de7e27313bdbffd56436d559e6af6f9"
+    );
+}
+
+/// RFC 8784 3: `SK_d = prf+ (PPK, SK_d')`, `SK_pi = prf+ (PPK, SK_pi')`. Octets from Python's `hmac`:
+/// `hmac.new(b"ppk", b"\1"*32 + b"\1", "sha256")`; one block, for the key is as long as the output.
+#[test]
+fn a_post_quantum_key_is_mixed_in() {
+    let mixed =
+        mix_ppk(PrfId::HMAC_SHA2_256, &Secret::new(b"ppk".to_vec()), &Secret::new(vec![1; 32])).unwrap();
+    assert_eq!(
+        hex::encode(mixed.expose()),
+        "efd70b6c6c7cac8f54bee568d4f61d1b3468abc684bed6b02049724cabeefad5"
+    );
 }
 
 /// RFC 7296 2.14 and RFC 5282 7: which key has which length.

@@ -314,7 +314,7 @@ impl AwaitAuthResponse {
         let mut established = Established::new(core, secured, (2, 0), None);
         match offer.answered(c) {
             Ok(agreed) => {
-                match agreed.install(core, cx, &established.secured, None, handshake.nonces(), true) {
+                match agreed.install(core, cx, &established.secured, &[], handshake.nonces(), true) {
                     Ok(child) => {
                         established.add_child(child);
                         offer.succeed(cx);
@@ -681,7 +681,7 @@ impl AwaitAuthRequest {
             "the child's keys cannot be derived",
         );
         let nonces = self.handshake.nonces();
-        match agreed.install(core, cx, &self.secured, None, nonces, false) {
+        match agreed.install(core, cx, &self.secured, &[], nonces, false) {
             Ok(child) => Ok((child, payloads)),
             Err(_) => Err((Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()), failed)),
         }

@@ -278,7 +278,7 @@ impl Agreed {
         core: &Core,
         cx: &mut Shared,
         secured: &Secured,
-        shared: Option<&Secret>,
+        shared: &[Secret],
         nonces: Nonces<'_>,
         initiator: bool,
     ) -> Result<ChildSa, adit_crypto::Error> {

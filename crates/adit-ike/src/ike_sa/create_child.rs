@@ -115,10 +115,10 @@ impl CreateChild {
             return self.fail(core, cx, outcome, true);
         };
         let shared = match (agreed.ke, c.ke, self.secret.take()) {
-            (None, _, _) => None,
+            (None, _, _) => Vec::new(),
             (Some(method), Some(ke), Some(secret)) if ke.method == method && secret.method() == method => {
                 match secret.agree(&ke.data) {
-                    Ok(shared) => Some(shared),
+                    Ok(shared) => vec![shared],
                     Err(error) => {
                         let outcome = invalid(&self.offer, &error.to_string());
                         return self.fail(core, cx, outcome, true);
@@ -131,7 +131,7 @@ impl CreateChild {
             }
         };
         let nonces = Nonces { initiator: &self.nonce, responder: &nonce.0 };
-        match agreed.install(core, cx, secured, shared.as_ref(), nonces, true) {
+        match agreed.install(core, cx, secured, &shared, nonces, true) {
             Ok(child) => {
                 self.offer.succeed(cx);
                 Answer::Child(child)
@@ -236,14 +236,14 @@ impl Established {
     ) -> Handled {
         let nonce = cx.random::<NONCE_LEN>().to_vec();
         let [sa, ts_i, ts_r] = agreed.payloads();
-        let (ke, shared) = exchange.unzip();
+        let (ke, shared): (Vec<KeyExchange>, Vec<Secret>) = exchange.into_iter().unzip();
         let nonces = Nonces { initiator: &peer_nonce.0, responder: &nonce };
-        match agreed.install(core, cx, &self.secured, shared.as_ref(), nonces, false) {
+        match agreed.install(core, cx, &self.secured, &shared, nonces, false) {
             Ok(child) => self.children.push(child),
             Err(_) => return Handled::refuse(NotifyType::NO_PROPOSAL_CHOSEN),
         }
         let mut payloads = vec![sa, Payload::Nonce(Nonce(nonce))];
-        payloads.extend(ke.map(Payload::KeyExchange));
+        payloads.extend(ke.into_iter().map(Payload::KeyExchange));
         payloads.extend([ts_i, ts_r]);
         Handled::Respond(payloads)
     }
