@@ -106,6 +106,8 @@ pub struct Connection {
     pub ppk: PpkPolicy,
     /// Refuse a peer with which no post-quantum key exchange or key is agreed.
     pub require_post_quantum: bool,
+    /// `keyingtries`: attempts in a row to bring a child up before it stays down; zero never gives up.
+    pub tries: u32,
     /// The children in the order of the file.
     pub children: Vec<Child>,
 }
@@ -254,6 +256,7 @@ impl Default for Connection {
             reauth: Lifetime::default(),
             ppk: PpkPolicy::default(),
             require_post_quantum: false,
+            tries: 0,
             children: Vec::new(),
         }
     }

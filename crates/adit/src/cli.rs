@@ -152,7 +152,10 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
         control: control.unwrap_or(gateway.control),
         settings: Settings {
             cookie_threshold: gateway.cookie_threshold,
+            half_open_limit: gateway.half_open_limit,
             half_open_timeout: gateway.half_open_timeout,
+            nat_keepalive: gateway.nat_keepalive,
+            fragment_size: gateway.fragment_size,
             ike_port: gateway.ike_port,
             nat_t_port: gateway.nat_t_port,
             ..Settings::default()
@@ -169,9 +172,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
             ..NetConfig::default()
         },
         key_log: gateway.key_log,
-        connections: configuration.connections,
-        secrets: configuration.secrets,
-        ppks: Vec::new(),
+        configuration: configuration.ike,
     };
     match daemon::run(setup, &hub) {
         Ok(()) => Exit::Ok,
@@ -187,12 +188,13 @@ fn check(path: &Path) -> Exit {
     for warning in &configuration.warnings {
         explain(&warning.render(color()));
     }
-    let children: usize = configuration.connections.iter().map(|connection| connection.children.len()).sum();
+    let Configuration { ike, .. } = configuration;
+    let children: usize = ike.connections.iter().map(|connection| connection.children.len()).sum();
     say(format_args!(
         "ok: {}, {}, {}",
-        count(configuration.connections.len() as u64, "connection", "connections"),
+        count(ike.connections.len() as u64, "connection", "connections"),
         count(children as u64, "child", "children"),
-        count(configuration.secrets.len() as u64, "secret", "secrets"),
+        count((ike.secrets.len() + ike.ppks.len()) as u64, "secret", "secrets"),
     ));
     Exit::Ok
 }

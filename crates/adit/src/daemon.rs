@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_crypto::SystemEntropy;
 use adit_esp::SaParameters;
-use adit_ike::config::{Configuration, Connection, PostQuantumKey, Settings, SharedSecret};
+use adit_ike::config::{Configuration, Connection, Settings};
 use adit_ike::{
     ChildHandle, ChildSaView, DownReason, Event, Gateway, IkeSaView, InstallChild, Output, RequestId, Target,
     Transmit,
@@ -61,12 +61,8 @@ pub struct Setup {
     pub net: NetConfig,
     /// Directory of the debug key log.
     pub key_log: Option<PathBuf>,
-    /// The connections.
-    pub connections: Vec<Connection>,
-    /// The pre-shared keys.
-    pub secrets: Vec<SharedSecret>,
-    /// The post-quantum pre-shared keys.
-    pub ppks: Vec<PostQuantumKey>,
+    /// The connections and secrets.
+    pub configuration: Configuration,
 }
 
 /// Runs the daemon until a signal or a failure ends it.
@@ -101,7 +97,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         // From here on a signal is an order to stop and not the end: nothing stays half done.
         let signals = Signals::register()?;
         // What is protected is protected before anybody can ask for anything.
-        daemon.configure(Instant::now(), setup.connections, setup.secrets, setup.ppks)?;
+        daemon.configure(Instant::now(), setup.configuration)?;
         let server = listener.serve(hub)?;
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
         daemon.serve(server, received, signals).await
@@ -293,18 +289,12 @@ impl Daemon {
     }
 
     /// Puts a configuration in force, policies first.
-    fn configure(
-        &mut self,
-        now: Instant,
-        connections: Vec<Connection>,
-        secrets: Vec<SharedSecret>,
-        ppks: Vec<PostQuantumKey>,
-    ) -> Result<(), adit_net::Error> {
-        self.policies = Policies::new(&connections);
+    fn configure(&mut self, now: Instant, configuration: Configuration) -> Result<(), adit_net::Error> {
+        self.policies = Policies::new(&configuration.connections);
         self.backend.set_policies(self.policies.all())?;
-        self.starts = Starts::new(&connections, now);
-        self.connections.clone_from(&connections);
-        self.gateway.set_configuration(Configuration { connections, secrets, ppks });
+        self.starts = Starts::new(&configuration.connections, now);
+        self.connections.clone_from(&configuration.connections);
+        self.gateway.set_configuration(configuration);
         Ok(())
     }
 

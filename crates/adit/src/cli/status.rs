@@ -169,7 +169,7 @@ impl Facts {
                 connection.children.push(Child {
                     name: name.to_owned(),
                     configured: true,
-                    start: section.text("start_action").as_deref() == Some("start"),
+                    start: section.text("start_action").is_some_and(|action| action.contains("start")),
                     local_ts: texts(section, "local-ts"),
                     remote_ts: texts(section, "remote-ts"),
                     ..Child::default()

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use adit_ike::config::{AddressSpec, Child, Connection, SelectorSpec, SharedSecret};
+use adit_crypto::Secret;
+use adit_ike::config::{
+    Action, AddressSpec, Child, ChildLimits, Childless, Configuration, Connection, Fragmentation, Lifetime,
+    PostQuantumKey, PpkPolicy, Retransmission, SelectorSpec, SharedSecret, Unique, Volume,
+};
 use adit_ike::identity::{Identity, IdentityPattern};
-use adit_wire::ikev2::{EsnId, Proposal, TransformType};
+use adit_wire::ikev2::{EsnId, KeId, Proposal, TransformType};
 
 use super::check::Checked;
 use super::diagnostic::{Diagnostics, Problem};
@@ -24,25 +28,25 @@ impl<'d> Builder<'d> {
     }
 
     /// What is missing or wrong is reported and filled with defaults; the result is used only if nothing was.
-    pub(super) fn build(
-        &mut self,
-        mut root: Checked,
-    ) -> (GatewaySettings, Vec<Connection>, Vec<SharedSecret>) {
+    pub(super) fn build(&mut self, mut root: Checked) -> (GatewaySettings, Configuration) {
         let gateway = root.take_sections("gateway").into_iter().next();
         let gateway = self.gateway(gateway.unwrap_or_else(Checked::empty_gateway));
-        let mut secrets = Vec::new();
+        let mut configuration = Configuration::default();
         for mut section in root.take_sections("secrets") {
             for section in section.take_sections("ike*") {
-                secrets.extend(self.secret(section));
+                configuration.secrets.extend(self.secret(section));
+            }
+            for section in section.take_sections("ppk*") {
+                configuration.ppks.extend(self.ppk(section));
             }
         }
-        let mut connections = Vec::new();
         for mut section in root.take_sections("connections") {
             for section in section.take_sections("*") {
-                connections.push(self.connection(section, &gateway, &secrets));
+                let connection = self.connection(section, &gateway, &configuration);
+                configuration.connections.push(connection);
             }
         }
-        (gateway, connections, secrets)
+        (gateway, configuration)
     }
 
     fn error(&mut self, problem: Problem) {
@@ -68,7 +72,10 @@ impl<'d> Builder<'d> {
                 _ => None,
             },
             cookie_threshold: usize::try_from(section.number("cookie_threshold")).unwrap_or(usize::MAX),
+            half_open_limit: usize::try_from(section.number("half_open_limit")).unwrap_or(usize::MAX),
             half_open_timeout: section.time("half_open_timeout"),
+            nat_keepalive: section.time("nat_keepalive"),
+            fragment_size: section.small("fragment_size").unwrap_or(1280),
             ike_port: section.small("ike_port").unwrap_or(500),
             nat_t_port: section.small("nat_t_port").unwrap_or(4500),
             workers: section.small("workers").map(usize::from),
@@ -92,18 +99,30 @@ impl<'d> Builder<'d> {
     }
 
     fn secret(&mut self, mut section: Checked) -> Option<SharedSecret> {
-        let Some(Value::Secret(secret)) = section.one("secret") else {
-            if section.span_of("secret").is_none() && !self.reported(&section) {
-                let problem = Problem::new(section.span, section.path.clone(), "there is no `secret`");
-                self.error(problem.expected("`secret = ...` in this section"));
-            }
-            return None;
-        };
+        let secret = self.octets(&mut section)?;
         let owners = section.take("id*").into_iter().filter_map(|(value, _)| match value {
             Value::Pattern(pattern) => Some(pattern),
             _ => None,
         });
-        Some(SharedSecret { name: section.name.clone(), owners: owners.collect(), secret })
+        Some(SharedSecret { owners: owners.collect(), name: section.name, secret })
+    }
+
+    fn ppk(&mut self, mut section: Checked) -> Option<PostQuantumKey> {
+        let secret = self.octets(&mut section)?;
+        let ids = section.take("id*").into_iter().filter_map(|(value, _)| ppk_id(value));
+        Some(PostQuantumKey { ids: ids.collect(), name: section.name, secret })
+    }
+
+    /// The octets of a secret, without which the section is none.
+    fn octets(&mut self, section: &mut Checked) -> Option<Secret> {
+        if let Some(Value::Secret(secret)) = section.one("secret") {
+            return Some(secret);
+        }
+        if section.span_of("secret").is_none() && !self.reported(section) {
+            let problem = Problem::new(section.span, section.path.clone(), "there is no `secret`");
+            self.error(problem.expected("`secret = ...` in this section"));
+        }
+        None
     }
 
     /// Is something inside this section reported already, so that it seems to lack what is merely wrong?
@@ -116,7 +135,7 @@ impl<'d> Builder<'d> {
         &mut self,
         mut section: Checked,
         gateway: &GatewaySettings,
-        secrets: &[SharedSecret],
+        Configuration { secrets, ppks, .. }: &Configuration,
     ) -> Connection {
         let path = section.path.clone();
         let span = section.span;
@@ -166,13 +185,44 @@ impl<'d> Builder<'d> {
                 problem.expected("a section `secrets.ike...` that names the peer, or only us, or nobody");
             self.diagnostics.warning(self.sources, problem);
         }
+        let proposals = section.proposals("proposals");
+        let ppk_span = section.span_of("ppk_id").or_else(|| section.span_of("ppk_required"));
+        let ppk =
+            PpkPolicy { id: section.one("ppk_id").and_then(ppk_id), required: section.flag("ppk_required") };
+        if let Some(span) = ppk_span
+            && secrets_are_known
+            && (ppk.id.is_some() || ppk.required)
+            && !ppks.iter().any(|key| {
+                key.ids.is_empty() || ppk.id.as_ref().is_none_or(|wanted| key.ids.contains(wanted))
+            })
+        {
+            let problem = Problem::new(span, format!("{path}.ppk_id"), "no post-quantum preshared key fits");
+            let problem = problem.expected("a section `secrets.ppk...` with this `id`, or without any");
+            self.diagnostics.warning(self.sources, problem);
+        }
+        let post_quantum_span = section.span_of("post_quantum");
+        let require_post_quantum = section.word("post_quantum") == "required";
+        if let (true, Some(span)) = (require_post_quantum && secrets_are_known, post_quantum_span)
+            && ppks.is_empty()
+            && !proposals.iter().any(is_post_quantum)
+        {
+            let message = "nothing here is safe from a quantum computer, so every peer would be refused";
+            let problem = Problem::new(span, format!("{path}.post_quantum"), message);
+            self.error(problem.expected(
+                "ML-KEM in `proposals`, like `x25519-ke1_mlkem768`, or a section `secrets.ppk...`",
+            ));
+        }
+        let (rekey, reauth) = self.ike_lifetimes(&mut section);
+        let retransmission = self.retransmission(&mut section);
         // A misspelt `remote_addrs` is reported already.
         let can_dial = (remote_span.is_none() && self.reported(&section))
             || remote_addrs.iter().any(|address| address.single().is_some());
         let mut children = Vec::new();
         for mut group in section.take_sections("children") {
             for child in group.take_sections("*") {
-                let start_span = child.span_of("start_action");
+                let start_span = ["start_action", "close_action", "dpd_action"]
+                    .into_iter()
+                    .find_map(|key| child.span_of(key).map(|span| (key, span)));
                 // Two places, because of several findings at one only the first is told.
                 let places = (
                     child.span_of("local_ts").or(local_span).unwrap_or(child.span),
@@ -190,17 +240,29 @@ impl<'d> Builder<'d> {
                         (&remote_addrs, remote_span),
                     );
                 }
-                if child.start && !can_dial {
-                    let at = start_span.unwrap_or(span);
+                let initiates = child.start
+                    || child.trap
+                    || child.on_close != Action::None
+                    || child.on_dead_peer != Action::None;
+                if initiates && !can_dial {
+                    let (key, at) = start_span.unwrap_or(("start_action", span));
                     let message = "the child cannot be started: the connection has no single address to dial";
-                    let problem =
-                        Problem::new(at, format!("{path}.children.{}.start_action", child.name), message);
+                    let problem = Problem::new(at, format!("{own}.{key}"), message);
                     self.error(match remote_span {
                         Some(_) => {
                             problem.expected("an address in `remote_addrs`").note("remote_addrs", remote_span)
                         }
                         None => problem.expected("`remote_addrs = <address>` in the connection"),
                     });
+                }
+                if initiates && ppk.required && ppk.id.is_none() {
+                    let (key, at) = start_span.unwrap_or(("start_action", span));
+                    let message =
+                        "the child cannot be started: `ppk_required` needs to know which key to propose";
+                    let problem = Problem::new(at, format!("{own}.{key}"), message);
+                    self.error(
+                        problem.expected("`ppk_id = ...` in the connection").note("ppk_required", ppk_span),
+                    );
                 }
                 children.push(child);
             }
@@ -210,16 +272,114 @@ impl<'d> Builder<'d> {
             remote_addrs,
             local_port,
             remote_port: section.small("remote_port").unwrap_or(500),
-            proposals: section.proposals("proposals"),
+            proposals,
             local_id,
             remote_id,
             encap: section.flag("encap"),
             dpd_delay: section.time("dpd_delay"),
-            mobike: false,
+            retransmission,
+            fragmentation: match section.word("fragmentation") {
+                "no" => Fragmentation::No,
+                "accept" => Fragmentation::Accept,
+                _ => Fragmentation::Yes,
+            },
+            childless: match section.word("childless") {
+                "prefer" => Childless::Prefer,
+                "force" => Childless::Force,
+                "never" => Childless::Never,
+                _ => Childless::Allow,
+            },
+            mobike: section.flag("mobike"),
+            unique: match section.word("unique") {
+                "never" => Unique::Never,
+                "keep" => Unique::Keep,
+                "replace" => Unique::Replace,
+                _ => Unique::No,
+            },
+            rekey,
+            reauth,
+            ppk,
+            require_post_quantum,
+            tries: section.number("keyingtries"),
             children,
             name: section.name,
-            ..Connection::default()
         }
+    }
+
+    /// `rekey_time` and `reauth_time` with what follows from them.
+    fn ike_lifetimes(&mut self, section: &mut Checked) -> (Lifetime, Lifetime) {
+        let (over_span, rand_span) = (section.span_of("over_time"), section.span_of("rand_time"));
+        let reauth = section.time("reauth_time");
+        let by_default = if reauth.is_zero() { Duration::from_secs(4 * 3600) } else { Duration::ZERO };
+        let rekey = section.given_time("rekey_time").unwrap_or(by_default);
+        let longest = rekey.max(reauth);
+        let over = section.given_time("over_time").unwrap_or(longest / 10);
+        let rand = section.given_time("rand_time");
+        if let (Some(span), true, false) = (over_span, over.is_zero(), longest.is_zero()) {
+            let message = "the IKE SA would end when its renewal begins";
+            let problem = Problem::new(span, format!("{}.over_time", section.path), message);
+            self.error(problem.expected("time for the renewal"));
+        }
+        let soonest = [rekey, reauth].into_iter().filter(|time| !time.is_zero()).min();
+        if let (Some(span), Some(rand), Some(soonest)) = (rand_span, rand, soonest)
+            && rand >= soonest
+        {
+            let message = "the IKE SA might be renewed as soon as it is up";
+            let problem = Problem::new(span, format!("{}.rand_time", section.path), message);
+            self.error(problem.expected("less than `rekey_time` and `reauth_time`"));
+        }
+        let lifetime = |soft: Duration| match soft.is_zero() {
+            true => Lifetime::default(),
+            false => Lifetime { soft, hard: soft + over, jitter: rand.unwrap_or_else(|| over.min(soft / 2)) },
+        };
+        (lifetime(rekey), lifetime(reauth))
+    }
+
+    fn retransmission(&mut self, section: &mut Checked) -> Retransmission {
+        let keys = ["retransmit_wait", "retransmit_longest_wait", "retransmit_give_up"];
+        let spans = keys.map(|key| section.span_of(key));
+        let [first, most, give_up] = keys.map(|key| section.time(key));
+        let least = [Duration::from_millis(10), first, first];
+        for ((key, span), (value, least)) in
+            keys.into_iter().zip(spans).zip([first, most, give_up].into_iter().zip(least))
+        {
+            if value < least {
+                let at = span.or_else(|| spans.into_iter().flatten().next()).unwrap_or(section.span);
+                let problem = Problem::new(at, format!("{}.{key}", section.path), "too short");
+                self.error(match key {
+                    "retransmit_wait" => problem.expected("at least `10ms`"),
+                    _ => problem.expected("at least `retransmit_wait`"),
+                });
+            }
+        }
+        Retransmission { first, most, give_up }
+    }
+
+    /// `rekey_<unit>`, `life_<unit>` and `rand_<unit>` of a child, with what follows from them. A time is in
+    /// nanoseconds.
+    fn limits(&mut self, section: &mut Checked, unit: &str, by_default: u64) -> Volume {
+        let keys = ["rekey", "life", "rand"].map(|part| format!("{part}_{unit}"));
+        let [soft_span, hard_span, jitter_span] = keys.each_ref().map(|key| section.span_of(key));
+        let [soft, hard, jitter] = keys.each_ref().map(|key| section.amount(key));
+        let soft = soft.unwrap_or_else(|| hard.map_or(by_default, |hard| hard - hard.div_ceil(10)));
+        let hard = hard.unwrap_or_else(|| soft.saturating_add(soft.div_ceil(10)));
+        let [soft_key, hard_key, jitter_key] = keys;
+        if let Some(span) = hard_span.or(soft_span)
+            && (1..=soft).contains(&hard)
+        {
+            let message = "the Child SA would end before it is rekeyed";
+            let problem = Problem::new(span, format!("{}.{hard_key}", section.path), message);
+            self.error(problem.expected(format!("more than `{soft_key}`")));
+        }
+        if let (Some(span), Some(jitter)) = (jitter_span, jitter)
+            && (1..=jitter).contains(&soft)
+        {
+            let message = "the Child SA might be rekeyed as soon as it is up";
+            let problem = Problem::new(span, format!("{}.{jitter_key}", section.path), message);
+            self.error(problem.expected(format!("less than `{soft_key}`")));
+        }
+        let jitter = jitter.unwrap_or_else(|| hard.saturating_sub(soft).min(soft / 2));
+        Volume { soft, hard, jitter }
     }
 
     /// Points out `dynamic` where the configuration does not tell the address.
@@ -283,14 +443,45 @@ impl<'d> Builder<'d> {
         let window_span = section.span_of("replay_window");
         let proposals_span = section.span_of("esp_proposals");
         let (local_span, remote_span) = (section.span_of("local_ts"), section.span_of("remote_ts"));
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let time = self.limits(&mut section, "time", nanoseconds(Duration::from_secs(3600)));
+        let limits = ChildLimits {
+            time: Lifetime {
+                soft: Duration::from_nanos(time.soft),
+                hard: Duration::from_nanos(time.hard),
+                jitter: Duration::from_nanos(time.jitter),
+            },
+            bytes: self.limits(&mut section, "bytes", 0),
+            packets: self.limits(&mut section, "packets", 0),
+        };
+        let start_action = section.word("start_action");
+        let (start, trap) = (start_action.contains("start"), start_action.contains("trap"));
+        // What ought to be up is brought back, unless the file says otherwise.
+        let wanted = if start {
+            Action::Start
+        } else if trap {
+            Action::Trap
+        } else {
+            Action::None
+        };
+        let action = |word: &str| match word {
+            "" => wanted,
+            "trap" => Action::Trap,
+            "start" | "restart" => Action::Start,
+            _ => Action::None,
+        };
         let child = Child {
             proposals: section.proposals("esp_proposals"),
             local_ts: section.selectors("local_ts"),
             remote_ts: section.selectors("remote_ts"),
             replay_window: section.number("replay_window"),
-            start: section.word("start_action") == "start",
+            limits,
+            inactivity: section.time("inactivity"),
+            start,
+            trap,
+            on_close: action(section.word("close_action")),
+            on_dead_peer: action(section.word("dpd_action")),
             name: section.name.clone(),
-            ..Child::default()
         };
         if let (0, Some(span)) = (child.replay_window, window_span)
             && child.proposals.iter().any(offers_esn)
@@ -350,6 +541,24 @@ fn has_dynamic(selectors: &[SelectorSpec]) -> bool {
     selectors.iter().any(|selector| matches!(selector, SelectorSpec::Dynamic { .. }))
 }
 
+/// A PPK_ID as it is sent (RFC 8784 5.1).
+fn ppk_id(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::Identity(identity) => Some(identity.data().to_vec()),
+        _ => None,
+    }
+}
+
+fn is_post_quantum(proposal: &Proposal) -> bool {
+    let methods = [KeId::ML_KEM_512, KeId::ML_KEM_768, KeId::ML_KEM_1024];
+    let is_one = |transform: &adit_wire::ikev2::Transform| {
+        (transform.transform_type == TransformType::KE
+            || (TransformType::ADDKE1..=TransformType::ADDKE7).contains(&transform.transform_type))
+            && methods.contains(&KeId(transform.id))
+    };
+    proposal.transforms.iter().any(is_one)
+}
+
 fn offers_esn(proposal: &Proposal) -> bool {
     let esn = |transform: &adit_wire::ikev2::Transform| {
         transform.transform_type == TransformType::ESN && transform.id == EsnId::ESN.0
@@ -389,9 +598,19 @@ impl Checked {
     }
 
     fn time(&mut self, key: &str) -> Duration {
+        self.given_time(key).unwrap_or_default()
+    }
+
+    fn given_time(&mut self, key: &str) -> Option<Duration> {
+        self.amount(key).map(Duration::from_nanos)
+    }
+
+    /// A number, or a time in nanoseconds.
+    fn amount(&mut self, key: &str) -> Option<u64> {
         match self.one(key) {
-            Some(Value::Time(time)) => time,
-            _ => Duration::ZERO,
+            Some(Value::Integer(number)) => Some(number),
+            Some(Value::Time(time)) => u64::try_from(time.as_nanos()).ok(),
+            _ => None,
         }
     }
 

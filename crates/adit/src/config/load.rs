@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adit_ike::config::{Connection, SharedSecret};
+use adit_ike::config;
 use zeroize::Zeroizing;
 
 use super::build::Builder;
@@ -22,10 +22,8 @@ use super::values::ControlUri;
 pub struct Configuration {
     /// The `gateway` section.
     pub gateway: GatewaySettings,
-    /// The `connections` section, in order.
-    pub connections: Vec<Connection>,
-    /// The `secrets.ike*` sections, in order.
-    pub secrets: Vec<SharedSecret>,
+    /// The `connections` and `secrets` sections, in order.
+    pub ike: config::Configuration,
     /// What is suspicious, though usable.
     pub warnings: Vec<Diagnostic>,
     /// Every file that was read.
@@ -51,8 +49,14 @@ pub struct GatewaySettings {
     pub key_log: Option<PathBuf>,
     /// Half-open IKE SAs above which cookies are demanded.
     pub cookie_threshold: usize,
+    /// Half-open IKE SAs above which requests are dropped.
+    pub half_open_limit: usize,
     /// How long an IKE SA may stay half-open as responder.
     pub half_open_timeout: Duration,
+    /// Interval of NAT keepalives.
+    pub nat_keepalive: Duration,
+    /// Largest IP packet of a fragmented IKE message.
+    pub fragment_size: u16,
     /// UDP port of IKE.
     pub ike_port: u16,
     /// UDP port of IKE and ESP with NAT traversal.
@@ -97,11 +101,11 @@ pub(super) fn load_from(
         return Err(diagnostics);
     };
     let mut builder = Builder::new(&sources, &mut diagnostics);
-    let (gateway, connections, secrets) = builder.build(checked);
+    let (gateway, ike) = builder.build(checked);
     warn_about_exposed_secrets(&sources, &mut diagnostics, exposed);
     if diagnostics.errors.is_empty() {
         let (warnings, files) = (diagnostics.warnings, sources.paths());
-        Ok(Configuration { gateway, connections, secrets, warnings, files })
+        Ok(Configuration { gateway, ike, warnings, files })
     } else {
         Err(diagnostics)
     }

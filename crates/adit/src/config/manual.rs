@@ -22,7 +22,7 @@ pub fn manual() -> String {
             text.push_str(&format!(
                 "| `{}` | {} | {default} | {} |\n",
                 key.name,
-                key.kind.notation(),
+                key.kind.notation().replace('|', r"\|"),
                 key.help
             ));
         }

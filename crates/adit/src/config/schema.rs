@@ -130,6 +130,7 @@ const fn section_later(name: &'static str, schema: &'static Schema) -> Subsectio
 }
 
 const NUMBER: Kind = Kind::Integer(0, u32::MAX as u64);
+const COUNT: Kind = Kind::Integer(0, u64::MAX);
 const PORT: Kind = Kind::Integer(1, 65_535);
 
 pub(super) static ROOT: Schema = Schema {
@@ -181,7 +182,20 @@ pub(super) static GATEWAY: Schema = Schema {
             "30",
             "half-open IKE SAs above which peers must return a cookie (RFC 7296 2.6)",
         ),
+        key(
+            "half_open_limit",
+            Kind::Integer(64, 10_000_000),
+            "10000",
+            "half-open IKE SAs above which requests are dropped; one address gets a tenth of it",
+        ),
         key("half_open_timeout", Kind::Time, "30s", "how long a peer may leave an IKE SA half-open"),
+        key("nat_keepalive", Kind::Time, "20s", "interval of NAT keepalives (RFC 3948); 0 sends none"),
+        key(
+            "fragment_size",
+            Kind::Integer(576, 65_535),
+            "1280",
+            "largest IP packet of a fragmented IKE message (RFC 7383)",
+        ),
         key("workers", Kind::Integer(1, 1024), "", "packet workers; only 1 so far"),
         key(
             "log",
@@ -225,28 +239,73 @@ pub(super) static CONNECTION: Schema = Schema {
         ),
         key(
             "unique",
-            Kind::Choice(&[done("no"), not_yet("never"), not_yet("keep"), not_yet("replace")]),
+            Kind::Choice(&[done("no"), done("never"), done("keep"), done("replace")]),
             "no",
-            "older IKE SAs of the same peer go when it says that it has none (`INITIAL_CONTACT`)",
+            "other IKE SAs of the same peer when one comes up: `no` lets them go if the peer says that it has none \
+             (`INITIAL_CONTACT`), `never` ignores and never says that, `keep` refuses the new one, `replace` lets \
+             them go",
+        ),
+        key("mobike", Kind::Bool, "yes", "move with addresses without new keys (RFC 4555)"),
+        key(
+            "fragmentation",
+            Kind::Choice(&[done("yes"), done("accept"), done("no"), done("force")]),
+            "yes",
+            "fragments of IKE messages (RFC 7383): `accept` sends none; `force` means `yes`, as in IKEv2 the peer has \
+             to agree",
+        ),
+        key(
+            "childless",
+            Kind::Choice(&[done("allow"), done("prefer"), done("force"), done("never")]),
+            "allow",
+            "IKE SAs that begin without a child (RFC 6023): `allow` when the peer begins so, `prefer` and `force` \
+             also ours, `force` no others",
+        ),
+        key(
+            "keyingtries",
+            NUMBER,
+            "0",
+            "attempts in a row to bring up what is down before it stays down; 0 never gives up",
+        ),
+        key(
+            "rekey_time",
+            Kind::Time,
+            "",
+            "age at which the IKE SA gets new keys; `4h`, or never if there is a `reauth_time`; 0 means never",
+        ),
+        key("reauth_time", Kind::Time, "0s", "age at which both sides authenticate anew; 0 means never"),
+        key(
+            "over_time",
+            Kind::Time,
+            "",
+            "how long after either it ends if that did not come about; a tenth of the longer one",
+        ),
+        key("rand_time", Kind::Time, "", "the most by which both come early; `over_time`, at most half"),
+        key(
+            "retransmit_wait",
+            Kind::Time,
+            "500ms",
+            "wait before a request is repeated, and twice as long each time after",
+        ),
+        key("retransmit_longest_wait", Kind::Time, "30s", "longest such wait"),
+        key("retransmit_give_up", Kind::Time, "165s", "when a peer that does not answer is taken for dead"),
+        key(
+            "ppk_id",
+            Kind::Identity,
+            "",
+            "which of `secrets.ppk*` to propose (RFC 8784); as responder, any will do",
+        ),
+        key("ppk_required", Kind::Bool, "no", "never go on without a post-quantum preshared key"),
+        key(
+            "post_quantum",
+            Kind::Choice(&[done("optional"), done("required")]),
+            "optional",
+            "`required` refuses a peer with which neither ML-KEM nor a post-quantum preshared key is agreed",
         ),
         key(
             "send_cert",
             Kind::Choice(&[done("never"), done("ifasked"), not_yet("always")]),
             "never",
             "certificates to send; with `psk` there is none",
-        ),
-        only("mobike", Kind::Bool, "no", "RFC 4555"),
-        only(
-            "fragmentation",
-            Kind::Choice(&[done("no"), not_yet("yes"), not_yet("accept"), not_yet("force")]),
-            "no",
-            "RFC 7383",
-        ),
-        only(
-            "childless",
-            Kind::Choice(&[done("never"), not_yet("allow"), not_yet("prefer"), not_yet("force")]),
-            "never",
-            "RFC 6023",
         ),
         only("send_certreq", Kind::Bool, "no", "ask for certificates"),
         only(
@@ -256,16 +315,9 @@ pub(super) static CONNECTION: Schema = Schema {
             "RFC 4806",
         ),
         only("dscp", Kind::Text, "000000", "DSCP of IKE packets"),
-        only("keyingtries", NUMBER, "1", "how often to start over when a peer does not answer"),
-        only("rekey_time", Kind::Time, "0s", "when to rekey the IKE SA"),
-        only("reauth_time", Kind::Time, "0s", "when to reauthenticate"),
-        only("over_time", Kind::Time, "0s", "hard lifetime beyond the soft one"),
-        only("rand_time", Kind::Time, "0s", "jitter of both"),
         only("dpd_timeout", Kind::Time, "0s", "IKEv1 only"),
         only("aggressive", Kind::Bool, "no", "IKEv1 only"),
         only("pull", Kind::Bool, "yes", "IKEv1 only"),
-        only("ppk_required", Kind::Bool, "no", "RFC 8784"),
-        later("ppk_id", Kind::Text, "RFC 8784"),
         later("vips", Kind::Addresses, "virtual addresses to request"),
         later("pools", Kind::Text, "pools to give addresses from"),
         only("if_id_in", NUMBER, "0", "XFRM interface"),
@@ -361,47 +413,72 @@ pub(super) static CHILD: Schema = Schema {
             Kind::Choice(&[
                 done("none"),
                 done("start"),
-                not_yet("trap"),
-                not_yet("trap|start"),
-                not_yet("start|trap"),
+                done("trap"),
+                done("trap|start"),
+                done("start|trap"),
             ]),
             "none",
-            "`start` brings the child up when the configuration is loaded",
+            "`start` brings the child up and keeps it up, `trap` brings it up when there is a packet for it",
         ),
+        key(
+            "close_action",
+            Kind::Choice(&[done("none"), done("trap"), done("start")]),
+            "",
+            "what to do when the peer closes the child; without it, what `start_action` says",
+        ),
+        key(
+            "dpd_action",
+            Kind::Choice(&[done("clear"), done("trap"), done("restart"), done("none"), done("start")]),
+            "",
+            "what to do when the peer is dead; `none` is `clear`, `start` is `restart`; without it, what \
+             `start_action` says",
+        ),
+        key(
+            "rekey_time",
+            Kind::Time,
+            "",
+            "age at which to rekey; `1h`, or a tenth before `life_time`; 0 means never",
+        ),
+        key("life_time", Kind::Time, "", "age at which it ends; a tenth after `rekey_time`; 0 means never"),
+        key(
+            "rand_time",
+            Kind::Time,
+            "",
+            "the most by which rekeying comes early; from `rekey_time` to `life_time`, at most half of `rekey_time`",
+        ),
+        key(
+            "rekey_bytes",
+            Kind::Bytes,
+            "",
+            "octets after which to rekey; a tenth before `life_bytes`, or never",
+        ),
+        key(
+            "life_bytes",
+            Kind::Bytes,
+            "",
+            "octets after which it ends; a tenth after `rekey_bytes`, or never",
+        ),
+        key("rand_bytes", Kind::Bytes, "", "as `rand_time`"),
+        key(
+            "rekey_packets",
+            COUNT,
+            "",
+            "packets after which to rekey; a tenth before `life_packets`, or never",
+        ),
+        key(
+            "life_packets",
+            COUNT,
+            "",
+            "packets after which it ends; a tenth after `rekey_packets`, or never",
+        ),
+        key("rand_packets", COUNT, "", "as `rand_time`"),
+        key("inactivity", Kind::Time, "0s", "close the child after this long without traffic; 0 means never"),
         key(
             "replay_window",
             Kind::Integer(0, 65_536),
             "1024",
             "packets that may arrive late (RFC 4303 3.4.3); 0 switches replay protection off",
         ),
-        only(
-            "close_action",
-            Kind::Choice(&[done("none"), not_yet("trap"), not_yet("start")]),
-            "none",
-            "what to do when the peer closes the child",
-        ),
-        only(
-            "dpd_action",
-            Kind::Choice(&[
-                done("clear"),
-                done("none"),
-                not_yet("trap"),
-                not_yet("restart"),
-                not_yet("start"),
-            ]),
-            "clear",
-            "what to do when the peer is dead",
-        ),
-        only("rekey_time", Kind::Time, "0s", "when to rekey"),
-        only("life_time", Kind::Time, "0s", "hard lifetime"),
-        only("rand_time", Kind::Time, "0s", "jitter"),
-        only("rekey_bytes", Kind::Bytes, "0", "octets after which to rekey"),
-        only("life_bytes", Kind::Bytes, "0", "hard limit of octets"),
-        only("rand_bytes", Kind::Bytes, "0", "jitter"),
-        only("rekey_packets", Kind::Bytes, "0", "packets after which to rekey"),
-        only("life_packets", Kind::Bytes, "0", "hard limit of packets"),
-        only("rand_packets", Kind::Bytes, "0", "jitter"),
-        only("inactivity", Kind::Time, "0s", "close an idle child"),
         later("ah_proposals", Kind::Text, "AH"),
         later("updown", Kind::Text, "script"),
         only("hostaccess", Kind::Bool, "no", "for the script"),
@@ -458,10 +535,10 @@ static SECRETS: Schema = Schema {
     keys: &[],
     sections: &[
         section("ike*", &SECRET_IKE),
+        section("ppk*", &SECRET_PPK),
         section_later("eap*", &SECRET_OWNED),
         section_later("xauth*", &SECRET_OWNED),
         section_later("ntlm*", &SECRET_OWNED),
-        section_later("ppk*", &SECRET_OWNED),
         section_later("private*", &SECRET_FILE),
         section_later("rsa*", &SECRET_FILE),
         section_later("ecdsa*", &SECRET_FILE),
@@ -485,8 +562,17 @@ pub(super) static SECRET_IKE: Schema = Schema {
     sections: &[],
 };
 
+pub(super) static SECRET_PPK: Schema = Schema {
+    path: "secrets.ppk<suffix>",
+    keys: &[
+        key("secret", Kind::Secret, "", "the post-quantum preshared key (RFC 8784); must be given"),
+        key("id*", Kind::Identity, "", "its PPK_IDs, as in `ppk_id`; without any, it goes by every one"),
+    ],
+    sections: &[],
+};
+
 static SECRET_OWNED: Schema = Schema {
-    path: "secrets.{eap,xauth,ntlm,ppk}<suffix>",
+    path: "secrets.{eap,xauth,ntlm}<suffix>",
     keys: &[later("secret", Kind::Secret, "password or key"), later("id*", Kind::IdentityPattern, "owners")],
     sections: &[],
 };

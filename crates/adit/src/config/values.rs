@@ -28,7 +28,7 @@ pub(super) enum Kind {
     Bool,
     /// A whole number within bounds.
     Integer(u64, u64),
-    /// Seconds, or with `s`, `m`, `h`, `d`.
+    /// Seconds, or with `ms`, `s`, `m`, `h`, `d`.
     Time,
     /// Octets, or with `k`, `m`, `g`.
     Bytes,
@@ -179,7 +179,7 @@ impl Kind {
     pub(super) fn notation(self) -> String {
         match self {
             Self::Bool => "`yes` or `no`".to_owned(),
-            Self::Integer(least, most) if most == u64::from(u32::MAX) => format!("a number from {least}"),
+            Self::Integer(least, most) if most >= u64::from(u32::MAX) => format!("a number from {least}"),
             Self::Integer(least, most) => format!("a number from {least} to {most}"),
             Self::Time => "a time".to_owned(),
             Self::Bytes => "a size".to_owned(),
@@ -266,11 +266,16 @@ fn scaled(text: &str, units: &[(char, u64)]) -> Option<u64> {
 
 fn time(text: &Text) -> Result<Duration, Wrong> {
     /// More is surely a mistake, and would overflow clocks.
-    const MOST: u64 = 100 * 365 * 86_400;
-    scaled(&text.text, &[('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)])
-        .filter(|&seconds| seconds <= MOST)
-        .map(Duration::from_secs)
-        .ok_or_else(|| Wrong::new(text, "a time: a whole number of seconds, or with `s`, `m`, `h` or `d`"))
+    const MOST: Duration = Duration::from_secs(100 * 365 * 86_400);
+    let time = match text.text.strip_suffix("ms") {
+        Some(digits) => number(digits.trim_end_matches(' ')).map(Duration::from_millis),
+        None => {
+            scaled(&text.text, &[('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)]).map(Duration::from_secs)
+        }
+    };
+    time.filter(|time| *time <= MOST).ok_or_else(|| {
+        Wrong::new(text, "a time: a whole number of seconds, or with `ms`, `s`, `m`, `h` or `d`")
+    })
 }
 
 fn bytes(text: &Text) -> Result<u64, Wrong> {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use adit_crypto::{EspTransforms, IkeTransforms, is_aead};
-use adit_ike::config::{AddressSpec, Child, Connection, SelectorSpec};
+use adit_ike::config::{Action, AddressSpec, Child, ChildLimits, Connection, SelectorSpec};
 use adit_ike::{ChildSaView, IkeSaState, IkeSaView, NegotiationRecord, Stage};
 use adit_net::ChildCounters;
 use adit_wire::ikev2::{EncrId, IntegId, TrafficSelector};
@@ -114,8 +114,8 @@ fn put_encryption(message: &mut Message, encr: EncrId, key_bits: Option<u16>, in
     }
 }
 
-/// A configured connection. `priority` and `interface` do not exist yet; what is never done is sent as 0, because
-/// `swanctl` prints lifetimes unasked.
+/// A configured connection. `priority` and `interface` do not exist yet; lifetimes are sent even if they are 0, because
+/// `swanctl` prints them unasked.
 #[must_use]
 pub fn connection(connection: &Connection) -> Message {
     let addresses = |specs: &[AddressSpec]| match specs {
@@ -128,12 +128,16 @@ pub fn connection(connection: &Connection) -> Message {
     message.put_display("local_port", connection.local_port);
     message.put_display("remote_port", connection.remote_port);
     message.put("version", "IKEv2");
-    message.put("reauth_time", "0");
-    message.put("rekey_time", "0");
-    message.put("unique", "UNIQUE_NO");
+    message.put_display("reauth_time", connection.reauth.soft.as_secs());
+    message.put_display("rekey_time", connection.rekey.soft.as_secs());
+    message.put("unique", format!("UNIQUE_{:?}", connection.unique).to_uppercase());
     if !connection.dpd_delay.is_zero() {
         message.put_display("dpd_delay", connection.dpd_delay.as_secs());
     }
+    if let Some(id) = &connection.ppk.id {
+        message.put("ppk_id", id);
+    }
+    message.put_flag("ppk_required", connection.ppk.required);
     let side = |id: String| {
         let mut side = Message::new();
         side.put("class", "pre-shared key").put("id", id);
@@ -153,13 +157,31 @@ pub fn connection(connection: &Connection) -> Message {
 fn configured_child(child: &Child) -> Message {
     let mut message = Message::new();
     message.put("mode", "TUNNEL");
-    message.put("rekey_time", "0").put("rekey_bytes", "0").put("rekey_packets", "0");
-    message.put("dpd_action", "none").put("close_action", "none");
+    let ChildLimits { time, bytes, packets } = child.limits;
+    message.put_display("rekey_time", time.soft.as_secs());
+    message.put_display("rekey_bytes", bytes.soft).put_display("rekey_packets", packets.soft);
+    message.put("dpd_action", action(child.on_dead_peer)).put("close_action", action(child.on_close));
     // Adit's own key: with it `adit status` knows what ought to be up.
-    message.put("start_action", if child.start { "start" } else { "none" });
+    message.put(
+        "start_action",
+        match (child.start, child.trap) {
+            (true, true) => "trap|start",
+            (true, false) => "start",
+            (false, true) => "trap",
+            (false, false) => "none",
+        },
+    );
     message.put_list("local-ts", child.local_ts.iter().map(Selector));
     message.put_list("remote-ts", child.remote_ts.iter().map(Selector));
     message
+}
+
+fn action(action: Action) -> &'static str {
+    match action {
+        Action::None => "none",
+        Action::Trap => "trap",
+        Action::Start => "start",
+    }
 }
 
 /// An address of the configuration as it is written there.

@@ -157,7 +157,7 @@ impl Side {
             Inbox::default(),
             None,
         );
-        daemon.configure(now, configuration.connections, configuration.secrets, Vec::new()).unwrap();
+        daemon.configure(now, configuration.ike).unwrap();
         Self { daemon, deeds, inbox, queue }
     }
 

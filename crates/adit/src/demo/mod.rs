@@ -402,8 +402,8 @@ mod tests {
             fs::write(&file, side.configuration("0x0123456789abcdef0123456789abcdef")).unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
             let configuration = crate::config::load(&file).unwrap();
-            assert_eq!(configuration.connections.len(), 1);
-            assert_eq!(configuration.secrets.len(), 1);
+            assert_eq!(configuration.ike.connections.len(), 1);
+            assert_eq!(configuration.ike.secrets.len(), 1);
             assert!(configuration.warnings.is_empty(), "{:?}", configuration.warnings);
         }
     }

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use adit_ike::config::{AddressSpec, SelectorSpec};
+use adit_ike::config::{
+    Action, AddressSpec, ChildLimits, Childless, Fragmentation, Lifetime, PpkPolicy, Retransmission,
+    SelectorSpec, Unique, Volume,
+};
 use adit_ike::identity::{Identity, IdentityPattern};
 use adit_ike::proposal::{parse_esp, parse_ike};
 use adit_wire::ikev2::TrafficSelector;
@@ -34,8 +37,10 @@ fn an_empty_file_is_a_gateway_with_defaults() {
     assert_eq!((gateway.routing_table, gateway.rule_priority, gateway.mark), (220, 220, 220));
     assert_eq!((gateway.ike_port, gateway.nat_t_port), (500, 4500));
     assert_eq!((gateway.cookie_threshold, gateway.half_open_timeout), (30, Duration::from_secs(30)));
+    assert_eq!((gateway.half_open_limit, gateway.nat_keepalive), (10_000, Duration::from_secs(20)));
+    assert_eq!(gateway.fragment_size, 1280);
     assert_eq!((gateway.key_log, gateway.workers), (None, None));
-    assert!(configuration.connections.is_empty() && configuration.secrets.is_empty());
+    assert!(configuration.ike.connections.is_empty() && configuration.ike.secrets.is_empty());
 }
 
 #[test]
@@ -51,7 +56,10 @@ fn every_key_of_the_gateway_is_heard() {
             ike_port = 1500
             nat_t_port = 14500
             cookie_threshold = 0
+            half_open_limit = 500
             half_open_timeout = 2m
+            nat_keepalive = 0
+            fragment_size = 576
             workers = 4
             log = debug
             key_log = /run/adit/keys
@@ -63,6 +71,8 @@ fn every_key_of_the_gateway_is_heard() {
     assert_eq!((gateway.routing_table, gateway.rule_priority, gateway.mark), (256, 100, 173));
     assert_eq!((gateway.ike_port, gateway.nat_t_port), (1500, 14500));
     assert_eq!((gateway.cookie_threshold, gateway.half_open_timeout), (0, Duration::from_secs(120)));
+    assert_eq!((gateway.half_open_limit, gateway.nat_keepalive), (500, Duration::ZERO));
+    assert_eq!(gateway.fragment_size, 576);
     assert_eq!((gateway.key_log, gateway.workers), (Some(PathBuf::from("/run/adit/keys")), Some(4)));
 }
 
@@ -79,7 +89,21 @@ fn every_key_of_a_connection_is_heard() {
                 proposals = aes128gcm16-prfsha256-ecp256, default
                 encap = enabled
                 dpd_delay = 5m
-                unique = no
+                unique = replace
+                mobike = no
+                fragmentation = accept
+                childless = force
+                keyingtries = 3
+                rekey_time = 2h
+                reauth_time = 1d
+                over_time = 10m
+                rand_time = 5m
+                retransmit_wait = 250ms
+                retransmit_longest_wait = 4s
+                retransmit_give_up = 1m
+                ppk_id = ppk@example.com
+                ppk_required = yes
+                post_quantum = required
                 send_cert = ifasked
                 local-1 {
                     auth = psk
@@ -97,7 +121,19 @@ fn every_key_of_a_connection_is_heard() {
                         local_ts = 10.1.2.3/16, dynamic[udp/53]
                         remote_ts = 10.2.0.1, 10.3.0.1-10.3.0.9[tcp/1000-2000], 10.4.0.0/24[icmp/2048], 10.5.0.0/16[sctp/opaque], 10.6.0.0/16[gre]
                         mode = tunnel
-                        start_action = start
+                        start_action = trap|start
+                        close_action = trap
+                        dpd_action = clear
+                        rekey_time = 30m
+                        life_time = 40m
+                        rand_time = 5m
+                        rekey_bytes = 1g
+                        life_bytes = 0x50000000
+                        rand_bytes = 1m
+                        rekey_packets = 1000000
+                        life_packets = 2000000
+                        rand_packets = 0
+                        inactivity = 90
                         replay_window = 4096
                     }
                     m {
@@ -117,9 +153,17 @@ fn every_key_of_a_connection_is_heard() {
             ikes {
                 secret = \"two words \"
             }
+            ppk-1 {
+                id = ppk@example.com
+                id-2 = 192.0.2.7
+                secret = 0x0102
+            }
+            ppk {
+                secret = other
+            }
         }",
     );
-    let [c] = configuration.connections.as_slice() else { panic!() };
+    let [c] = configuration.ike.connections.as_slice() else { panic!() };
     assert_eq!(c.name, "c");
     assert_eq!(c.local_addrs, [range("192.0.2.1", "192.0.2.1"), range("2001:db8::1", "2001:db8::1")]);
     assert_eq!(
@@ -133,6 +177,15 @@ fn every_key_of_a_connection_is_heard() {
     assert_eq!((c.local_port, c.remote_port, c.encap), (4500, 4500, true));
     assert_eq!(c.proposals, parse_ike("aes128gcm16-prfsha256-ecp256, default").unwrap());
     assert_eq!(c.dpd_delay, Duration::from_secs(300));
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    assert_eq!((c.unique, c.mobike, c.tries), (Unique::Replace, false, 3));
+    assert_eq!((c.fragmentation, c.childless), (Fragmentation::Accept, Childless::Force));
+    assert_eq!(c.rekey, Lifetime { soft: minutes(120), hard: minutes(130), jitter: minutes(5) });
+    assert_eq!(c.reauth, Lifetime { soft: minutes(1440), hard: minutes(1450), jitter: minutes(5) });
+    let (first, most, give_up) = (Duration::from_millis(250), Duration::from_secs(4), minutes(1));
+    assert_eq!(c.retransmission, Retransmission { first, most, give_up });
+    assert_eq!(c.ppk, PpkPolicy { id: Some(b"ppk@example.com".to_vec()), required: true });
+    assert!(c.require_post_quantum);
     assert_eq!(c.local_id, Some(Identity::key_id(&[0x0a, 0x0b])));
     assert_eq!(c.remote_id, "*.example.com".parse::<IdentityPattern>().unwrap());
     let [n, m] = c.children.as_slice() else { panic!() };
@@ -154,12 +207,24 @@ fn every_key_of_a_connection_is_heard() {
             selector(47, (0, 65535), "10.6.0.0", "10.6.255.255"),
         ]
     );
-    assert_eq!((n.name.as_str(), n.start, n.replay_window), ("n", true, 4096));
+    assert_eq!((n.name.as_str(), n.start, n.trap, n.replay_window), ("n", true, true, 4096));
+    assert_eq!(
+        (n.on_close, n.on_dead_peer, n.inactivity),
+        (Action::Trap, Action::None, Duration::from_secs(90))
+    );
+    assert_eq!(
+        n.limits,
+        ChildLimits {
+            time: Lifetime { soft: minutes(30), hard: minutes(40), jitter: minutes(5) },
+            bytes: Volume { soft: 1 << 30, hard: 0x5000_0000, jitter: 1 << 20 },
+            packets: Volume { soft: 1_000_000, hard: 2_000_000, jitter: 0 },
+        }
+    );
     let dynamic = [SelectorSpec::Dynamic { protocol: 0, start_port: 0, end_port: 65535 }];
     assert_eq!((&m.local_ts[..], &m.remote_ts[..]), (&dynamic[..], &dynamic[..]));
     assert_eq!((m.name.as_str(), m.start, m.replay_window), ("m", false, 1024));
     assert_eq!(m.proposals, parse_esp("default").unwrap());
-    let [one, two, three] = configuration.secrets.as_slice() else { panic!() };
+    let [one, two, three] = configuration.ike.secrets.as_slice() else { panic!() };
     assert_eq!(
         one.owners,
         ["a.example.com".parse().unwrap(), "192.0.2.7".parse::<IdentityPattern>().unwrap()]
@@ -167,6 +232,10 @@ fn every_key_of_a_connection_is_heard() {
     assert_eq!((one.name.as_str(), one.secret.expose()), ("ike-1", &[0x00, 0xff, 0x10][..]));
     assert_eq!((two.owners.len(), two.secret.expose()), (0, &[0x00, 0xff, 0x10][..]));
     assert_eq!(three.secret.expose(), b"two words ");
+    let [one, two] = configuration.ike.ppks.as_slice() else { panic!() };
+    assert_eq!((one.name.as_str(), one.secret.expose()), ("ppk-1", &[1, 2][..]));
+    assert_eq!(one.ids, [b"ppk@example.com".to_vec(), vec![192, 0, 2, 7]]);
+    assert_eq!((two.ids.len(), two.secret.expose()), (0, &b"other"[..]));
 }
 
 #[test]
@@ -174,54 +243,113 @@ fn what_is_left_out_has_its_default() {
     let configuration = good(
         "connections { c { local { auth = psk\n } remote { auth = psk\n } } }\nsecrets { ike { secret = x\n } }",
     );
-    let c = &configuration.connections[0];
+    let c = &configuration.ike.connections[0];
     assert!(c.local_addrs.is_empty() && c.remote_addrs.is_empty() && c.children.is_empty());
     assert_eq!((c.local_port, c.remote_port, c.encap), (500, 500, false));
     assert_eq!((c.dpd_delay, &c.local_id, &c.remote_id), (Duration::ZERO, &None, &IdentityPattern::Any));
     assert_eq!(c.proposals, parse_ike("default").unwrap());
+    assert_eq!((c.unique, c.mobike, c.tries), (Unique::No, true, 0));
+    assert_eq!((c.fragmentation, c.childless), (Fragmentation::Yes, Childless::Allow));
+    assert_eq!(c.retransmission, Retransmission::default());
+    assert_eq!((&c.ppk, c.require_post_quantum), (&PpkPolicy::default(), false));
     assert!(configuration.warnings.is_empty());
+}
+
+/// What follows is what the documentation of `swanctl.conf` says, save that jitter never takes more than half.
+#[test]
+fn limits_follow_from_each_other() {
+    let seconds = |soft, hard, jitter| Lifetime {
+        soft: Duration::from_secs(soft),
+        hard: Duration::from_secs(hard),
+        jitter: Duration::from_secs(jitter),
+    };
+    for (lines, rekey, reauth) in [
+        ("", seconds(14_400, 15_840, 1440), Lifetime::default()),
+        ("rekey_time = 0", Lifetime::default(), Lifetime::default()),
+        ("rekey_time = 1h", seconds(3600, 3960, 360), Lifetime::default()),
+        ("reauth_time = 10h", Lifetime::default(), seconds(36_000, 39_600, 3600)),
+        ("rekey_time = 1h\n reauth_time = 10h", seconds(3600, 7200, 1800), seconds(36_000, 39_600, 3600)),
+        ("over_time = 1m", seconds(14_400, 14_460, 60), Lifetime::default()),
+        ("over_time = 4h", seconds(14_400, 28_800, 7200), Lifetime::default()),
+        ("rand_time = 3h", seconds(14_400, 15_840, 10_800), Lifetime::default()),
+        ("rand_time = 0", seconds(14_400, 15_840, 0), Lifetime::default()),
+    ] {
+        let c = &good(&connection(lines, "", "")).ike.connections[0];
+        assert_eq!((c.rekey, c.reauth), (rekey, reauth), "{lines}");
+    }
+    for (lines, time) in [
+        ("", seconds(3600, 3960, 360)),
+        ("rekey_time = 10m", seconds(600, 660, 60)),
+        ("life_time = 10m", seconds(540, 600, 60)),
+        ("rekey_time = 10m\n life_time = 1h", seconds(600, 3600, 300)),
+        ("rekey_time = 0", Lifetime::default()),
+        ("life_time = 0", Lifetime::default()),
+        ("rekey_time = 1h\n life_time = 0", seconds(3600, 0, 0)),
+        ("rekey_time = 0\n life_time = 1h", seconds(0, 3600, 0)),
+        ("rand_time = 59m", seconds(3600, 3960, 3540)),
+    ] {
+        let child = &good(&connection("", lines, "")).ike.connections[0].children[0];
+        assert_eq!(child.limits.time, time, "{lines}");
+        assert_eq!((child.limits.bytes, child.limits.packets), (Volume::default(), Volume::default()));
+    }
+    for (lines, (soft, hard, jitter)) in [
+        ("rekey_bytes = 1000", (1000, 1100, 100)),
+        ("life_bytes = 1000", (900, 1000, 100)),
+        ("rekey_bytes = 1", (1, 2, 0)),
+        ("rekey_bytes = 1000\n rand_bytes = 7", (1000, 1100, 7)),
+    ] {
+        let child = &good(&connection("", lines, "")).ike.connections[0].children[0];
+        assert_eq!(child.limits.bytes, Volume { soft, hard, jitter }, "{lines}");
+    }
+}
+
+#[test]
+fn what_ought_to_be_up_comes_back_unless_the_file_says_otherwise() {
+    use Action::{None, Start, Trap};
+    for (lines, expected) in [
+        ("", (false, false, None, None)),
+        ("start_action = start", (true, false, Start, Start)),
+        ("start_action = trap", (false, true, Trap, Trap)),
+        ("start_action = start|trap", (true, true, Start, Start)),
+        ("start_action = start\n close_action = none", (true, false, None, Start)),
+        ("start_action = start\n dpd_action = clear", (true, false, Start, None)),
+        ("dpd_action = restart", (false, false, None, Start)),
+        ("close_action = trap\n dpd_action = trap", (false, false, Trap, Trap)),
+    ] {
+        let child = &good(&connection("", lines, "")).ike.connections[0].children[0];
+        assert_eq!((child.start, child.trap, child.on_close, child.on_dead_peer), expected, "{lines}");
+    }
 }
 
 #[test]
 fn the_local_port_follows_the_gateway() {
     let configuration = good(&connection("", "", "gateway { ike_port = 1500\n }"));
-    assert_eq!(configuration.connections[0].local_port, 1500);
+    assert_eq!(configuration.ike.connections[0].local_port, 1500);
 }
 
 #[test]
 fn anybody_is_nobody_in_particular() {
     for anybody in ["%any", "0.0.0.0, ::", "%any4, %any6", "0.0.0.0/0, ::/0"] {
         let text = connection("", "", "").replace("192.0.2.2", anybody);
-        assert!(good(&text).connections[0].remote_addrs.is_empty(), "{anybody}");
+        assert!(good(&text).ike.connections[0].remote_addrs.is_empty(), "{anybody}");
     }
     let text = connection("", "", "").replace("192.0.2.2", "192.0.2.2, %any");
-    assert_eq!(good(&text).connections[0].remote_addrs[0].single(), Some(ip("192.0.2.2")));
+    assert_eq!(good(&text).ike.connections[0].remote_addrs[0].single(), Some(ip("192.0.2.2")));
     let text = connection("", "", "").replace("192.0.2.2", "%any6");
-    assert_eq!(good(&text).connections[0].remote_addrs.len(), 1);
+    assert_eq!(good(&text).ike.connections[0].remote_addrs.len(), 1);
 }
 
 #[test]
 fn what_asks_for_nothing_else_than_what_happens_is_accepted() {
     let lines = "local_addrs = 192.0.2.1
-        mobike = no
-        fragmentation = no
-        rekey_time = 0
-        reauth_time = 0s
-        over_time = 0m
         dscp = 000000
-        keyingtries = 1
-        childless = never
         vips =
         pools = \"\"
         pull = yes";
-    let child = "rekey_time = 0h
-        life_bytes = 0k
-        mark_in = 0/0
+    let child = "mark_in = 0/0
         ipcomp = no
         copy_df = yes
         copy_dscp = out
-        dpd_action = clear
-        close_action = none
         hw_offload = no
         policies = 1
         updown =";
@@ -249,7 +377,7 @@ fn inherited_settings_mean_the_same() {
             replay_window = 64
         }",
     );
-    let [a, b] = configuration.connections.as_slice() else { panic!() };
+    let [a, b] = configuration.ike.connections.as_slice() else { panic!() };
     assert!(a.encap && b.encap);
     assert_eq!(a.remote_addrs[0].single(), Some(ip("192.0.2.2")));
     assert_eq!(b.remote_addrs[0].single(), Some(ip("192.0.2.3")));

@@ -66,15 +66,15 @@ fn bad_values_are_errors_at_the_value() {
         ("encap = maybe", "8:13: connections.c.encap: bad value `maybe`; expected `yes` or `no`"),
         (
             "dpd_delay = 5 weeks",
-            "8:17: connections.c.dpd_delay: bad value `5 weeks`; expected a time: a whole number of seconds, or with `s`, `m`, `h` or `d`",
+            "8:17: connections.c.dpd_delay: bad value `5 weeks`; expected a time: a whole number of seconds, or with `ms`, `s`, `m`, `h` or `d`",
         ),
         (
             "dpd_delay = -1",
-            "8:17: connections.c.dpd_delay: bad value `-1`; expected a time: a whole number of seconds, or with `s`, `m`, `h` or `d`",
+            "8:17: connections.c.dpd_delay: bad value `-1`; expected a time: a whole number of seconds, or with `ms`, `s`, `m`, `h` or `d`",
         ),
         (
             "dpd_delay = 99999999999999999999d",
-            "8:17: connections.c.dpd_delay: bad value `99999999999999999999d`; expected a time: a whole number of seconds, or with `s`, `m`, `h` or `d`",
+            "8:17: connections.c.dpd_delay: bad value `99999999999999999999d`; expected a time: a whole number of seconds, or with `ms`, `s`, `m`, `h` or `d`",
         ),
         (
             "remote_port = 65536",
@@ -115,7 +115,7 @@ fn bad_values_are_errors_at_the_value() {
         ),
         (
             "unique = replcae",
-            "8:14: connections.c.unique: bad value `replcae`; expected `no`; did you mean `replace`?",
+            "8:14: connections.c.unique: bad value `replcae`; expected `no` or `never` or `keep` or `replace`; did you mean `replace`?",
         ),
     ] {
         is_wrong(&connection(line, "", ""), &format!("a.conf:{expected}"));
@@ -179,21 +179,6 @@ fn identities_are_checked() {
 fn what_is_not_done_yet_is_an_error_that_says_so() {
     for (line, child, expected) in [
         ("version = 1", "", "8:15: connections.c.version: `1` is not done yet; expected `2` or `0`"),
-        (
-            "mobike = yes",
-            "",
-            "8:14: connections.c.mobike: `yes` is not done yet; expected `no`, or no such key",
-        ),
-        (
-            "rekey_time = 4h",
-            "",
-            "8:18: connections.c.rekey_time: `4h` is not done yet; expected `0s`, or no such key",
-        ),
-        (
-            "fragmentation = accept",
-            "",
-            "8:21: connections.c.fragmentation: `accept` is not done yet; expected `no`",
-        ),
         ("vips = 0.0.0.0", "", "8:5: connections.c.vips: not done yet; expected no such key"),
         (
             "",
@@ -202,18 +187,8 @@ fn what_is_not_done_yet_is_an_error_that_says_so() {
         ),
         (
             "",
-            "start_action = trap",
-            "10:22: connections.c.children.n.start_action: `trap` is not done yet; expected `none` or `start`",
-        ),
-        (
-            "",
             "mark_in = %unique",
             "10:17: connections.c.children.n.mark_in: `%unique` is not done yet; expected a mark: `value` or `value/mask`",
-        ),
-        (
-            "",
-            "life_bytes = 10g",
-            "10:20: connections.c.children.n.life_bytes: `10g` is not done yet; expected `0`, or no such key",
         ),
         (
             "",
@@ -229,7 +204,7 @@ fn what_is_not_done_yet_is_an_error_that_says_so() {
     );
     is_wrong(
         "secrets {\n  eap-joe { secret = hunter2\n  }\n}\n",
-        "a.conf:2:3: secrets.eap-joe: sections of this kind are not done yet; expected `ike*`",
+        "a.conf:2:3: secrets.eap-joe: sections of this kind are not done yet; expected `ike*` or `ppk*`",
     );
     is_wrong(
         "pools {\n  p { addrs = 10.0.0.0/24\n  }\n}\n",
@@ -286,7 +261,7 @@ fn values_that_contradict_each_other_are_errors() {
          expected a window, or `esp_proposals` with `noesn`; `esn` is offered here (a.conf:10:23)",
     );
     assert_eq!(
-        good(&connection("", "esp_proposals = aes256gcm16-noesn\n replay_window = 0", "")).connections[0]
+        good(&connection("", "esp_proposals = aes256gcm16-noesn\n replay_window = 0", "")).ike.connections[0]
             .children[0]
             .replay_window,
         0
@@ -299,6 +274,75 @@ fn values_that_contradict_each_other_are_errors() {
         "gateway {\n  routing_table = 254\n}\n",
         "a.conf:2:19: gateway.routing_table: this table belongs to the system; expected any other number than 253, 254 and 255",
     );
+}
+
+#[test]
+fn limits_that_contradict_each_other_are_errors() {
+    for (line, child, expected) in [
+        (
+            "over_time = 0",
+            "",
+            "8:17: connections.c.over_time: the IKE SA would end when its renewal begins; expected time for the renewal",
+        ),
+        (
+            "rand_time = 4h",
+            "",
+            "8:17: connections.c.rand_time: the IKE SA might be renewed as soon as it is up; expected less than `rekey_time` and `reauth_time`",
+        ),
+        (
+            "rekey_time = 1h\n reauth_time = 2h\n rand_time = 1h",
+            "",
+            "10:14: connections.c.rand_time: the IKE SA might be renewed as soon as it is up; \
+             expected less than `rekey_time` and `reauth_time`",
+        ),
+        (
+            "",
+            "rekey_time = 2h\n life_time = 2h",
+            "11:14: connections.c.children.n.life_time: the Child SA would end before it is rekeyed; \
+             expected more than `rekey_time`",
+        ),
+        (
+            "",
+            "rekey_bytes = 2k\n life_bytes = 1k",
+            "11:15: connections.c.children.n.life_bytes: the Child SA would end before it is rekeyed; \
+             expected more than `rekey_bytes`",
+        ),
+        (
+            "",
+            "rand_time = 1h",
+            "10:19: connections.c.children.n.rand_time: the Child SA might be rekeyed as soon as it is up; expected less than `rekey_time`",
+        ),
+        (
+            "retransmit_wait = 0",
+            "",
+            "8:23: connections.c.retransmit_wait: too short; expected at least `10ms`",
+        ),
+        (
+            "retransmit_longest_wait = 400ms",
+            "",
+            "8:31: connections.c.retransmit_longest_wait: too short; expected at least `retransmit_wait`",
+        ),
+        (
+            "post_quantum = required\n proposals = aes256gcm16-prfsha384-x25519",
+            "",
+            "8:20: connections.c.post_quantum: nothing here is safe from a quantum computer, so every peer would be refused; \
+             expected ML-KEM in `proposals`, like `x25519-ke1_mlkem768`, or a section `secrets.ppk...`",
+        ),
+        (
+            "ppk_required = yes",
+            "start_action = trap",
+            "10:22: connections.c.children.n.start_action: the child cannot be started: `ppk_required` needs to know which key to propose; \
+             expected `ppk_id = ...` in the connection; ppk_required (a.conf:8:20)",
+        ),
+    ] {
+        is_wrong(&connection(line, child, ""), &format!("a.conf:{expected}"));
+    }
+    let keys: Vec<String> = good(&connection("local_addrs = 192.0.2.1\n ppk_id = a", "", ""))
+        .warnings
+        .iter()
+        .map(|warning| format!("{}: {}", warning.key, warning.message))
+        .collect();
+    assert_eq!(keys, ["connections.c.ppk_id: no post-quantum preshared key fits"]);
 }
 
 #[test]

@@ -82,9 +82,9 @@ secrets {{ ike-1 {{ secret = hunter2
 fn the_example_is_a_configuration() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist/swanctl.conf.example");
     let configuration = super::load(&path).unwrap_or_else(|diagnostics| panic!("{diagnostics}"));
-    assert_eq!(configuration.connections.len(), 1);
-    assert_eq!(configuration.connections[0].children.len(), 2);
-    assert_eq!(configuration.secrets.len(), 1);
+    assert_eq!(configuration.ike.connections.len(), 1);
+    assert_eq!(configuration.ike.connections[0].children.len(), 2);
+    assert_eq!(configuration.ike.secrets.len(), 1);
 }
 
 #[test]
