@@ -21,7 +21,7 @@ use crate::output::{
     RequestId, Stage,
 };
 use crate::record::Outcome;
-use crate::shared::{Counters, Effect, Shared};
+use crate::shared::{Counters, Effect, Kept, Shared};
 
 /// What to bring up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -612,6 +612,13 @@ impl Gateway {
     /// The last negotiations, oldest first.
     pub fn records(&self) -> impl Iterator<Item = &NegotiationRecord> {
         self.shared.records()
+    }
+
+    /// How much is kept, for tests that look for what is left over.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        Kept { ike_sas: self.ike_sas.len(), first_requests: self.first_requests.len(), ..self.shared.kept() }
     }
 
     /// Counts since the start.

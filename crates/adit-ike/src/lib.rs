@@ -28,3 +28,5 @@ mod shared;
 pub use gateway::{CommandError, Gateway, Target, TerminateTarget};
 pub use output::*;
 pub use shared::Counters;
+#[doc(hidden)]
+pub use shared::Kept;

@@ -44,6 +44,19 @@ pub struct Counters {
     pub records_suppressed: u64,
 }
 
+/// How much a gateway keeps.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    pub ike_sas: usize,
+    pub first_requests: usize,
+    pub half_open: usize,
+    pub inbound_spis: usize,
+    pub children: usize,
+    pub requests: usize,
+    pub peers: usize,
+}
+
 /// Something that concerns other IKE SAs than the one that found it out.
 #[derive(Debug)]
 pub(crate) enum Effect {
@@ -228,6 +241,17 @@ impl Shared {
     pub(crate) fn progress(&mut self, requests: &[RequestId], message: &str) {
         for request in requests {
             self.event(Event::Progress { request: *request, message: message.to_owned() });
+        }
+    }
+
+    pub(crate) fn kept(&self) -> Kept {
+        Kept {
+            half_open: self.half_open.total(),
+            inbound_spis: self.inbound_spis.len(),
+            children: self.child_owners.len(),
+            requests: self.requests.len(),
+            peers: self.peers.len(),
+            ..Kept::default()
         }
     }
 

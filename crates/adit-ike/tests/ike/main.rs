@@ -2,8 +2,9 @@
 #![allow(
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test that cannot go on should stop there"
+    reason = "a test that cannot go on should stop there, and one that runs many schedules says how many"
 )]
 
 mod garbage;
@@ -11,5 +12,6 @@ mod handshake;
 mod pair;
 mod refusals;
 mod repetition;
+mod sim;
 mod states;
 mod strangers;

@@ -469,16 +469,21 @@ fn protection(keys: &IkeKeyLog, from_initiator: bool) -> Protection {
 }
 
 pub(crate) fn open(keys: &IkeKeyLog, packet: &Packet) -> Vec<Payload> {
-    let message = Message::decode(&packet.datagram).unwrap();
-    let encrypted = message.encrypted.expect("encrypted");
+    try_open(keys, packet).expect("sealed with these keys")
+}
+
+/// What is inside, if these are the keys.
+pub(crate) fn try_open(keys: &IkeKeyLog, packet: &Packet) -> Option<Vec<Payload>> {
+    let message = Message::decode(&packet.datagram).ok()?;
+    let encrypted = message.encrypted?;
     let protection = protection(keys, message.header.flags.initiator);
     let (associated, body) = packet.datagram.split_at(encrypted.associated_data_len);
-    let (iv, rest) = body.split_at(protection.iv_len());
-    let (text, icv) = rest.split_at(rest.len() - protection.icv_len());
+    let (iv, rest) = body.split_at_checked(protection.iv_len())?;
+    let (text, icv) = rest.split_at_checked(rest.len().checked_sub(protection.icv_len())?)?;
     let mut text = text.to_vec();
-    protection.open(iv, associated, &[], &mut text, icv).unwrap();
-    let padding = usize::from(*text.last().unwrap()) + 1;
-    Message::decode_inner(encrypted.first_inner, &text[..text.len() - padding]).unwrap()
+    protection.open(iv, associated, &[], &mut text, icv).ok()?;
+    let padding = usize::from(*text.last()?) + 1;
+    Message::decode_inner(encrypted.first_inner, text.get(..text.len().checked_sub(padding)?)?).ok()
 }
 
 /// Seals any payloads with the keys of an IKE SA, as a peer that has them could. `iv` must be one the real peer has
