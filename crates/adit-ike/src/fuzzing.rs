@@ -29,7 +29,8 @@ const STAGES: u8 = 5;
 /// The rest is a sequence of `control | what`. By bit 0 of the control octet it goes to the initiator, else to the
 /// responder; by bit 1 it is a message sealed with the keys of the IKE SA (`exchange | message ID | number of
 /// payloads`, then per payload `type | length 2 | body`), else a raw datagram (`length 2 | octets`) whose SPIs by bit 2
-/// are those of the IKE SA; bit 3 is the response flag of a sealed message; by bit 4 a second passes before.
+/// are those of the IKE SA; bit 3 is the response flag of a sealed message, bit 5 cuts it into fragments; by bit 4 a
+/// second passes before.
 ///
 /// # Panics
 /// If a gateway does something that it must never do.
@@ -187,10 +188,11 @@ impl Scene {
     fn strange_message(&mut self, rest: &mut Cursor<'_>) -> Option<()> {
         let control = rest.u8()?;
         let to_initiator = control & 1 != 0;
-        let datagram = if control & 2 != 0 {
-            self.sealed_message(rest, to_initiator, control & 8 != 0)?
+        let datagrams = if control & 2 != 0 {
+            let largest = (control & 32 != 0).then_some(0);
+            self.sealed_message(rest, to_initiator, control & 8 != 0, largest)?
         } else {
-            self.raw_message(rest, control & 4 != 0)?
+            vec![self.raw_message(rest, control & 4 != 0)?]
         };
         if control & 16 != 0 {
             self.pass(Duration::from_secs(1));
@@ -201,7 +203,9 @@ impl Scene {
         } else {
             (&mut self.responder, &self.initiator)
         };
-        to.gateway.handle_datagram(self.now, to.address, from.address, &datagram);
+        for datagram in datagrams {
+            to.gateway.handle_datagram(self.now, to.address, from.address, &datagram);
+        }
         self.drain();
         // Whoever made the input does not know the pre-shared key.
         if !self.initiator.authenticated {
@@ -222,7 +226,13 @@ impl Scene {
     }
 
     /// A message as only a holder of the keys can make it.
-    fn sealed_message(&self, rest: &mut Cursor<'_>, to_initiator: bool, response: bool) -> Option<Vec<u8>> {
+    fn sealed_message(
+        &self,
+        rest: &mut Cursor<'_>,
+        to_initiator: bool,
+        response: bool,
+        largest: Option<usize>,
+    ) -> Option<Vec<Vec<u8>>> {
         let (exchange, message_id, count) = (ExchangeType(rest.u8()?), rest.u8()?, rest.u8()?);
         let mut payloads = Vec::new();
         for _ in 0..count % 16 {
@@ -240,7 +250,7 @@ impl Scene {
             message_id: message_id.into(),
             length: 0,
         };
-        let Some(log) = log else { return Some(Message::encode(&header, &payloads)) };
+        let Some(log) = log else { return Some(vec![Message::encode(&header, &payloads)]) };
         let secret = |octets: &[u8]| Secret::new(octets.to_vec());
         let keys = IkeKeys {
             sk_d: secret(&[]),
@@ -252,6 +262,7 @@ impl Scene {
             sk_pr: secret(&[]),
         };
         let mut secured = Secured::new(log.transforms, keys, !to_initiator).ok()?;
+        secured.largest = largest;
         secured.seal(&header, &payloads).ok()
     }
 

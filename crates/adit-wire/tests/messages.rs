@@ -95,7 +95,13 @@ fn strongswan_ike_auth() {
     assert_eq!(message.payloads, []);
     assert_eq!(
         message.encrypted,
-        Some(Encrypted { first_inner: PayloadType::IDI, fragment: None, associated_data_len: 32, end: 319 })
+        Some(Encrypted {
+            first_inner: PayloadType::IDI,
+            fragment: None,
+            announced_at: 16,
+            associated_data_len: 32,
+            end: 319
+        })
     );
 
     let inner = bytes(samples::AUTH_REQUEST_INNER);
@@ -197,6 +203,7 @@ fn fragments() {
         Some(Encrypted {
             first_inner: PayloadType::NONE,
             fragment: Some(Fragment { number: 2, total: 3 }),
+            announced_at: 16,
             associated_data_len: 36,
             end: 64,
         })
@@ -224,6 +231,29 @@ fn fragments() {
         let error = Message::decode(&datagram).unwrap_err();
         assert_eq!(error.to_string(), "SKF payload: fragment number not between 1 and the total");
     }
+}
+
+/// RFC 9242 3.3.2, by hand: lengths without IV, padding and ICV, the types of an Encrypted payload, and all that is
+/// reserved as the first fragment has it.
+#[test]
+fn a_message_without_encryption_is_the_same_whole_or_cut() {
+    let whole = "0102030405060708 1112131415161718 2e202b08 00000001 00000026 2980000a";
+    let sent = |first: &str| {
+        let mut datagram = bytes(first);
+        datagram.extend([0xaa; 28]);
+        let encrypted = Message::decode(&datagram).unwrap().encrypted.unwrap();
+        encrypted.without_encryption(&datagram, &[1, 2, 3, 4, 5, 6])
+    };
+    let expected = bytes(&format!("{whole} 010203040506"));
+    let in_one = "0102030405060708 1112131415161718 2e202b08 00000001 0000003c 29800020";
+    assert_eq!(sent(in_one), expected);
+    let in_two = "0102030405060708 1112131415161718 35202b08 00000001 00000040 29800024 00010002";
+    assert_eq!(sent(in_two), expected);
+    let after_another =
+        "0102030405060708 1112131415161718 2b202b08 00000001 00000045 35000005 ff 29800024 00010002";
+    let expected =
+        "0102030405060708 1112131415161718 2b202b08 00000001 0000002b 2e000005 ff 2980000a 010203040506";
+    assert_eq!(sent(after_another), bytes(expected));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use adit_wire::ikev2::{
 
 use super::child::{self, Nonces, Offer};
 use super::established::Established;
-use super::secured::{OpenError, Secured};
+use super::secured::{Opened, Secured};
 use super::window::{Answered, Fate, Outstanding};
 use super::{AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, State, Wanted};
 use crate::config::Connection;
@@ -224,27 +224,23 @@ impl AwaitAuthResponse {
     }
 
     pub(super) fn handle_message(
-        self: Box<Self>,
+        mut self: Box<Self>,
         core: &mut Core,
         cx: &mut Shared,
         m: &Incoming<'_>,
     ) -> State {
-        let encrypted = m.message.encrypted.filter(|e| e.fragment.is_none());
-        let (true, Some(encrypted)) = (m.is(ExchangeType::IKE_AUTH, true, 1), encrypted) else {
+        if !m.is(ExchangeType::IKE_AUTH, true, 1) {
             cx.counters.ignored += 1;
             return State::AwaitAuthResponse(self);
-        };
+        }
+        let Some(opened) = self.secured.open(core, cx, m) else { return State::AwaitAuthResponse(self) };
         let malformed = |core: &Core, h: &Handshake, why: &str| {
             let message = format!("its IKE_AUTH response is invalid: {why}");
             outcome(core, h, OutcomeCode::InvalidSyntax, Blame::PeerMalformed, message)
         };
-        let payloads = match self.secured.open(m.datagram, &encrypted) {
+        let payloads = match opened.payloads {
             Ok(payloads) => payloads,
-            Err(OpenError::NotAuthentic) => {
-                cx.counters.not_authentic += 1;
-                return State::AwaitAuthResponse(self);
-            }
-            Err(OpenError::Malformed(error)) => {
+            Err(error) => {
                 let outcome = malformed(core, &self.handshake, &error.to_string());
                 return self.reject(core, cx, outcome);
             }
@@ -419,21 +415,18 @@ impl AwaitAuthRequest {
     }
 
     pub(super) fn handle_message(
-        self: Box<Self>,
+        mut self: Box<Self>,
         core: &mut Core,
         cx: &mut Shared,
         m: &Incoming<'_>,
     ) -> State {
-        let encrypted = m.message.encrypted.filter(|e| e.fragment.is_none());
-        let (true, Some(encrypted)) = (m.is(ExchangeType::IKE_AUTH, false, 1), encrypted) else {
+        if !m.is(ExchangeType::IKE_AUTH, false, 1) {
             cx.counters.ignored += 1;
             return State::AwaitAuthRequest(self);
-        };
-        let opened = self.secured.open(m.datagram, &encrypted);
-        if matches!(opened, Err(OpenError::NotAuthentic)) {
-            cx.counters.not_authentic += 1;
-            return State::AwaitAuthRequest(self);
         }
+        let Some(Opened { payloads, datagram, .. }) = self.secured.open(core, cx, m) else {
+            return State::AwaitAuthRequest(self);
+        };
         // The initiator may have floated to the NAT traversal ports (RFC 7296 2.23).
         core.local = m.local;
         core.remote = m.remote;
@@ -441,19 +434,13 @@ impl AwaitAuthRequest {
             let message = format!("its IKE_AUTH request is invalid: {why}");
             outcome(core, h, OutcomeCode::InvalidSyntax, Blame::PeerMalformed, message)
         };
-        let payloads = match opened {
+        let invalid_syntax = || Notify::new(NotifyType::INVALID_SYNTAX, Vec::new());
+        let payloads = match payloads {
             Ok(payloads) => payloads,
-            Err(OpenError::Malformed(error)) => {
+            Err(error) => {
                 let outcome = malformed(core, &self.handshake, &error.to_string());
-                return self.refuse(
-                    core,
-                    cx,
-                    m,
-                    Notify::new(NotifyType::INVALID_SYNTAX, Vec::new()),
-                    outcome,
-                );
+                return self.refuse(core, cx, (m, datagram), invalid_syntax(), outcome);
             }
-            Err(OpenError::NotAuthentic) => return State::AwaitAuthRequest(self),
         };
         let contents = match Contents::read(&payloads) {
             Ok(contents) => contents,
@@ -462,18 +449,18 @@ impl AwaitAuthRequest {
                 if let super::Refused::Critical(_) = refused {
                     outcome.code = OutcomeCode::UnsupportedCriticalPayload;
                 }
-                return self.refuse(core, cx, m, refused.notify(), outcome);
+                return self.refuse(core, cx, (m, datagram), refused.notify(), outcome);
             }
         };
         if contents.sa.is_none() || contents.ts_initiator.is_none() || contents.ts_responder.is_none() {
             let outcome = malformed(core, &self.handshake, "it lacks SA, TSi or TSr");
-            return self.refuse(core, cx, m, Notify::new(NotifyType::INVALID_SYNTAX, Vec::new()), outcome);
+            return self.refuse(core, cx, (m, datagram), invalid_syntax(), outcome);
         }
         match self.verify(core, cx, &contents) {
-            Ok(()) => self.established(core, cx, m, &contents),
+            Ok(()) => self.established(core, cx, (m, datagram), &contents),
             Err(outcome) => {
                 let notify = Notify::new(NotifyType::AUTHENTICATION_FAILED, Vec::new());
-                self.refuse(core, cx, m, notify, outcome)
+                self.refuse(core, cx, (m, datagram), notify, outcome)
             }
         }
     }
@@ -483,7 +470,7 @@ impl AwaitAuthRequest {
         mut self: Box<Self>,
         core: &mut Core,
         cx: &mut Shared,
-        m: &Incoming<'_>,
+        (m, datagram): (&Incoming<'_>, Vec<u8>),
         notify: Notify,
         outcome: Box<Outcome>,
     ) -> State {
@@ -493,8 +480,8 @@ impl AwaitAuthRequest {
         let closed = core.close(cx, Vec::new(), DownReason::Failed, &failure);
         match response {
             Ok(response) => {
-                core.reply(cx, m, response.clone());
-                AwaitRepetition::start(cx, Answered::new(1, m.datagram, response))
+                core.reply(cx, m, &response);
+                AwaitRepetition::start(cx, Answered::new(1, datagram, response))
             }
             Err(_) => closed,
         }
@@ -603,7 +590,7 @@ impl AwaitAuthRequest {
         mut self: Box<Self>,
         core: &mut Core,
         cx: &mut Shared,
-        m: &Incoming<'_>,
+        (m, datagram): (&Incoming<'_>, Vec<u8>),
         c: &Contents<'_>,
     ) -> State {
         core.establish(cx);
@@ -644,8 +631,8 @@ impl AwaitAuthRequest {
         let Ok(response) = self.secured.seal(&header, &payloads) else {
             return core.close(cx, children, DownReason::Failed, "the response cannot be encrypted");
         };
-        core.reply(cx, m, response.clone());
-        let answered = Answered::new(1, m.datagram, response);
+        core.reply(cx, m, &response);
+        let answered = Answered::new(1, datagram, response);
         let mut established = Established::new(core, self.secured, (0, 2), Some(answered));
         for child in children {
             established.add_child(child);

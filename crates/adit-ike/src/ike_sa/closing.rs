@@ -108,23 +108,16 @@ impl AwaitDeleteResponse {
         m: &Incoming<'_>,
     ) -> State {
         let header = *m.header();
-        if let Some(answered) = self.answered.as_ref().filter(|_| !header.flags.response)
-            && let Some(response) = answered.repeat(header.message_id, m.datagram)
-        {
-            cx.counters.repeated_requests += 1;
-            core.reply(cx, m, response.to_vec());
+        if self.answered.as_ref().is_some_and(|a| a.repeat(core, cx, Some(&self.secured), m)) {
             return State::AwaitDeleteResponse(self);
         }
         let expected =
             if header.flags.response { self.outstanding.message_id } else { self.expected_request };
-        let ours = header.message_id == expected
-            && m.message
-                .encrypted
-                .is_some_and(|e| e.fragment.is_none() && self.secured.open(m.datagram, &e).is_ok());
-        if !ours {
+        if header.message_id != expected {
             cx.counters.ignored += 1;
             return State::AwaitDeleteResponse(self);
         }
+        let Some(opened) = self.secured.open(core, cx, m) else { return State::AwaitDeleteResponse(self) };
         if header.flags.response {
             let reason = self.reason;
             return self.close(core, cx, reason);
@@ -137,9 +130,9 @@ impl AwaitDeleteResponse {
         };
         let reply = core.header(header.exchange, true, header.message_id);
         if let Ok(response) = self.secured.seal(&reply, &payloads) {
-            core.reply(cx, m, response.clone());
+            core.reply(cx, m, &response);
             self.crossed = true;
-            self.answered = Some(Answered::new(header.message_id, m.datagram, response));
+            self.answered = Some(Answered::new(header.message_id, opened.datagram, response));
             self.expected_request = self.expected_request.saturating_add(1);
         }
         State::AwaitDeleteResponse(self)
@@ -169,13 +162,10 @@ impl AwaitRepetition {
         cx: &mut Shared,
         m: &Incoming<'_>,
     ) -> State {
-        match self.answered.repeat(m.header().message_id, m.datagram) {
-            Some(response) if !m.header().flags.response => {
-                cx.counters.repeated_requests += 1;
-                debug!(handle = core.handle.0, state = %IkeSaState::Deleting, "last response repeated");
-                core.reply(cx, m, response.to_vec());
-            }
-            _ => cx.counters.ignored += 1,
+        if self.answered.repeat(core, cx, None, m) {
+            debug!(handle = core.handle.0, state = %IkeSaState::Deleting, "last response repeated");
+        } else {
+            cx.counters.ignored += 1;
         }
         State::AwaitRepetition(self)
     }

@@ -11,7 +11,7 @@ use tracing::{debug, info};
 use super::closing::DELETE_TIMEOUT;
 use super::create_child::CreateChild;
 use super::informational::Deletion;
-use super::secured::{OpenError, Secured};
+use super::secured::Secured;
 use super::window::{Answered, Fate, Outstanding};
 use super::{
     AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, Refused, State, Wanted,
@@ -295,6 +295,7 @@ impl Established {
             self.outstanding.as_ref().map(|(o, _)| o.deadline()),
             self.closing,
             self.liveness_due(core),
+            self.secured.deadline(),
             keepalive,
         ]
         .into_iter()
@@ -322,6 +323,7 @@ impl Established {
             debug!(handle = core.handle.0, "peer was silent, checking its liveness");
             self.queue.push_back(Task::Liveness);
         }
+        self.secured.handle_timeout(cx.now);
         if core.keepalive_due().is_some_and(|at| cx.now >= at) {
             keep_nat_open(core, cx);
         }
@@ -360,27 +362,19 @@ impl Established {
 
     fn handle_request(mut self: Box<Self>, core: &mut Core, cx: &mut Shared, m: &Incoming<'_>) -> State {
         let (id, exchange) = (m.header().message_id, m.header().exchange);
-        if let Some(response) = self.answered.as_ref().and_then(|a| a.repeat(id, m.datagram)) {
-            cx.counters.repeated_requests += 1;
-            let response = response.to_vec();
-            core.reply(cx, m, response);
+        if self.answered.as_ref().is_some_and(|a| a.repeat(core, cx, Some(&self.secured), m)) {
             return State::Established(self);
         }
         // Window size 1: what is older is answered, what is newer cannot be (RFC 7296 2.3).
         let expected = id == self.expected_request
             && matches!(exchange, ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL);
-        let encrypted = m.message.encrypted.filter(|e| e.fragment.is_none());
-        let (true, Some(encrypted), Some(after)) = (expected, encrypted, id.checked_add(1)) else {
+        let (true, Some(after)) = (expected, id.checked_add(1)) else {
             cx.counters.ignored += 1;
             return State::Established(self);
         };
-        let opened = self.secured.open(m.datagram, &encrypted);
-        let handled = match &opened {
-            Err(OpenError::NotAuthentic) => {
-                cx.counters.not_authentic += 1;
-                return State::Established(self);
-            }
-            Err(OpenError::Malformed(error)) => {
+        let Some(opened) = self.secured.open(core, cx, m) else { return State::Established(self) };
+        let handled = match &opened.payloads {
+            Err(error) => {
                 info!(
                     "connection \"{}\": peer {} sent a malformed request: {error}",
                     core.connection.name, core.remote
@@ -407,8 +401,8 @@ impl Established {
         let Ok(response) = self.secured.seal(&core.header(exchange, true, id), &payloads) else {
             return self.close(core, cx, DownReason::Failed, "a response cannot be encrypted");
         };
-        core.reply(cx, m, response.clone());
-        let answered = Answered::new(id, m.datagram, response);
+        core.reply(cx, m, &response);
+        let answered = Answered::new(id, opened.datagram, response);
         match end {
             Some((reason, why)) => {
                 self.close(core, cx, reason, why);
@@ -425,19 +419,14 @@ impl Established {
         let awaited = self.outstanding.as_ref().is_some_and(|(outstanding, exchange)| {
             outstanding.message_id == m.header().message_id && exchange.exchange_type() == m.header().exchange
         });
-        let encrypted = m.message.encrypted.filter(|e| e.fragment.is_none());
-        let (true, Some(encrypted)) = (awaited, encrypted) else {
+        if !awaited {
             cx.counters.ignored += 1;
             return State::Established(self);
-        };
-        let opened = self.secured.open(m.datagram, &encrypted);
-        if matches!(opened, Err(OpenError::NotAuthentic)) {
-            cx.counters.not_authentic += 1;
-            return State::Established(self);
         }
+        let Some(opened) = self.secured.open(core, cx, m) else { return State::Established(self) };
         core.alive(cx, m);
         let Some((_, exchange)) = self.outstanding.take() else { return State::Established(self) };
-        let contents = opened.as_ref().ok().and_then(|payloads| Contents::read(payloads).ok());
+        let contents = opened.payloads.as_ref().ok().and_then(|payloads| Contents::read(payloads).ok());
         let Some(contents) = contents else {
             // RFC 7296 2.21: no error goes back for a response; the state is cleaned up instead.
             info!("connection \"{}\": peer {} sent a malformed response", core.connection.name, core.remote);

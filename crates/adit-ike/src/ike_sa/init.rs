@@ -15,6 +15,7 @@ use adit_wire::ikev2::{
 use tracing::debug;
 
 use super::auth::{self, AwaitAuthRequest, Handshake};
+use super::fragment;
 use super::secured::Secured;
 use super::window::{Fate, Outstanding};
 use super::{Contents, Core, IkeSa, Incoming, State, Wanted};
@@ -86,7 +87,7 @@ impl AwaitInitResponse {
         }
         let request = Self::request(&core, cx, &secret, &nonce, None);
         let schedule = core.schedule();
-        let outstanding = Outstanding::send(&mut core, cx, 0, request, schedule);
+        let outstanding = Outstanding::send(&mut core, cx, 0, vec![request], schedule);
         let state = Self { secret, nonce, cookie: None, restarts: 0, outstanding, refusal: None, wanted };
         Ok(IkeSa::new(cx, core, State::AwaitInitResponse(Box::new(state))))
     }
@@ -117,6 +118,7 @@ impl AwaitInitResponse {
             core.nat.fake,
             &mut *cx.entropy,
         ));
+        payloads.extend(fragment::notify(&core.connection));
         Message::encode(&core.header(ExchangeType::IKE_SA_INIT, false, 0), &payloads)
     }
 
@@ -280,7 +282,7 @@ impl AwaitInitResponse {
         }
         debug!(handle = core.handle.0, cookie = self.cookie.is_some(), ?method, "starting IKE_SA_INIT again");
         let request = Self::request(core, cx, &self.secret, &self.nonce, self.cookie.as_deref());
-        self.outstanding = Outstanding::send(core, cx, 0, request, core.schedule());
+        self.outstanding = Outstanding::send(core, cx, 0, vec![request], core.schedule());
         self.refusal = None;
         State::AwaitInitResponse(self)
     }
@@ -338,7 +340,7 @@ impl AwaitInitResponse {
         };
         core.spi_r = spi_r;
         core.transforms = Some(transforms);
-        let secured = match derive(cx, core, transforms, &shared, &own_nonce, &nonce.0) {
+        let mut secured = match derive(cx, core, transforms, &shared, &own_nonce, &nonce.0) {
             Ok(secured) => secured,
             Err(failure) => {
                 let outcome = Outcome::new(
@@ -354,6 +356,7 @@ impl AwaitInitResponse {
                 return core.close(cx, Vec::new(), DownReason::Failed, &message);
             }
         };
+        secured.largest = fragment::agree(&core.connection, &cx.settings, c);
         let detected = nat::detect(&c.notifies, core.spi_i, core.spi_r, m.local, m.remote);
         core.nat = detected.map_or_else(Nat::default, |nat| Nat { fake: core.nat.fake, ..nat });
         if core.nat.encapsulates() {
@@ -577,7 +580,8 @@ impl InitRequest<'_> {
             delete_requests: Vec::new(),
             first_request: None,
         };
-        let secured = derive(cx, &core, transforms, shared, &peer_nonce.0, &nonce).ok()?;
+        let mut secured = derive(cx, &core, transforms, shared, &peer_nonce.0, &nonce).ok()?;
+        secured.largest = fragment::agree(&core.connection, &cx.settings, &self.contents);
         let mut payloads = vec![
             Payload::SecurityAssociation(SecurityAssociation { proposals: vec![proposal.clone()] }),
             Payload::KeyExchange(KeyExchange { method: transforms.ke, data: public.to_vec() }),
@@ -586,6 +590,7 @@ impl InitRequest<'_> {
         if detected.is_some() {
             payloads.extend(nat::notifies(core.spi_i, core.spi_r, local, remote, fake, &mut *cx.entropy));
         }
+        payloads.extend(secured.largest.and_then(|_| fragment::notify(&core.connection)));
         let response = Message::encode(&core.header(ExchangeType::IKE_SA_INIT, true, 0), &payloads);
         cx.transmit(local, remote, response.clone());
         let state = AwaitAuthRequest::new(

@@ -11,6 +11,7 @@ mod closing;
 mod contents;
 mod create_child;
 mod established;
+mod fragment;
 mod informational;
 mod init;
 mod secured;
@@ -110,15 +111,19 @@ impl Core {
     }
 
     /// Sends a request.
-    fn send(&mut self, cx: &mut Shared, datagram: Vec<u8>) {
+    fn send(&mut self, cx: &mut Shared, datagrams: &[Vec<u8>]) {
         self.last_sent = cx.now;
-        cx.transmit(self.local, self.remote, datagram);
+        for datagram in datagrams {
+            cx.transmit(self.local, self.remote, datagram.clone());
+        }
     }
 
     /// Sends a response to where its request came from (RFC 7296 2.11).
-    fn reply(&mut self, cx: &mut Shared, to: &Incoming<'_>, datagram: Vec<u8>) {
+    fn reply(&mut self, cx: &mut Shared, to: &Incoming<'_>, datagrams: &[Vec<u8>]) {
         self.last_sent = cx.now;
-        cx.transmit(to.local, to.remote, datagram);
+        for datagram in datagrams {
+            cx.transmit(to.local, to.remote, datagram.clone());
+        }
     }
 
     /// A message that is authentic and new proves that the peer lives, and, if it is behind a NAT and we are not, where

@@ -1,8 +1,15 @@
-//! The keys of one IKE SA at work: sealing and opening Encrypted payloads (RFC 7296 3.14, RFC 5282).
+//! The keys of one IKE SA at work: sealing and opening messages, whole or in fragments (RFC 7296 3.14, RFC 5282,
+//! RFC 7383).
+
+use std::time::Instant;
 
 use adit_crypto::{Error, IkeKeys, IkeTransforms, Protection, Secret};
 use adit_wire::DecodeError;
-use adit_wire::ikev2::{Encrypted, Header, Message, Payload, SkLayout};
+use adit_wire::ikev2::{Encrypted, Fragment, Header, Message, Payload, SkDraft, SkLayout};
+
+use super::fragment::{self, Partial};
+use super::{Core, Incoming};
+use crate::shared::Shared;
 
 /// Keys and algorithms of an IKE SA, from IKE_SA_INIT to its end.
 pub(crate) struct Secured {
@@ -14,15 +21,26 @@ pub(crate) struct Secured {
     inbound: Protection,
     /// Messages sealed so far: the counter that makes every IV a new one.
     sealed: u64,
+    /// Fragments are agreed on, and messages of ours larger than this are sent as such (RFC 7383). A successor of the
+    /// IKE SA inherits it.
+    pub(crate) largest: Option<usize>,
+    /// The peer's request of which not all fragments are there.
+    request: Option<Partial>,
+    /// The same of its response.
+    response: Option<Partial>,
 }
 
-/// Why an Encrypted payload gave nothing.
-#[derive(Debug)]
-pub(crate) enum OpenError {
-    /// Not from the peer, or damaged on the way: as if it had never come.
-    NotAuthentic,
-    /// From the peer, and malformed: INVALID_SYNTAX.
-    Malformed(DecodeError),
+/// A message of the peer, whether it came whole or in fragments.
+pub(crate) struct Opened {
+    /// What was inside. Malformed means INVALID_SYNTAX: it is from the peer.
+    pub(crate) payloads: Result<Vec<Payload>, DecodeError>,
+    /// The message without encryption, `A | P` of RFC 9242 3.3.2: from the IKE header to the generic header of the
+    /// Encrypted payload, lengths adjusted, then the payloads. Fragments make no difference to it. For a message of ours
+    /// [`Encrypted::without_encryption`] makes it of its first datagram and [`Message::encode_inner`].
+    #[allow(dead_code, reason = "for IKE_INTERMEDIATE, which is on its way")]
+    pub(crate) octets: Vec<u8>,
+    /// The datagram that makes a repetition known: the message, or its first fragment (RFC 7383 2.6.1).
+    pub(crate) datagram: Vec<u8>,
 }
 
 impl Secured {
@@ -37,17 +55,44 @@ impl Secured {
         let (outbound, inbound) =
             if initiator { (from_initiator, from_responder) } else { (from_responder, from_initiator) };
         let IkeKeys { sk_d, sk_pi, sk_pr, .. } = keys;
-        Ok(Self { transforms, sk_d, sk_pi, sk_pr, outbound, inbound, sealed: 0 })
+        Ok(Self {
+            transforms,
+            sk_d,
+            sk_pi,
+            sk_pr,
+            outbound,
+            inbound,
+            sealed: 0,
+            largest: None,
+            request: None,
+            response: None,
+        })
     }
 
-    /// Encodes and encrypts a message.
-    pub(crate) fn seal(&mut self, header: &Header, payloads: &[Payload]) -> Result<Vec<u8>, Error> {
+    /// Encodes and encrypts a message: one datagram, or its fragments.
+    pub(crate) fn seal(&mut self, header: &Header, payloads: &[Payload]) -> Result<Vec<Vec<u8>>, Error> {
         let layout = SkLayout {
             iv_len: self.outbound.iv_len(),
             block_len: self.outbound.block_len(),
             icv_len: self.outbound.icv_len(),
         };
-        let draft = Message::encode_encrypted(header, payloads, layout);
+        let whole = Message::encode_encrypted(header, payloads, layout);
+        let Some(most) = self.largest.filter(|most| whole.datagram.len() > *most) else {
+            return Ok(vec![self.protect(whole)?]);
+        };
+        let (first_inner, content) = Message::encode_inner(payloads);
+        let pieces = content.chunks(fragment::piece_len(most, layout));
+        let Ok(total) = u16::try_from(pieces.len()) else { return Ok(vec![self.protect(whole)?]) };
+        (1..=total)
+            .zip(pieces)
+            .map(|(number, piece)| {
+                let fragment = Fragment { number, total };
+                self.protect(Message::encode_fragment(header, first_inner, fragment, piece, layout))
+            })
+            .collect()
+    }
+
+    fn protect(&mut self, draft: SkDraft) -> Result<Vec<u8>, Error> {
         let mut datagram = draft.datagram;
         let (associated, rest) = datagram.split_at_mut(draft.iv.start);
         let (iv, rest) = rest.split_at_mut(draft.iv.len());
@@ -58,19 +103,83 @@ impl Secured {
         Ok(datagram)
     }
 
-    /// Checks and decrypts the Encrypted payload of a message.
-    pub(crate) fn open(&self, datagram: &[u8], encrypted: &Encrypted) -> Result<Vec<Payload>, OpenError> {
-        let (associated, body) =
-            datagram.split_at_checked(encrypted.associated_data_len).ok_or(OpenError::NotAuthentic)?;
-        let (iv, rest) = body.split_at_checked(self.inbound.iv_len()).ok_or(OpenError::NotAuthentic)?;
-        let text_len = rest.len().checked_sub(self.inbound.icv_len()).ok_or(OpenError::NotAuthentic)?;
-        let (text, icv) = rest.split_at_checked(text_len).ok_or(OpenError::NotAuthentic)?;
-        let mut text = text.to_vec();
-        self.inbound.open(iv, associated, &[], &mut text, icv).map_err(|_| OpenError::NotAuthentic)?;
-        // RFC 7296 3.14: padding of any content, its length in the last octet.
-        let padding = usize::from(*text.last().ok_or(OpenError::NotAuthentic)?) + 1;
-        let content =
-            text.len().checked_sub(padding).and_then(|n| text.get(..n)).ok_or(OpenError::NotAuthentic)?;
-        Message::decode_inner(encrypted.first_inner, content).map_err(OpenError::Malformed)
+    /// Checks, decrypts and, if need be, puts together a message that is awaited. `None`, counted, if it is not from the
+    /// peer, or not all of it is there.
+    pub(crate) fn open(&mut self, core: &Core, cx: &mut Shared, m: &Incoming<'_>) -> Option<Opened> {
+        let Some(encrypted) = m.message.encrypted else {
+            cx.counters.ignored += 1;
+            return None;
+        };
+        let agreed = self.largest.is_some();
+        let partial = if m.header().flags.response { &mut self.response } else { &mut self.request };
+        if let Some(fragment) = encrypted.fragment
+            && !(agreed && Partial::is_new(partial.as_ref(), m.header(), fragment))
+        {
+            cx.counters.ignored += 1;
+            return None;
+        }
+        let Some(content) = decrypt(&self.inbound, m.datagram, &encrypted) else {
+            cx.counters.not_authentic += 1;
+            return None;
+        };
+        let Some(fragment) = encrypted.fragment else {
+            *partial = None;
+            return Some(Opened::new(m.datagram.to_vec(), &encrypted, &content));
+        };
+        let mut gathering = partial
+            .take()
+            .filter(|p| p.takes(m.header(), fragment))
+            .unwrap_or_else(|| Partial::new(m.header(), fragment, cx.now));
+        let state = (core.established.is_some(), cx.now);
+        if !gathering.add((m.datagram, &encrypted), fragment, content, state) {
+            cx.counters.ignored += 1;
+            return None;
+        }
+        if !gathering.is_complete() {
+            *partial = Some(gathering);
+            return None;
+        }
+        let whole = gathering.gather()?;
+        Some(Opened::new(whole.first, &whole.encrypted, &whole.content))
+    }
+
+    /// Is it from the peer? Says nothing about its being new.
+    pub(crate) fn is_authentic(&self, m: &Incoming<'_>) -> bool {
+        m.message.encrypted.is_some_and(|e| decrypt(&self.inbound, m.datagram, &e).is_some())
+    }
+
+    /// When an incomplete message is given up.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        [&self.request, &self.response].into_iter().flatten().map(Partial::deadline).min()
+    }
+
+    /// Gives incomplete messages up at their time (RFC 7383 2.6).
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        for partial in [&mut self.request, &mut self.response] {
+            partial.take_if(|p| now >= p.deadline());
+        }
+    }
+}
+
+/// The content of an Encrypted payload without padding, if its integrity check passes.
+fn decrypt(inbound: &Protection, datagram: &[u8], encrypted: &Encrypted) -> Option<Vec<u8>> {
+    let (associated, body) = datagram.split_at_checked(encrypted.associated_data_len)?;
+    let (iv, rest) = body.split_at_checked(inbound.iv_len())?;
+    let (text, icv) = rest.split_at_checked(rest.len().checked_sub(inbound.icv_len())?)?;
+    let mut text = text.to_vec();
+    inbound.open(iv, associated, &[], &mut text, icv).ok()?;
+    // RFC 7296 3.14: padding of any content, its length in the last octet.
+    let padding = usize::from(*text.last()?) + 1;
+    text.truncate(text.len().checked_sub(padding)?);
+    Some(text)
+}
+
+impl Opened {
+    fn new(datagram: Vec<u8>, encrypted: &Encrypted, content: &[u8]) -> Self {
+        Self {
+            payloads: Message::decode_inner(encrypted.first_inner, content),
+            octets: encrypted.without_encryption(&datagram, content),
+            datagram,
+        }
     }
 }

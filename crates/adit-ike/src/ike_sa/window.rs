@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::Core;
+use super::{Core, Incoming, Secured};
 use crate::config::Retransmission;
 use crate::shared::Shared;
 
@@ -15,7 +15,7 @@ use crate::shared::Shared;
 #[derive(Debug)]
 pub(crate) struct Outstanding {
     pub(crate) message_id: u32,
-    datagram: Vec<u8>,
+    datagrams: Vec<Vec<u8>>,
     repetitions: u32,
     next: Instant,
     wait: Duration,
@@ -36,13 +36,13 @@ impl Outstanding {
         core: &mut Core,
         cx: &mut Shared,
         message_id: u32,
-        datagram: Vec<u8>,
+        datagrams: Vec<Vec<u8>>,
         schedule: Retransmission,
     ) -> Self {
-        core.send(cx, datagram.clone());
+        core.send(cx, &datagrams);
         Self {
             message_id,
-            datagram,
+            datagrams,
             repetitions: 0,
             next: cx.now + schedule.first,
             wait: schedule.first,
@@ -68,7 +68,7 @@ impl Outstanding {
                 repetition = self.repetitions,
                 "no response yet, sending again"
             );
-            core.send(cx, self.datagram.clone());
+            core.send(cx, &self.datagrams);
             self.wait = (self.wait * 2).min(self.most).max(Duration::from_millis(1));
             self.next = cx.now + self.wait;
         }
@@ -85,8 +85,9 @@ impl Outstanding {
         self.repetitions + 1
     }
 
+    /// The request, without fragments.
     pub(crate) fn datagram(&self) -> &[u8] {
-        &self.datagram
+        self.datagrams.first().map_or(&[], Vec::as_slice)
     }
 }
 
@@ -94,18 +95,37 @@ impl Outstanding {
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) message_id: u32,
+    /// As it came, or its first fragment.
     request: Vec<u8>,
-    response: Vec<u8>,
+    response: Vec<Vec<u8>>,
 }
 
 impl Answered {
-    pub(crate) fn new(message_id: u32, request: &[u8], response: Vec<u8>) -> Self {
-        Self { message_id, request: request.to_vec(), response }
+    pub(crate) fn new(message_id: u32, request: Vec<u8>, response: Vec<Vec<u8>>) -> Self {
+        Self { message_id, request, response }
     }
 
-    /// The stored response, if this is the same request once more. A different request with the same Message ID is
-    /// not one, and gets nothing.
-    pub(crate) fn repeat(&self, message_id: u32, datagram: &[u8]) -> Option<&[u8]> {
-        (message_id == self.message_id && datagram == self.request).then_some(self.response.as_slice())
+    /// Sends the stored response if this is the same request once more. A different request with the same Message ID
+    /// is not one, and gets nothing. Of fragments the first one counts; `secured` knows it even if the peer has cut the
+    /// request into others (RFC 7383 2.6.1).
+    pub(crate) fn repeat(
+        &self,
+        core: &mut Core,
+        cx: &mut Shared,
+        secured: Option<&Secured>,
+        m: &Incoming<'_>,
+    ) -> bool {
+        let header = m.header();
+        if header.flags.response || header.message_id != self.message_id {
+            return false;
+        }
+        let fragment = m.message.encrypted.and_then(|e| e.fragment);
+        let again = m.datagram == self.request
+            || fragment.is_some_and(|f| f.number == 1) && secured.is_some_and(|s| s.is_authentic(m));
+        if again {
+            cx.counters.repeated_requests += 1;
+            core.reply(cx, m, &self.response);
+        }
+        again
     }
 }

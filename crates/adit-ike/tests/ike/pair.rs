@@ -462,7 +462,7 @@ impl Pair {
     }
 }
 
-fn protection(keys: &IkeKeyLog, from_initiator: bool) -> Protection {
+pub(crate) fn protection(keys: &IkeKeyLog, from_initiator: bool) -> Protection {
     let t = &keys.transforms;
     let (encr, integ) = if from_initiator { (&keys.sk_ei, &keys.sk_ai) } else { (&keys.sk_er, &keys.sk_ar) };
     Protection::new(t.encr, t.key_bits, t.integ, encr, integ).unwrap()

@@ -19,10 +19,32 @@ pub struct Encrypted {
     pub first_inner: PayloadType,
     /// Set if it is an Encrypted Fragment payload.
     pub fragment: Option<Fragment>,
+    /// Where the octet lies that announces it: in the IKE header, or in the generic header of the payload before.
+    pub announced_at: usize,
     /// Octets from the IKE header to the last one before the IV.
     pub associated_data_len: usize,
     /// Octets of the message.
     pub end: usize,
+}
+
+impl Encrypted {
+    const GENERIC_LEN: usize = 4;
+
+    /// The message `datagram` is, or of which it is the first fragment, without encryption: its Encrypted payload holds
+    /// `content` alone, no IV, padding or ICV, and all lengths and types say so. IKE_INTERMEDIATE authenticates this
+    /// (RFC 9242 3.3.2).
+    #[must_use]
+    pub fn without_encryption(&self, datagram: &[u8], content: &[u8]) -> Vec<u8> {
+        let numbers = if self.fragment.is_some() { Fragment::LEN } else { 0 };
+        let generic_end = self.associated_data_len.saturating_sub(numbers);
+        let mut writer = Writer::new();
+        writer.bytes(datagram.get(..generic_end).unwrap_or_default());
+        writer.bytes(content);
+        writer.patch(self.announced_at, &[PayloadType::SK.0]);
+        let length = u16::try_from(content.len() + Self::GENERIC_LEN).unwrap_or(u16::MAX);
+        writer.patch(generic_end.saturating_sub(2), &length.to_be_bytes());
+        Message::finish(writer)
+    }
 }
 
 /// Which piece of a message an Encrypted Fragment payload is (RFC 7383 2.5).

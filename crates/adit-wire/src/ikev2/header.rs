@@ -31,6 +31,9 @@ impl Header {
     /// Its length in octets.
     pub const LEN: usize = 28;
 
+    /// Where the type of the first payload stands.
+    pub(super) const NEXT_PAYLOAD_AT: usize = 16;
+
     /// Decodes the header at the start of a message, of whatever IKE version.
     ///
     /// Nothing is checked here but that it is there: the version and the length are for the caller

@@ -41,16 +41,18 @@ impl Message {
         reader.take(Header::LEN)?;
         let mut message = Self { header, payloads: Vec::new(), encrypted: None };
         let mut next = header.next_payload;
+        let mut announced_at = Header::NEXT_PAYLOAD_AT;
         while next != PayloadType::NONE {
             check_count(&message.payloads)?;
+            let start = datagram.len() - reader.remaining();
             let generic =
                 Generic::decode(&mut reader).map_err(|e| e.in_item("payload", message.payloads.len() + 1))?;
             if next == PayloadType::SK || next == PayloadType::SKF {
-                message.encrypted = Some(encrypted(next, &generic, datagram.len(), &reader)?);
+                message.encrypted = Some(encrypted((next, announced_at), &generic, datagram.len(), &reader)?);
                 break;
             }
             message.payloads.push(Payload::decode(next, &generic)?);
-            next = generic.next;
+            (next, announced_at) = (generic.next, start);
         }
         reader.finish()?;
         Ok(message)
@@ -117,7 +119,7 @@ fn check_count(payloads: &[Payload]) -> Result<(), DecodeError> {
 }
 
 fn encrypted(
-    payload_type: PayloadType,
+    (payload_type, announced_at): (PayloadType, usize),
     generic: &Generic<'_>,
     end: usize,
     rest: &Reader<'_>,
@@ -131,7 +133,7 @@ fn encrypted(
     } else {
         (None, body_at)
     };
-    Ok(Encrypted { first_inner: generic.next, fragment, associated_data_len, end })
+    Ok(Encrypted { first_inner: generic.next, fragment, announced_at, associated_data_len, end })
 }
 
 /// One payload.
