@@ -41,16 +41,14 @@ impl PolicyTable {
         for (index, policy) in policies.iter().enumerate() {
             for remote in policy.remote_ts.iter().map(Rule::from) {
                 for local in policy.local_ts.iter().map(Rule::from).filter(|local| local.v6 == remote.v6) {
-                    entries.push((
-                        rank(policy.priority, &local, &remote),
-                        Entry { local, remote, policy: PolicyIndex(index) },
-                    ));
+                    let rank = rank(policy.priority, &local, &remote);
+                    entries.push(Entry { rank, local, remote, policy: PolicyIndex(index) });
                 }
             }
         }
         // Stable, so equal ranks keep the order of the list.
-        entries.sort_by_key(|(rank, _)| *rank);
-        let (v6, v4) = entries.into_iter().map(|(_, entry)| entry).partition(|entry: &Entry| entry.remote.v6);
+        entries.sort_by_key(|entry| entry.rank);
+        let (v6, v4) = entries.into_iter().partition(|entry: &Entry| entry.remote.v6);
         Self { v4: Family::new(v4), v6: Family::new(v6) }
     }
 
@@ -58,9 +56,19 @@ impl PolicyTable {
     /// protects it.
     #[must_use]
     pub fn lookup_outbound(&self, flow: &Flow) -> Option<PolicyIndex> {
+        self.candidates_outbound(flow).next()
+    }
+
+    /// The policies that an outbound packet can fall under: the one of [`lookup_outbound`](Self::lookup_outbound), then those
+    /// that describe the packet exactly as closely with the same priority. A policy with several selectors can come twice.
+    pub fn candidates_outbound(&self, flow: &Flow) -> impl Iterator<Item = PolicyIndex> {
         let (source, destination) = Endpoint::of(flow);
         let family = if destination.address.v6 { &self.v6 } else { &self.v4 };
-        family.lookup(&source, &destination)
+        let mut rank = None;
+        family
+            .matches(source, destination)
+            .take_while(move |entry| *rank.get_or_insert(entry.rank) == entry.rank)
+            .map(|entry| entry.policy)
     }
 }
 
@@ -75,6 +83,7 @@ fn rank(priority: u32, local: &Rule, remote: &Rule) -> Rank {
 
 #[derive(Clone, Debug)]
 struct Entry {
+    rank: Rank,
     local: Rule,
     remote: Rule,
     policy: PolicyIndex,
@@ -112,15 +121,14 @@ impl Family {
         Self { entries, starts, candidates }
     }
 
-    fn lookup(&self, source: &Endpoint, destination: &Endpoint) -> Option<PolicyIndex> {
-        let piece =
-            self.starts.partition_point(|start| *start <= destination.address.value).checked_sub(1)?;
-        self.candidates
-            .get(piece)?
-            .iter()
+    fn matches(&self, source: Endpoint, destination: Endpoint) -> impl Iterator<Item = &Entry> {
+        let piece = self.starts.partition_point(|start| *start <= destination.address.value).checked_sub(1);
+        piece
+            .and_then(|piece| self.candidates.get(piece))
+            .into_iter()
+            .flatten()
             .filter_map(|index| self.entries.get(*index))
-            .find(|entry| entry.local.admits(source) && entry.remote.admits(destination))
-            .map(|entry| entry.policy)
+            .filter(move |entry| entry.local.admits(&source) && entry.remote.admits(&destination))
     }
 }
 
@@ -193,6 +201,27 @@ pub(crate) mod tests {
         ]);
         assert_eq!(found(&table, "10.1.0.1", "10.2.0.7"), Some(2));
         assert_eq!(found(&table, "10.1.0.1", "10.2.0.200"), Some(1), "equal ones as they are listed");
+    }
+
+    #[test]
+    fn equals_stand_in_for_each_other_and_others_do_not() {
+        let local = [ts("10.1.0.0", "10.1.255.255", 0, 0..=65535)];
+        let net = |second: u8| ts(&format!("10.{second}.0.0"), &format!("10.{second}.255.255"), 0, 0..=65535);
+        let table = PolicyTable::new(&[
+            policy(0, &local, &[ts("10.0.0.0", "10.255.255.255", 0, 0..=65535)]),
+            policy(0, &local, &[net(2), net(3)]),
+            policy(0, &local, &[net(3), net(4)]),
+            policy(5, &local, &[net(4)]),
+        ]);
+        let all = |destination: &str| -> Vec<usize> {
+            let flow = flow("10.1.0.1", destination, 6, Some((1000, 80)));
+            table.candidates_outbound(&flow).map(|index| index.0).collect()
+        };
+        assert_eq!(all("10.2.0.1"), [1], "not the wider one");
+        assert_eq!(all("10.3.0.1"), [1, 2]);
+        assert_eq!(all("10.4.0.1"), [3], "not the one without priority");
+        assert_eq!(all("10.5.0.1"), [0]);
+        assert!(all("11.0.0.1").is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Counters with a single writer: the worker adds, anyone reads, nobody waits.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backend::ChildCounters;
@@ -24,6 +24,20 @@ impl Count {
     }
 }
 
+/// Something that one thread finds out, and tells once.
+#[derive(Debug, Default)]
+pub(crate) struct Once(AtomicBool);
+
+impl Once {
+    pub(crate) fn is_first(&self) -> bool {
+        let first = !self.0.load(Ordering::Relaxed);
+        if first {
+            self.0.store(true, Ordering::Relaxed);
+        }
+        first
+    }
+}
+
 /// Why a packet was dropped outside any one SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -36,8 +50,8 @@ pub enum DropCause {
     NoSa,
     /// From the TUN device: too big for the way to the peer; the sender was told, rates permitting.
     TooBig,
-    /// The SA cannot send any more.
-    Sequence,
+    /// The hard limit of its SA is reached.
+    Limit,
     /// The kernel would not send the outer packet.
     Send,
     /// An outer packet that is neither ESP nor IKE, or was cut short.
@@ -57,7 +71,7 @@ impl DropCause {
         Self::NoPolicy,
         Self::NoSa,
         Self::TooBig,
-        Self::Sequence,
+        Self::Limit,
         Self::Send,
         Self::OuterMalformed,
         Self::UnknownSpi,
@@ -73,7 +87,7 @@ impl DropCause {
             Self::NoPolicy => "no-policy",
             Self::NoSa => "no-sa",
             Self::TooBig => "too-big",
-            Self::Sequence => "sequence",
+            Self::Limit => "limit",
             Self::Send => "send",
             Self::OuterMalformed => "outer-malformed",
             Self::UnknownSpi => "unknown-spi",
@@ -128,6 +142,8 @@ pub(crate) struct SaCounts {
     /// [`Clock`] times; 0 is never.
     pub(crate) last_in: Count,
     pub(crate) last_out: Count,
+    pub(crate) soon: Once,
+    pub(crate) reached: Once,
     drops: [Count; adit_esp::Drop::ALL.len()],
 }
 

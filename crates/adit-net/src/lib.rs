@@ -27,6 +27,7 @@ pub mod netns;
 mod nft;
 mod path;
 mod routes;
+mod sas;
 mod sockets;
 #[expect(unsafe_code, reason = "the system calls without a safe wrapper, and nothing else")]
 mod sys;

@@ -11,7 +11,7 @@
 //! may not be refused.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::Error;
 use crate::backend::NetConfig;
 use crate::path::Path;
-use crate::sys::{self, Datagram};
+use crate::sys::{self, Datagram, Received};
 
 /// Sends IKE messages. Cheap to clone; usable from any thread.
 #[derive(Clone, Debug)]
@@ -191,6 +191,17 @@ impl Outer {
             socket.bind(&SocketAddr::new(any, port).into())?;
         }
         Ok(Self { kind, v6, port, socket })
+    }
+
+    /// Where a packet arrived.
+    pub(crate) fn local(&self, about: &Received) -> Option<SocketAddr> {
+        Some(match about.destination? {
+            // A link-local address means nothing without its interface.
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                SocketAddrV6::new(v6, self.port, 0, about.interface).into()
+            }
+            other => SocketAddr::new(other, self.port),
+        })
     }
 
     /// Sends packets; returns how many the kernel took. An error is about the first.

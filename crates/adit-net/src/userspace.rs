@@ -26,9 +26,10 @@ use crate::counters::{Clock, SaCounts, Stats, WorkerCounts};
 use crate::fence::Fence;
 use crate::netlink::Netlink;
 use crate::routes::Routes;
+use crate::sas::{Inbound, NewChild, Outbound, Transport};
 use crate::sockets::{IkeSender, Sockets};
 use crate::tun::Tun;
-use crate::worker::{Command, Inbound, NewChild, Outbound, Policies, Transport, Wake, Worker};
+use crate::worker::{Command, Policies, Wake, Worker};
 use crate::{Error, path};
 
 /// The userspace data plane.
@@ -38,6 +39,8 @@ pub struct Userspace {
     policies: Arc<ArcSwap<Policies>>,
     worker: WorkerHandle,
     children: HashMap<ChildId, Child>,
+    /// The inbound SPIs of the children.
+    spis: HashSet<u32>,
     routes: Routes,
     fence: Mutex<Fence>,
     clock: Clock,
@@ -93,6 +96,7 @@ impl Userspace {
             policies,
             worker,
             children: HashMap::new(),
+            spis: HashSet::new(),
             routes,
             fence,
             clock,
@@ -106,6 +110,13 @@ impl Userspace {
         IkeSender::new(Arc::clone(&self.sockets))
     }
 
+    /// Gives an order about a Child SA that only a worker at its end refuses.
+    fn order(&self, id: ChildId, what: &str, command: impl FnOnce(SyncSender<()>) -> Command) {
+        if let Err(error) = self.worker.order(command) {
+            tracing::warn!(%error, id = id.0, "cannot {what} a Child SA");
+        }
+    }
+
     fn fence(&self) -> std::sync::MutexGuard<'_, Fence> {
         // The fence is a socket: a panic elsewhere cannot have left it half changed.
         self.fence.lock().unwrap_or_else(PoisonError::into_inner)
@@ -114,40 +125,53 @@ impl Userspace {
 
 impl Backend for Userspace {
     fn install(&mut self, child: ChildSaInstall) -> Result<(), Error> {
-        let ChildSaInstall { id, policy, inbound, outbound, local, remote, encap, .. } = child;
+        let ChildSaInstall { id, policy, inbound, outbound, local, remote, encap, active, limits } = child;
         let spi = inbound.spi.0;
         if self.children.contains_key(&id) {
             return Err(Error::Configuration(format!("Child SA {} is installed already", id.0)));
         }
-        if self.children.values().any(|child| child.spi == spi) {
+        if self.spis.contains(&spi) {
             return Err(Error::Configuration(format!("inbound SPI {} is in use", inbound.spi)));
         }
         let transport = Transport::new(&self.config, &self.sockets, local, remote, encap)?;
         let counts = Arc::new(SaCounts::default());
+        let (inbound, outbound) = (InboundSa::new(inbound)?, OutboundSa::new(outbound)?);
         let child = Box::new(NewChild {
             id,
             policy,
-            inbound: Inbound::new(id, InboundSa::new(inbound)?, Arc::clone(&counts)),
-            outbound: Outbound::new(id, OutboundSa::new(outbound)?, transport, Arc::clone(&counts)),
+            active,
+            inbound: Inbound::new(id, inbound, active, limits, transport, Arc::clone(&counts)),
+            outbound: Outbound::new(id, outbound, limits, transport, Arc::clone(&counts)),
         });
         self.worker.order(|done| Command::Install(child, done))?;
+        self.spis.insert(spi);
         self.children.insert(id, Child { spi, counts });
         Ok(())
     }
 
-    fn switch(&mut self, _: ChildId) {}
+    fn switch(&mut self, id: ChildId) {
+        self.order(id, "switch to", |done| Command::Switch(id, done));
+    }
 
-    fn retire(&mut self, _: ChildId) {}
+    fn retire(&mut self, id: ChildId) {
+        self.order(id, "retire", |done| Command::Retire(id, done));
+    }
 
-    fn relocate(&mut self, _: ChildId, _: IpAddr, _: IpAddr, _: Option<UdpEncap>) -> Result<(), Error> {
-        Ok(())
+    fn relocate(
+        &mut self,
+        id: ChildId,
+        local: IpAddr,
+        remote: IpAddr,
+        encap: Option<UdpEncap>,
+    ) -> Result<(), Error> {
+        let transport = Transport::new(&self.config, &self.sockets, local, remote, encap)?;
+        self.worker.order(|done| Command::Relocate(id, transport, done))
     }
 
     fn remove(&mut self, id: ChildId) {
-        if self.children.remove(&id).is_some()
-            && let Err(error) = self.worker.order(|done| Command::Remove(id, done))
-        {
-            tracing::warn!(%error, id = id.0, "cannot remove a Child SA");
+        if let Some(child) = self.children.remove(&id) {
+            self.spis.remove(&child.spi);
+            self.order(id, "remove", |done| Command::Remove(id, done));
         }
     }
 

@@ -1,5 +1,5 @@
-//! The thread that moves packets. A worker owns one TUN queue, the SAs it serves and all state that changes with a
-//! packet; nobody else touches them, so no lock is taken. Policies are a snapshot that is replaced as a whole, SA
+//! The thread that moves packets. A worker owns one TUN queue, the SAs it serves (the module `sas`) and all state that changes
+//! with a packet; nobody else touches them, so no lock is taken. Policies are a snapshot that is replaced as a whole, SA
 //! changes arrive as commands and are answered, counters have one writer. It never negotiates and never changes
 //! routes.
 //!
@@ -10,27 +10,22 @@
 //! Where ESP comes from does not matter: whatever carries an SPI of ours and verifies is the peer's. The address
 //! that ESP is sent to changes only when the control plane says so.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use adit_esp::tunnel::{Ecn, OuterPolicy};
-use adit_esp::{InboundSa, Opened, OutboundSa, PolicyTable, SealError};
+use adit_esp::PolicyTable;
 use adit_wire::ikev2::Spi;
 use adit_wire::natt::{self, Datagram4500};
 use adit_wire::{icmp, ip};
 use arc_swap::ArcSwap;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::Error;
-use crate::backend::{ChildId, NetConfig, NetEvent, PolicyId, UdpEncap};
+use crate::backend::{ChildId, NetEvent, PolicyId};
 use crate::counters::{Clock, DropCause, SaCounts, WorkerCounts};
-use crate::path::Path;
+use crate::sas::{NewChild, Refusal, Sas, Sealed, Transport};
 use crate::sockets::{Kind, Outer, Sockets};
 use crate::sys::{BATCH, Datagram, Received, RecvBatch};
 use crate::tun::Tun;
@@ -39,17 +34,13 @@ use crate::tun::Tun;
 pub(crate) enum Command {
     /// Answered when packets on the new SAs are served.
     Install(Box<NewChild>, SyncSender<()>),
+    Switch(ChildId, SyncSender<()>),
+    /// Answered when the last packet has left.
+    Retire(ChildId, SyncSender<()>),
+    Relocate(ChildId, Transport, SyncSender<()>),
     /// Answered when the SAs are gone.
     Remove(ChildId, SyncSender<()>),
     Stop,
-}
-
-/// Both halves of a Child SA, ready to work.
-pub(crate) struct NewChild {
-    pub(crate) id: ChildId,
-    pub(crate) policy: PolicyId,
-    pub(crate) inbound: Inbound,
-    pub(crate) outbound: Outbound,
 }
 
 /// The policies, as workers see them.
@@ -58,6 +49,13 @@ pub(crate) struct Policies {
     pub(crate) table: PolicyTable,
     /// The name of each policy, by its index in the table.
     pub(crate) ids: Vec<PolicyId>,
+}
+
+impl Policies {
+    /// The policies that protect a packet: the first, and those that describe it equally well.
+    pub(crate) fn of(&self, flow: &ip::Flow) -> impl Iterator<Item = PolicyId> {
+        self.table.candidates_outbound(flow).filter_map(|index| self.ids.get(index.0).copied())
+    }
 }
 
 /// Interrupts a worker's sleep.
@@ -94,20 +92,11 @@ pub(crate) struct Worker {
     mark: u32,
 }
 
-/// The SAs of one worker.
-#[derive(Default)]
-struct Sas {
-    inbound: HashMap<u32, Inbound>,
-    /// Of each policy, the one installed last comes last.
-    outbound: HashMap<PolicyId, Vec<Outbound>>,
-    places: HashMap<ChildId, (u32, PolicyId)>,
-}
-
 /// What leaves a worker beside packets.
-struct Report {
-    counts: Arc<WorkerCounts>,
-    events: Arc<dyn Fn(NetEvent) + Send + Sync>,
-    clock: Clock,
+pub(crate) struct Report {
+    pub(crate) counts: Arc<WorkerCounts>,
+    pub(crate) events: Arc<dyn Fn(NetEvent) + Send + Sync>,
+    pub(crate) clock: Clock,
 }
 
 impl Worker {
@@ -192,6 +181,19 @@ impl Worker {
                     // Whoever asked may have given up waiting.
                     let _ = done.send(());
                 }
+                Ok(Command::Switch(id, done)) => {
+                    self.sas.switch(id);
+                    let _ = done.send(());
+                }
+                Ok(Command::Retire(id, done)) => {
+                    // No packet is under way: batches are sent whole.
+                    self.sas.retire(id);
+                    let _ = done.send(());
+                }
+                Ok(Command::Relocate(id, transport, done)) => {
+                    self.sas.relocate(id, transport, self.mark);
+                    let _ = done.send(());
+                }
                 Ok(Command::Remove(id, done)) => {
                     self.sas.remove(id);
                     let _ = done.send(());
@@ -216,12 +218,10 @@ impl Worker {
                 }
             };
             let Some(inner) = sending.inner.get(..len) else { break };
-            let found = sas.find_outbound(&policies, inner);
-            let sealed =
-                found.and_then(|outbound| outbound.seal(inner, &mut sending.sealed, (now, *mark), report));
-            match sealed {
+            match sas.seal(&policies, inner, &mut sending.sealed, (now, *mark), report) {
                 Ok(packet) => sending.packets.push(packet),
                 Err(Refusal::Drop(cause)) => report.counts.dropped(cause),
+                Err(Refusal::Exhausted) => report.counts.dropped(DropCause::Limit),
                 Err(Refusal::TooBig { mtu }) => {
                     report.counts.dropped(DropCause::TooBig);
                     if limiter.allow(now) {
@@ -278,8 +278,13 @@ impl Worker {
                 report.counts.dropped(DropCause::OuterMalformed);
                 continue;
             };
-            match sas.inbound.get_mut(&spi) {
-                Some(sa) => sa.open(esp, about.tos, now, tun, report),
+            match sas.inbound(spi) {
+                Some(sa) => {
+                    // RFC 7296 2.8: what the peer sends on a new SA shows that it is ready for it.
+                    if let Some(id) = sa.open(esp, (outer, &about), now, tun, report) {
+                        sas.switch(id);
+                    }
+                }
                 None => {
                     report.counts.dropped(DropCause::UnknownSpi);
                     if let Some(remote) = about.source.filter(|_| limiter.allow(now)) {
@@ -310,228 +315,20 @@ fn without_ip_header(v6: bool, datagram: &mut [u8]) -> Option<&mut [u8]> {
 impl Report {
     fn ike(&self, outer: &Outer, about: &Received, message: &[u8]) {
         self.counts.ike_received.add(1);
-        let (Some(remote), Some(destination)) = (about.source, about.destination) else { return };
-        let local = match destination {
-            // A link-local address means nothing without its interface.
-            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-                SocketAddrV6::new(v6, outer.port, 0, about.interface).into()
-            }
-            other => SocketAddr::new(other, outer.port),
-        };
+        let (Some(remote), Some(local)) = (about.source, outer.local(about)) else { return };
         (self.events)(NetEvent::Ike { local, remote, datagram: message.to_vec() });
     }
-}
 
-impl Sas {
-    fn install(&mut self, child: NewChild, mark: u32) {
-        let NewChild { id, policy, inbound, mut outbound } = child;
-        let spi = inbound.sa.spi().0;
-        outbound.learn_path(Instant::now(), mark);
-        self.places.insert(id, (spi, policy));
-        // The peer may send as soon as it sees our first packet.
-        self.inbound.insert(spi, inbound);
-        self.outbound.entry(policy).or_default().push(outbound);
-    }
-
-    fn remove(&mut self, id: ChildId) {
-        let Some((spi, policy)) = self.places.remove(&id) else { return };
-        self.inbound.remove(&spi);
-        if let Some(outbound) = self.outbound.get_mut(&policy) {
-            outbound.retain(|sa| sa.id != id);
-            if outbound.is_empty() {
-                self.outbound.remove(&policy);
-            }
+    pub(crate) fn limit_soon(&self, id: ChildId, counts: &SaCounts) {
+        if counts.soon.is_first() {
+            (self.events)(NetEvent::LimitSoon { id });
         }
     }
 
-    /// The SA for an inner packet: of its policy, the newest whose selectors it fits. An SA may be narrower than its
-    /// policy, and what does not fit would be dropped by the peer.
-    fn find_outbound(&mut self, policies: &Policies, inner: &[u8]) -> Result<&mut Outbound, Refusal> {
-        let flow = ip::flow(inner).map_err(|_| Refusal::Drop(DropCause::Malformed))?;
-        let policy = policies.table.lookup_outbound(&flow).and_then(|index| policies.ids.get(index.0));
-        let policy = policy.ok_or(Refusal::Drop(DropCause::NoPolicy))?;
-        let candidates = self.outbound.get_mut(policy).into_iter().flatten();
-        candidates
-            .rev()
-            .find(|outbound| outbound.sa.selectors().admit_outbound(&flow))
-            .ok_or(Refusal::Drop(DropCause::NoSa))
-    }
-}
-
-/// The inbound half of a Child SA.
-pub(crate) struct Inbound {
-    id: ChildId,
-    sa: InboundSa,
-    counts: Arc<SaCounts>,
-}
-
-impl Inbound {
-    pub(crate) fn new(id: ChildId, sa: InboundSa, counts: Arc<SaCounts>) -> Self {
-        Self { id, sa, counts }
-    }
-
-    fn open(&mut self, esp: &mut [u8], tos: u8, now: Instant, tun: &Tun, report: &Report) {
-        match self.sa.open_marked(esp, Ecn::from_traffic_class(tos)) {
-            Ok(opened) => {
-                self.counts.last_in.set(report.clock.number(now));
-                if let Opened::Packet(inner) = opened {
-                    self.counts.packets_in.add(1);
-                    self.counts.bytes_in.add(inner.len() as u64);
-                    if let Err(error) = tun.write(inner) {
-                        tracing::debug!(%error, "the kernel does not take a packet from the tunnel");
-                        report.counts.dropped(DropCause::Deliver);
-                    }
-                }
-            }
-            Err(cause) => {
-                tracing::trace!(id = self.id.0, %cause, "ESP dropped");
-                self.counts.dropped(cause);
-                report.counts.dropped(DropCause::Refused);
-            }
+    pub(crate) fn limit_reached(&self, id: ChildId, counts: &SaCounts) {
+        if counts.reached.is_first() {
+            (self.events)(NetEvent::LimitReached { id });
         }
-    }
-}
-
-/// The outbound half of a Child SA.
-pub(crate) struct Outbound {
-    id: ChildId,
-    sa: OutboundSa,
-    transport: Transport,
-    outer: OuterPolicy,
-    /// The longest inner packet that fits the path, as far as it is known, and when that was last looked up.
-    max_inner: usize,
-    learnt: Option<Instant>,
-    soon_reported: bool,
-    exhausted_reported: bool,
-    counts: Arc<SaCounts>,
-}
-
-/// How sealed packets get to the peer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Transport {
-    kind: Kind,
-    source: IpAddr,
-    destination: SocketAddr,
-}
-
-impl Transport {
-    pub(crate) fn new(
-        config: &NetConfig,
-        sockets: &Sockets,
-        local: IpAddr,
-        remote: IpAddr,
-        encap: Option<UdpEncap>,
-    ) -> Result<Self, Error> {
-        let (kind, port) = match encap {
-            Some(UdpEncap { local_port, remote_port }) if local_port == config.nat_t_port => {
-                (Kind::NatT, remote_port)
-            }
-            Some(UdpEncap { local_port, .. }) => {
-                let port = config.nat_t_port;
-                return Err(Error::Configuration(format!(
-                    "ESP in UDP is sent from port {port}, not {local_port}"
-                )));
-            }
-            None => (Kind::Esp, 0),
-        };
-        if local.is_ipv4() != remote.is_ipv4() {
-            return Err(Error::Configuration(format!("{local} and {remote} are of different families")));
-        }
-        if sockets.find(kind, remote.is_ipv6()).is_none() {
-            return Err(Error::Configuration(match kind {
-                Kind::Esp if !config.raw_esp => "ESP without UDP is switched off".into(),
-                _ => format!("this machine has no socket that reaches {remote}"),
-            }));
-        }
-        Ok(Self { kind, source: local, destination: SocketAddr::new(remote, port) })
-    }
-}
-
-/// How long a path MTU is believed before it is looked up again, while big packets are sent.
-const PATH_LIFETIME: Duration = Duration::from_secs(1);
-
-/// Inner packets up to this size fit any path that is worth the name: they need no fresh path MTU.
-const SMALL: usize = 512;
-
-/// Every IPv6 link carries packets of this size (RFC 8200 5), so senders do not go below it.
-const IPV6_MIN_MTU: usize = 1280;
-
-impl Outbound {
-    pub(crate) fn new(id: ChildId, sa: OutboundSa, transport: Transport, counts: Arc<SaCounts>) -> Self {
-        Self {
-            id,
-            sa,
-            transport,
-            outer: OuterPolicy::default(),
-            max_inner: usize::MAX,
-            learnt: None,
-            soon_reported: false,
-            exhausted_reported: false,
-            counts,
-        }
-    }
-
-    /// Seals one packet at the end of `buffer`.
-    fn seal(
-        &mut self,
-        inner: &[u8],
-        buffer: &mut Vec<u8>,
-        (now, mark): (Instant, u32),
-        report: &Report,
-    ) -> Result<Sealed, Refusal> {
-        if inner.len() > SMALL && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME)
-        {
-            self.learn_path(now, mark);
-        }
-        if let Some(mtu) = refused_mtu(inner, self.max_inner) {
-            return Err(Refusal::TooBig { mtu });
-        }
-        let start = buffer.len();
-        self.sa.seal(inner, buffer).map_err(|error| match error {
-            SealError::SequenceExhausted => {
-                if !std::mem::replace(&mut self.exhausted_reported, true) {
-                    (report.events)(NetEvent::LimitReached { id: self.id });
-                }
-                Refusal::Drop(DropCause::Sequence)
-            }
-            _ => Refusal::Drop(DropCause::Malformed),
-        })?;
-        if self.sa.rekey_due() && !std::mem::replace(&mut self.soon_reported, true) {
-            (report.events)(NetEvent::LimitSoon { id: self.id });
-        }
-        let tos = self.outer.fields(inner).traffic_class;
-        let counts = Arc::clone(&self.counts);
-        Ok(Sealed {
-            transport: self.transport,
-            tos,
-            octets: start..buffer.len(),
-            inner_len: inner.len(),
-            counts,
-        })
-    }
-
-    fn learn_path(&mut self, now: Instant, mark: u32) {
-        let remote = self.transport.destination.ip();
-        self.learnt = Some(now);
-        match Path::to(remote, mark).and_then(|path| path.mtu()) {
-            Ok(mtu) => {
-                self.max_inner = self.sa.max_inner(mtu, self.transport.kind == Kind::NatT, remote.is_ipv6());
-            }
-            // Without a route nothing can be sent, whatever its size.
-            Err(error) => tracing::debug!(%error, %remote, "no path MTU"),
-        }
-    }
-}
-
-/// The MTU to tell the sender of a packet that does not fit and that it may be asked to cut, `None` if the packet
-/// is to be sent. Inner IPv4 packets without DF and IPv6 packets of the minimum MTU are sent in any case.
-fn refused_mtu(inner: &[u8], max_inner: usize) -> Option<usize> {
-    if inner.len() <= max_inner {
-        return None;
-    }
-    match inner {
-        [first, _, _, _, _, _, flags, ..] if first >> 4 == 4 => (flags & 0x40 != 0).then_some(max_inner),
-        _ => (inner.len() > IPV6_MIN_MTU).then_some(max_inner.max(IPV6_MIN_MTU)),
     }
 }
 
@@ -543,22 +340,6 @@ fn send_too_big(tun: &Tun, inner: &[u8], mtu: usize) {
     if let Some(Err(error)) = message.map(|message| tun.write(&message)) {
         tracing::debug!(%error, "cannot tell a sender the MTU");
     }
-}
-
-/// Why a packet was not sealed.
-enum Refusal {
-    Drop(DropCause),
-    TooBig { mtu: usize },
-}
-
-/// One sealed packet of a batch.
-struct Sealed {
-    transport: Transport,
-    tos: u8,
-    /// Its place in the batch's buffer.
-    octets: Range<usize>,
-    inner_len: usize,
-    counts: Arc<SaCounts>,
 }
 
 /// Packets on their way out.
@@ -669,29 +450,6 @@ impl Limiter {
 mod tests {
     use super::*;
 
-    fn ipv4(len: usize, dont_fragment: bool) -> Vec<u8> {
-        let mut packet = vec![0; len];
-        packet[0] = 0x45;
-        packet[6] = if dont_fragment { 0x40 } else { 0 };
-        packet
-    }
-
-    fn ipv6(len: usize) -> Vec<u8> {
-        let mut packet = vec![0; len];
-        packet[0] = 0x60;
-        packet
-    }
-
-    #[test]
-    fn only_packets_that_may_be_refused_are_refused() {
-        assert_eq!(refused_mtu(&ipv4(1300, true), 1300), None);
-        assert_eq!(refused_mtu(&ipv4(1301, true), 1300), Some(1300));
-        assert_eq!(refused_mtu(&ipv4(1301, false), 1300), None);
-        assert_eq!(refused_mtu(&ipv6(1301), 1300), Some(1300));
-        assert_eq!(refused_mtu(&ipv6(1280), 1200), None, "no IPv6 sender goes below 1280");
-        assert_eq!(refused_mtu(&ipv6(1281), 1200), Some(1280));
-    }
-
     #[test]
     fn the_limit_holds_for_a_second() {
         let mut limiter = Limiter::new();
@@ -704,7 +462,8 @@ mod tests {
 
     #[test]
     fn raw_ipv4_packets_lose_their_header_whatever_its_length() {
-        let mut packet = ipv4(30, false);
+        let mut packet = vec![0; 30];
+        packet[0] = 0x45;
         packet[20] = 7;
         assert_eq!(without_ip_header(false, &mut packet).unwrap()[0], 7);
         packet[0] = 0x46;
