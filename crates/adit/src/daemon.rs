@@ -7,11 +7,12 @@
 mod commands;
 pub mod logging;
 mod policies;
-mod starts;
+mod reconciler;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -21,10 +22,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_crypto::SystemEntropy;
 use adit_esp::SaParameters;
-use adit_ike::config::{Configuration, Connection, Settings};
+use adit_ike::config::{AddressSpec, Configuration, Connection, Settings};
 use adit_ike::{
     ChildHandle, ChildSaView, DownReason, Event, Gateway, IkeSaView, InstallChild, Output, RequestId, Target,
-    Transmit,
+    TerminateTarget, Transmit,
 };
 use adit_net::{
     Backend, ChildId, ChildSaInstall, IkeSender, NetConfig, NetEvent, PolicyId, UdpEncap, Userspace,
@@ -34,7 +35,7 @@ use tokio::sync::mpsc;
 
 use self::logging::LogLimit;
 use self::policies::Policies;
-use self::starts::Starts;
+use self::reconciler::{ChildName, Reconciler};
 use crate::config::ControlUri;
 use crate::control::report::{self, ChildFacts};
 use crate::control::server::{ClaimError, Hub, Listener, Reply, Request, Server};
@@ -49,6 +50,9 @@ const BATCH: usize = 64;
 
 /// How long a stopping daemon waits for the answers to its deletes.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+
+/// Changes of addresses, links and routes come in bursts: all of them are looked at once, so long after the first.
+const PATHS_SETTLE: Duration = Duration::from_millis(200);
 
 /// What the daemon is started with.
 #[derive(Debug)]
@@ -229,12 +233,14 @@ struct Daemon {
     installed: HashMap<ChildHandle, PolicyId>,
     /// What Child SAs carried that have left the data plane and are about to be reported as down.
     departed: HashMap<ChildHandle, ChildFacts>,
-    starts: Starts,
+    reconciler: Reconciler,
     /// Commands whose end the gateway will report.
     pending: HashMap<RequestId, Pending>,
     next_request: u64,
     limit: LogLimit,
     activity_reported: Instant,
+    /// When to look for the ways to the peers again, because something changed.
+    paths_due: Option<Instant>,
     started: Instant,
     started_at: SystemTime,
     stopping: Option<Stopping>,
@@ -277,11 +283,12 @@ impl Daemon {
             policies: Policies::default(),
             installed: HashMap::new(),
             departed: HashMap::new(),
-            starts: Starts::default(),
+            reconciler: Reconciler::new(Box::new(SystemEntropy)),
             pending: HashMap::new(),
             next_request: 0,
             limit: LogLimit::default(),
             activity_reported: now,
+            paths_due: None,
             started: now,
             started_at: SystemTime::now(),
             stopping: None,
@@ -292,7 +299,7 @@ impl Daemon {
     fn configure(&mut self, now: Instant, configuration: Configuration) -> Result<(), adit_net::Error> {
         self.policies = Policies::new(&configuration.connections);
         self.backend.set_policies(self.policies.all())?;
-        self.starts = Starts::new(&configuration.connections, now);
+        self.reconciler.configure(now, &configuration.connections, |_| false);
         self.connections.clone_from(&configuration.connections);
         self.gateway.set_configuration(configuration);
         Ok(())
@@ -352,7 +359,7 @@ impl Daemon {
             return;
         }
         tracing::info!("stopping: deleting all SAs");
-        self.starts = Starts::default();
+        self.reconciler.stop();
         self.gateway.shutdown(now);
         // With a failed data plane nobody hears the answers.
         let grace = if failure.is_some() { Duration::ZERO } else { SHUTDOWN_GRACE };
@@ -390,6 +397,17 @@ impl Daemon {
             NetEvent::PeerMoved { id, local, remote } => {
                 self.gateway.child_moved(now, ChildHandle(id.0), local, remote);
             }
+            NetEvent::PathsChanged => {
+                self.paths_due.get_or_insert(now + PATHS_SETTLE);
+            }
+            NetEvent::Acquire { policy } => {
+                let reconciler = &mut self.reconciler;
+                if let Some(name) =
+                    self.policies.children(policy).iter().find(|name| reconciler.acquire(now, name))
+                {
+                    tracing::info!("{name}: there is traffic for it");
+                }
+            }
             NetEvent::Failed { reason } => self.stop(now, Some(reason)),
             other => tracing::info!("data plane: {other:?}"),
         }
@@ -398,7 +416,12 @@ impl Daemon {
     fn poll_timeout(&self) -> Option<Instant> {
         let commands = self.pending.values().filter_map(|pending| pending.deadline);
         let stopping = self.stopping.as_ref().map(|stopping| stopping.deadline);
-        commands.chain(self.gateway.poll_timeout()).chain(self.starts.poll_timeout()).chain(stopping).min()
+        commands
+            .chain(self.gateway.poll_timeout())
+            .chain(self.reconciler.poll_timeout())
+            .chain(stopping)
+            .chain(self.paths_due)
+            .min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -406,8 +429,12 @@ impl Daemon {
             self.report_activity(now);
             self.gateway.handle_timeout(now);
         }
-        while let Some((connection, child)) = self.starts.due(now) {
-            self.start(now, connection, child);
+        if self.paths_due.is_some_and(|due| due <= now) {
+            self.paths_due = None;
+            self.paths_changed(now);
+        }
+        while let Some(name) = self.reconciler.due(now) {
+            self.start(now, &name);
         }
         let late = |pending: &mut Pending| pending.deadline.is_some_and(|deadline| deadline <= now);
         let late: Vec<Pending> =
@@ -432,26 +459,56 @@ impl Daemon {
         }
     }
 
+    /// Tells the gateway from which address each peer is reached now (RFC 4555 3.5), and tries soon what has failed.
+    fn paths_changed(&mut self, now: Instant) {
+        let allowed: HashMap<&str, &[AddressSpec]> = self
+            .connections
+            .iter()
+            .map(|connection| (connection.name.as_str(), connection.local_addrs.as_slice()))
+            .collect();
+        let mut paths = Vec::new();
+        for sa in self.gateway.ike_sas() {
+            let source = self.wire.source_address(sa.remote.ip()).ok();
+            let allowed = allowed.get(sa.connection.as_str()).copied().unwrap_or_default();
+            let fits =
+                |address: IpAddr| allowed.is_empty() || allowed.iter().any(|spec| spec.contains(address));
+            // What the file does not allow is not taken: while there is a way at all, the address stays.
+            paths.push((sa.handle, source.map(|source| if fits(source) { source } else { sa.local.ip() })));
+        }
+        for (handle, local) in paths {
+            self.gateway.path_changed(now, handle, local);
+        }
+        self.reconciler.hurry(now);
+    }
+
     fn request_id(&mut self) -> RequestId {
         self.next_request += 1;
         RequestId(self.next_request)
     }
 
-    /// Brings up a child that has `start_action = start`.
-    fn start(&mut self, now: Instant, connection: String, child: String) {
+    /// Brings up a child that ought to be up.
+    fn start(&mut self, now: Instant, name: &ChildName) {
         let request = self.request_id();
-        let target = self.target(Some(connection.clone()), Some(child.clone()));
+        let target = self.target(Some(name.connection.clone()), Some(name.child.clone()));
         match self.gateway.initiate(now, &target, request) {
-            Ok(()) => self.starts.running(&connection, &child, request),
-            Err(adit_ike::CommandError::NoLocalAddress(..)) => {
-                let wait = self.starts.failed(&connection, &child, now);
-                tracing::info!(
-                    "{connection}/{child}: there is no route to the peer; next attempt in {wait:.0?}"
-                );
-            }
+            Ok(()) => self.reconciler.begun(now, name, request),
             Err(error) => {
-                self.starts.forget(&connection, &child);
-                tracing::warn!("connection \"{connection}\", child \"{child}\" is not started: {error}");
+                let wait = self.reconciler.failed(now, name);
+                tracing::info!("{name} cannot be brought up: {error}{}", Again(wait));
+            }
+        }
+    }
+
+    /// What an operator takes down stays down.
+    fn hold(&mut self, target: &TerminateTarget) {
+        if target.ike_sa.is_none() && target.child_handle.is_none() {
+            return self.reconciler.hold(target.connection.as_deref(), target.child.as_deref());
+        }
+        for sa in self.gateway.ike_sas().filter(|sa| target.ike_sa.is_none_or(|wanted| wanted == sa.handle)) {
+            for child in sa.children {
+                if target.child_handle.is_none_or(|wanted| wanted == child.handle) {
+                    self.reconciler.hold(Some(&sa.connection), Some(&child.name));
+                }
             }
         }
     }
@@ -603,18 +660,26 @@ impl Daemon {
                 self.hub.publish("ike-updown", || ike_updown(&sa, false, now));
             }
             Event::ChildUp(sa, child) => {
-                self.starts.up(&sa.connection, &child.name);
+                let name = ChildName::new(&sa.connection, &child.name);
+                if !self.reconciler.up(now, &name, child.handle) {
+                    let target =
+                        TerminateTarget { child_handle: Some(child.handle), ..TerminateTarget::default() };
+                    let request = self.request_id();
+                    // It is gone already if this finds nothing.
+                    let _ = self.gateway.terminate(now, &target, request);
+                }
                 let facts = self.child_facts(child.handle);
                 self.hub.publish("child-updown", || child_updown(&sa, &child, &facts, true, now));
             }
             Event::ChildDown(sa, child, reason) => {
+                let name = ChildName::new(&sa.connection, &child.name);
+                let wait = self.reconciler.down(now, &name, child.handle, reason);
                 tracing::info!(
-                    "connection \"{}\", child \"{}\": Child SA down, {} in {} out: {}",
-                    sa.connection,
-                    child.name,
+                    "{name}: Child SA down, {} in {} out: {}{}",
                     child.inbound_spi,
                     child.outbound_spi,
-                    reason_text(reason)
+                    reason_text(reason),
+                    Again(wait)
                 );
                 let facts = self.child_facts(child.handle);
                 self.hub.publish("child-updown", || child_updown(&sa, &child, &facts, false, now));
@@ -628,6 +693,8 @@ impl Daemon {
                 );
             }
             Event::ChildRekeyed { ike_sa, old, new } => {
+                let name = ChildName::new(&ike_sa.connection, &new.name);
+                self.reconciler.rekeyed(&name, old.handle, new.handle);
                 tracing::info!(
                     "connection \"{}\", child \"{}\": Child SA rekeyed, {} in {} out replace {} in {} out",
                     ike_sa.connection,
@@ -652,16 +719,10 @@ impl Daemon {
     }
 
     fn request_done(&mut self, now: Instant, request: RequestId, result: Result<(), String>) {
-        if let Some((connection, child)) = self.starts.find(request) {
-            match &result {
-                Ok(()) => self.starts.forget(&connection, &child),
-                // Why is in the log already, from the gateway's record.
-                Err(_) => {
-                    let wait = self.starts.failed(&connection, &child, now);
-                    tracing::info!(
-                        "connection \"{connection}\", child \"{child}\" is not up; next attempt in {wait:.1?}"
-                    );
-                }
+        for (name, wait) in self.reconciler.done(now, request, result.is_ok()) {
+            // Why is in the log already, from the gateway's record.
+            if wait.is_some() {
+                tracing::info!("{name} is not up{}", Again(wait));
             }
         }
         let Some(Pending { reply, matches, .. }) = self.pending.remove(&request) else { return };
@@ -680,6 +741,15 @@ impl Daemon {
     fn command(&mut self, now: Instant, request: Request) {
         tracing::debug!("control: {}", request.command.escape_debug());
         commands::run(self, now, request);
+    }
+}
+
+/// When something is tried again, if it is, at the end of a line.
+struct Again(Option<Duration>);
+
+impl fmt::Display for Again {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |wait| write!(f, "; next attempt in {wait:.1?}"))
     }
 }
 

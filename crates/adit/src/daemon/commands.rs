@@ -108,7 +108,10 @@ fn initiate(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Reply
     let target = daemon.target(name(arguments, "ike"), name(arguments, "child"));
     let request = daemon.request_id();
     match daemon.gateway.initiate(now, &target, request) {
-        Ok(()) => waiting.wait(daemon, request, reply, None),
+        Ok(()) => {
+            daemon.reconciler.ordered(target.connection.as_deref(), target.child.as_deref(), request);
+            waiting.wait(daemon, request, reply, None);
+        }
         Err(error) => reply.failure(error),
     }
 }
@@ -132,9 +135,7 @@ fn terminate(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Repl
     if target == TerminateTarget::default() {
         return reply.failure("missing: `ike`, `ike-id`, `child` or `child-id`");
     }
-    if target.ike_sa.is_none() && target.child_handle.is_none() {
-        daemon.starts.cancel(target.connection.as_deref(), target.child.as_deref());
-    }
+    daemon.hold(&target);
     let request = daemon.request_id();
     match daemon.gateway.terminate(now, &target, request) {
         Ok(matches) => waiting.wait(daemon, request, reply, Some(matches)),

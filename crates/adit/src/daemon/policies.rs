@@ -7,10 +7,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use adit_ike::config::{AddressSpec, Child, Connection, SelectorSpec};
+use adit_ike::config::{Action, AddressSpec, Child, Connection, SelectorSpec};
 use adit_ike::{ChildHandle, InstallChild};
 use adit_net::{PolicyId, PolicySpec};
 use adit_wire::ikev2::TrafficSelector;
+
+use super::reconciler::ChildName;
 
 /// At most this many selectors that only an SA made known stay protected after it, the latest ones: a peer that comes
 /// from ever new addresses must not fill the memory.
@@ -20,8 +22,9 @@ const REMEMBERED: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Policies {
     policies: BTreeMap<PolicyId, PolicySpec>,
-    /// By connection and child.
-    by_name: HashMap<(String, String), PolicyId>,
+    by_name: HashMap<ChildName, PolicyId>,
+    /// The configured children of a policy.
+    children: HashMap<PolicyId, Vec<ChildName>>,
     /// What SAs added, in order: the addresses behind `dynamic` that only an SA knows.
     learned: Vec<Learned>,
     last_id: u64,
@@ -47,11 +50,16 @@ impl Policies {
                     .policies
                     .values()
                     .find(|policy| same(&policy.local_ts, &local_ts) && same(&policy.remote_ts, &remote_ts));
+                let name = ChildName::new(&connection.name, &child.name);
                 let id = match shared {
                     Some(policy) => policy.id,
-                    None => policies.add(&connection.name, &child.name, local_ts, remote_ts),
+                    None => policies.add(&name, local_ts, remote_ts),
                 };
-                policies.by_name.insert((connection.name.clone(), child.name.clone()), id);
+                if let Some(policy) = policies.policies.get_mut(&id) {
+                    policy.trap |= child.trap || [child.on_close, child.on_dead_peer].contains(&Action::Trap);
+                }
+                policies.children.entry(id).or_default().push(name.clone());
+                policies.by_name.insert(name, id);
             }
         }
         policies
@@ -62,13 +70,18 @@ impl Policies {
         self.policies.values().filter(|policy| !policy.remote_ts.is_empty()).cloned().collect()
     }
 
+    /// The configured children whose traffic a policy is.
+    pub(super) fn children(&self, id: PolicyId) -> &[ChildName] {
+        self.children.get(&id).map_or(&[], Vec::as_slice)
+    }
+
     /// The policy of a new SA, and whether it has grown and has to be put in force anew.
     pub(super) fn of(&mut self, sa: &InstallChild) -> (PolicyId, bool) {
-        let name = (sa.connection.clone(), sa.child.clone());
+        let name = ChildName::new(&sa.connection, &sa.child);
         let id = match self.by_name.get(&name) {
             Some(id) => *id,
             None => {
-                let id = self.add(&sa.connection, &sa.child, sa.local_ts.clone(), Vec::new());
+                let id = self.add(&name, sa.local_ts.clone(), Vec::new());
                 self.by_name.insert(name, id);
                 id
             }
@@ -113,8 +126,7 @@ impl Policies {
 
     fn add(
         &mut self,
-        connection: &str,
-        child: &str,
+        ChildName { connection, child }: &ChildName,
         local_ts: Vec<TrafficSelector>,
         remote_ts: Vec<TrafficSelector>,
     ) -> PolicyId {

@@ -275,7 +275,7 @@ fn a_child_is_started_and_installed_on_both_sides() {
         matches!(deeds[..], [.., Deed::Install { .. }, Deed::Send { .. }]),
         "the responder installs before its answer lets the peer send"
     );
-    assert_eq!(a.daemon.starts.poll_timeout(), None, "nothing is left to start");
+    assert_eq!(a.daemon.reconciler.poll_timeout(), None, "nothing is left to start");
 
     let (events, _) = answer(&mut a.command(now, "list-sas", &[]));
     let sa = events[0].section("gw").unwrap();
@@ -319,6 +319,52 @@ fn an_operator_takes_it_down_and_up_again() {
     let (_, up) = answer(&mut up);
     assert_eq!(up.text("success").as_deref(), Some("yes"), "{up:?}");
     assert_eq!((a.installs().len(), b.installs().len()), (2, 2));
+}
+
+#[test]
+fn what_the_peer_takes_down_is_brought_back_and_what_an_operator_takes_down_is_not() {
+    let mut now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    talk(now, &mut a, &mut b);
+    now += Duration::from_secs(60);
+    b.command(now, "terminate", &[("ike", "gw")]);
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), a.removed().len()), (1, 1));
+    now = a.daemon.reconciler.poll_timeout().unwrap();
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), a.removed().len()), (2, 1));
+    // By the number of the IKE SA or of the child, too.
+    let number = a.daemon.gateway.ike_sas().next().unwrap().handle.0.to_string();
+    a.command(now, "terminate", &[("ike-id", &number)]);
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), a.removed().len()), (2, 2));
+    assert_eq!(a.daemon.reconciler.poll_timeout(), None);
+}
+
+#[test]
+fn a_trap_is_sprung_by_a_packet() {
+    let now = Instant::now();
+    let mut a = Side::new(now, "1", "2", SECRET, "start_action = trap");
+    let mut b = Side::new(now, "2", "1", SECRET, "");
+    talk(now, &mut a, &mut b);
+    assert!(a.sent().is_empty(), "nothing is brought up before there is a packet");
+    for policy in [PolicyId(99), PolicyId(1), PolicyId(1)] {
+        a.daemon.net_event(now, NetEvent::Acquire { policy });
+    }
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), b.installs().len()), (1, 1));
+}
+
+#[test]
+fn taken_down_during_the_handshake_it_does_not_come_up() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    a.turn(now);
+    let (_, answer) = answer(&mut a.command(now, "terminate", &[("child", "net"), ("ike", "gw")]));
+    assert_eq!(answer.text("matches").as_deref(), Some("0"));
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.removed(), b.removed()), (a.installed_ids(), b.installed_ids()));
+    assert_eq!(a.daemon.reconciler.poll_timeout(), None);
 }
 
 #[test]
@@ -394,7 +440,7 @@ fn a_wrong_secret_installs_nothing_and_is_tried_again_later() {
     let failure = events.last().unwrap();
     assert_ne!(failure.text("code").as_deref(), Some("success"));
     assert!(!failure.text("message").unwrap().is_empty());
-    let next = a.daemon.starts.poll_timeout().unwrap();
+    let next = a.daemon.reconciler.poll_timeout().unwrap();
     assert!(next > now && next <= now + Duration::from_millis(1250));
     let before = a.deeds.all().len();
     now = next;
