@@ -1,4 +1,4 @@
-//! Choosing one proposal of a peer, and checking a peer's choice of ours (RFC 7296 2.7, 3.3.6).
+//! Choosing one proposal of a peer, and checking a peer's choice of ours (RFC 7296 2.7, 3.3.6; RFC 9370 2.2.1).
 
 use adit_crypto::{
     EspTransforms, IkeTransforms, is_aead, supports_encr, supports_integ, supports_ke, supports_prf,
@@ -52,7 +52,8 @@ fn combine(own: &Proposal, theirs: &Proposal) -> Option<Proposal> {
         TransformType::KE,
         TransformType::ESN,
     ];
-    if theirs.transforms.iter().any(|t| !known.contains(&t.transform_type)) {
+    let is_known = |t: TransformType| known.contains(&t) || t.is_additional_ke();
+    if theirs.transforms.iter().any(|t| !is_known(t.transform_type)) {
         return None;
     }
     let mut transforms = encryption(own, theirs)?;
@@ -63,11 +64,15 @@ fn combine(own: &Proposal, theirs: &Proposal) -> Option<Proposal> {
         if ids(theirs, TransformType::ESN).next().is_some() {
             return None;
         }
+        transforms.extend(additional(own, theirs, true)?);
     } else {
         if theirs.transforms.iter().any(|t| t.transform_type == TransformType::PRF) {
             return None;
         }
-        transforms.extend(child_key_exchange(own, theirs)?);
+        let ke = child_key_exchange(own, theirs)?;
+        let added_to = ke.as_ref().is_some_and(|ke| ke.id != KeId::NONE.0);
+        transforms.extend(ke);
+        transforms.extend(additional(own, theirs, added_to)?);
         transforms.extend(sequence_numbers(own, theirs)?);
     }
     Some(Proposal { number: theirs.number, protocol: theirs.protocol, spi: theirs.spi.clone(), transforms })
@@ -109,6 +114,47 @@ fn child_key_exchange(own: &Proposal, theirs: &Proposal) -> Option<Option<Transf
     }
 }
 
+/// One additional key exchange, or NONE, for every slot the peer offers, no method twice (RFC 9370 2.2.1). A slot that
+/// one side leaves out has only NONE there. Without a key exchange that they are added to, all are NONE.
+fn additional(own: &Proposal, theirs: &Proposal, added_to: bool) -> Option<Vec<Transform>> {
+    let mut slots = Vec::new();
+    for number in TransformType::ADDKE1.0..=TransformType::ADDKE7.0 {
+        let slot = TransformType(number);
+        let none = Transform::new(slot, KeId::NONE.0, None);
+        let offers = |p: &Proposal, wanted: &Transform| {
+            let mut of_slot = p.transforms.iter().filter(|t| t.transform_type == slot).peekable();
+            let left_out = of_slot.peek().is_none();
+            (left_out && *wanted == none) || of_slot.any(|t| !t.unknown_attributes && same(t, wanted))
+        };
+        let mut common: Vec<&Transform> =
+            ids(own, slot).filter(|t| (added_to || t.id == KeId::NONE.0) && offers(theirs, t)).collect();
+        if common.is_empty() && offers(own, &none) && offers(theirs, &none) {
+            common.push(&none);
+        }
+        let answered = theirs.transforms.iter().any(|t| t.transform_type == slot);
+        slots.push((answered, common.into_iter().cloned().collect::<Vec<_>>()));
+    }
+    let mut chosen = Vec::new();
+    distinct(&slots, &mut chosen).then_some(())?;
+    Some(chosen.into_iter().zip(slots).filter(|(_, (answered, _))| *answered).map(|(t, _)| t).collect())
+}
+
+/// The first choice by slot and order in which no method but NONE comes twice.
+fn distinct(slots: &[(bool, Vec<Transform>)], chosen: &mut Vec<Transform>) -> bool {
+    let Some(((_, common), rest)) = slots.split_first() else { return true };
+    common.iter().any(|t| {
+        if t.id != KeId::NONE.0 && chosen.iter().any(|other| other.id == t.id) {
+            return false;
+        }
+        chosen.push(t.clone());
+        let found = distinct(rest, chosen);
+        if !found {
+            chosen.pop();
+        }
+        found
+    })
+}
+
 /// Peers that predate extended sequence numbers leave the type out; that is 32-bit numbers.
 fn sequence_numbers(own: &Proposal, theirs: &Proposal) -> Option<Option<Transform>> {
     if theirs.transforms.iter().any(|t| t.transform_type == TransformType::ESN) {
@@ -142,12 +188,20 @@ pub(crate) fn answers(offered: &[Proposal], answer: &Proposal) -> bool {
         !t.unknown_attributes
             && (own.transforms.iter().any(|o| same(o, t))
                 // Saying NONE where nothing was offered is the same as saying nothing.
-                || (t.id == 0 && matches!(t.transform_type, TransformType::INTEG | TransformType::KE)
+                || (t.id == 0 && (matches!(t.transform_type, TransformType::INTEG | TransformType::KE)
+                        || t.transform_type.is_additional_ke())
                     && !own.transforms.iter().any(|o| o.transform_type == t.transform_type))
                 || (t.transform_type == TransformType::ESN && t.id == EsnId::NO_ESN.0
                     && !own.transforms.iter().any(|o| o.transform_type == TransformType::ESN)))
     });
+    // A slot without NONE cannot be dropped by leaving it out.
+    let each_answered = own.transforms.iter().filter(|o| o.transform_type.is_additional_ke()).all(|o| {
+        let slot = o.transform_type;
+        answer.transforms.iter().any(|t| t.transform_type == slot)
+            || ids(own, slot).any(|t| t.id == KeId::NONE.0)
+    });
     each_offered
+        && each_answered
         && match answer.protocol {
             ProtocolId::IKE => ike_transforms(answer).is_some(),
             _ => {
@@ -201,6 +255,7 @@ pub fn ike_transforms(proposal: &Proposal) -> Option<IkeTransforms> {
     let (encr, key_bits, integ) = chosen_encryption(proposal)?;
     let prf = PrfId(single(proposal, TransformType::PRF).ok()??.id);
     let ke = KeId(single(proposal, TransformType::KE).ok()??.id);
+    additional_kes(proposal)?;
     (proposal.protocol == ProtocolId::IKE && encr != EncrId::NULL && supports_prf(prf) && supports_ke(ke))
         .then_some(IkeTransforms { encr, key_bits, integ, prf, ke })
 }
@@ -211,10 +266,37 @@ pub fn esp_transforms(proposal: &Proposal) -> Option<(EspTransforms, Option<KeId
     let (encr, key_bits, integ) = chosen_encryption(proposal)?;
     let esn = single(proposal, TransformType::ESN).ok()?.map_or(EsnId::NO_ESN, |t| EsnId(t.id));
     let ke = single(proposal, TransformType::KE).ok()?.map(|t| KeId(t.id)).filter(|k| *k != KeId::NONE);
+    let additional = additional_kes(proposal)?;
     (proposal.protocol == ProtocolId::ESP
+        && (ke.is_some() || additional.is_empty())
         && (esn == EsnId::NO_ESN || esn == EsnId::ESN)
         && ke.is_none_or(supports_ke))
     .then_some((EspTransforms { encr, key_bits, integ, esn: esn == EsnId::ESN }, ke))
+}
+
+/// The additional key exchanges of a chosen proposal in the order in which they are done; `None` if it names two for
+/// one slot, one that does not exist here, or one method twice (RFC 9370 2.2.1).
+#[must_use]
+pub fn additional_kes(proposal: &Proposal) -> Option<Vec<KeId>> {
+    let mut methods = Vec::new();
+    for slot in TransformType::ADDKE1.0..=TransformType::ADDKE7.0 {
+        let method = single(proposal, TransformType(slot)).ok()?.map_or(KeId::NONE, |t| KeId(t.id));
+        if method == KeId::NONE {
+            continue;
+        }
+        if !supports_ke(method) || methods.contains(&method) {
+            return None;
+        }
+        methods.push(method);
+    }
+    Some(methods)
+}
+
+/// The proposals without additional key exchanges: to a peer without IKE_INTERMEDIATE the others are of an unknown
+/// kind (RFC 9370 2.2.1).
+pub(crate) fn classical(proposals: &[Proposal]) -> Vec<Proposal> {
+    let additional = |p: &&Proposal| p.transforms.iter().any(|t| t.transform_type.is_additional_ke());
+    proposals.iter().filter(|p| !additional(p)).cloned().collect()
 }
 
 /// Key exchange methods of the proposals in their order, without NONE and repetitions.
@@ -231,7 +313,7 @@ pub(crate) fn methods(proposals: &[Proposal]) -> Vec<KeId> {
 
 /// The proposals for a child made by IKE_AUTH: it has no key exchange of its own (RFC 7296 1.2).
 pub(crate) fn without_ke(proposals: &[Proposal]) -> Vec<Proposal> {
-    without(proposals, |t| t.transform_type == TransformType::KE)
+    without(proposals, |t| t.transform_type == TransformType::KE || t.transform_type.is_additional_ke())
 }
 
 /// The proposals for a child without anti-replay window: extended sequence numbers need one (RFC 4303 3.3.3).
@@ -317,7 +399,7 @@ mod tests {
         let mut fine = good.clone();
         fine[0].transforms.push(transform(TransformType::INTEG, IntegId::NONE.0, None));
         assert!(chosen(&ours, &fine).is_some(), "AEAD with integrity NONE");
-        for unknown in [TransformType(6), TransformType(99)] {
+        for unknown in [TransformType(13), TransformType(99)] {
             let mut bad = good.clone();
             bad[0].transforms.push(transform(unknown, 1, None));
             assert_eq!(chosen(&ours, &bad), None, "transform type {unknown}");
@@ -378,6 +460,114 @@ mod tests {
                 assert!(answers(&esp(theirs), &choice.proposal), "{ours} / {theirs}");
             }
         }
+    }
+
+    /// RFC 9370 2.2.1: one of each offered slot, NONE where that is all there is in common, no method twice.
+    #[test]
+    fn additional_key_exchanges_are_chosen_slot_by_slot() {
+        for (ours, theirs, expected) in [
+            ("ke1_mlkem768", "ke1_mlkem768", Some(("ke1_mlkem768", 1))),
+            ("ke1_mlkem768-ke1_mlkem1024", "ke1_mlkem1024-ke1_mlkem768", Some(("ke1_mlkem768", 1))),
+            ("ke1_mlkem768", "ke1_mlkem1024", None),
+            // A slot that is left out is NONE.
+            ("ke1_mlkem768", "", None),
+            ("", "ke1_mlkem768", None),
+            ("ke1_mlkem768-ke1_none", "", Some(("", 0))),
+            ("", "ke1_mlkem768-ke1_none", Some(("ke1_none", 0))),
+            ("ke1_mlkem768", "ke2_mlkem768", None),
+            ("ke1_mlkem768-ke1_none", "ke2_mlkem768-ke2_none", Some(("ke2_none", 0))),
+            // The example of RFC 9370 2.2.1: slots that do not follow one another.
+            (
+                "ke2_mlkem768-ke3_ecp384-ke5_x25519-ke5_none",
+                "ke2_mlkem768-ke2_mlkem512-ke3_ecp384-ke5_mlkem1024-ke5_none",
+                Some(("ke2_mlkem768-ke3_ecp384-ke5_none", 2)),
+            ),
+            // Never one method twice, but NONE.
+            ("ke1_mlkem768-ke2_mlkem768", "ke1_mlkem768-ke2_mlkem768", None),
+            ("ke1_none-ke2_none", "ke1_none-ke2_none", Some(("ke1_none-ke2_none", 0))),
+            (
+                "ke1_mlkem768-ke1_mlkem1024-ke2_mlkem768",
+                "ke1_mlkem768-ke1_mlkem1024-ke2_mlkem768",
+                Some(("ke1_mlkem1024-ke2_mlkem768", 2)),
+            ),
+            (
+                "ke1_mlkem768-ke2_mlkem768-ke2_none",
+                "ke1_mlkem768-ke2_mlkem768-ke2_none",
+                Some(("ke1_mlkem768-ke2_none", 1)),
+            ),
+            // All seven.
+            (
+                "ke1_mlkem512-ke2_mlkem768-ke3_mlkem1024-ke4_x25519-ke5_ecp256-ke6_ecp384-ke7_ecp521",
+                "ke1_mlkem512-ke2_mlkem768-ke3_mlkem1024-ke4_x25519-ke5_ecp256-ke6_ecp384-ke7_ecp521",
+                Some((
+                    "ke1_mlkem512-ke2_mlkem768-ke3_mlkem1024-ke4_x25519-ke5_ecp256-ke6_ecp384-ke7_ecp521",
+                    7,
+                )),
+            ),
+        ] {
+            let read = |text: &str| {
+                let text = if text.is_empty() { String::new() } else { format!("-{text}") };
+                parse_ike(&format!("aes256gcm16-prfsha384-x25519{text}")).unwrap()
+            };
+            let (ours, theirs) = (read(ours), read(theirs));
+            let choice = choose(&ours, &theirs);
+            let shown = choice.as_ref().map(|c| Notation(&c.proposal).to_string());
+            let expected_text = expected.map(|(text, _)| {
+                let text = if text.is_empty() { String::new() } else { format!("-{text}") };
+                format!("aes256gcm16-prfsha384-x25519{text}")
+            });
+            assert_eq!(shown, expected_text, "{} / {}", Notation(&ours[0]), Notation(&theirs[0]));
+            if let (Some(choice), Some((_, count))) = (choice, expected) {
+                assert!(answers(&theirs, &choice.proposal), "{}", Notation(&choice.proposal));
+                assert_eq!(additional_kes(&choice.proposal).unwrap().len(), count);
+                assert!(ike_transforms(&choice.proposal).is_some());
+            }
+        }
+    }
+
+    /// RFC 9370 2.2.1: an initiator does not go on with an answer that breaks the rules.
+    #[test]
+    fn answers_with_other_additional_key_exchanges_are_refused() {
+        let offered =
+            parse_ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_ecp256-ke2_mlkem768-ke2_none").unwrap();
+        let slot = |number: u8, method: KeId| transform(TransformType(number), method.0, None);
+        let answer = |slots: &[Transform]| {
+            let mut answer = parse_ike("aes256gcm16-prfsha384-x25519").unwrap().remove(0);
+            answer.transforms.extend_from_slice(slots);
+            answers(&offered, &answer)
+        };
+        let (none, m768, m1024) = (KeId::NONE, KeId::ML_KEM_768, KeId::ML_KEM_1024);
+        assert!(answer(&[slot(6, m768), slot(7, none)]));
+        assert!(answer(&[slot(6, m768)]), "saying nothing where NONE was offered");
+        assert!(answer(&[slot(6, m768), slot(8, none)]), "NONE where nothing was offered");
+        assert!(answer(&[slot(6, KeId::ECP_256), slot(7, m768)]));
+        assert!(!answer(&[slot(6, m768), slot(7, m768)]), "one method twice");
+        assert!(!answer(&[]), "a mandatory slot left out");
+        assert!(!answer(&[slot(6, none)]), "NONE that was not offered");
+        assert!(!answer(&[slot(6, m1024)]), "a method that was not offered");
+        assert!(!answer(&[slot(6, m768), slot(6, KeId::ECP_256)]), "two for one slot");
+        assert!(!answer(&[slot(6, m768), slot(8, m1024)]), "a slot that was not offered");
+    }
+
+    #[test]
+    fn a_child_adds_only_to_a_key_exchange_of_its_own() {
+        for (ours, theirs, expected) in [
+            ("x25519-ke1_mlkem768", "x25519-ke1_mlkem768", Some("aes256gcm16-x25519-ke1_mlkem768-noesn")),
+            ("none-x25519-ke1_mlkem768", "none-x25519-ke1_mlkem768", None),
+            (
+                "none-x25519-ke1_mlkem768-ke1_none",
+                "none-x25519-ke1_mlkem768-ke1_none",
+                Some("aes256gcm16-none-ke1_none-noesn"),
+            ),
+        ] {
+            let (ours, theirs) = (esp(&format!("aes256gcm16-{ours}")), esp(&format!("aes256gcm16-{theirs}")));
+            assert_eq!(chosen(&ours, &theirs).as_deref(), expected);
+        }
+        let mut bare = esp("aes256gcm16-x25519-ke1_mlkem768").remove(0);
+        bare.transforms.retain(|t| t.transform_type != TransformType::KE);
+        assert_eq!(esp_transforms(&bare), None);
+        assert_eq!(without_ke(&esp("aes256gcm16-x25519-ke1_mlkem768")), esp("aes256gcm16"));
+        assert!(classical(&esp("aes256gcm16-x25519-ke1_none")).is_empty());
     }
 
     #[test]

@@ -1,18 +1,23 @@
 //! The algorithm keywords of `swanctl.conf`. The first keyword of an algorithm is the one it is shown with.
 
-use adit_wire::ikev2::{EncrId, EsnId, IntegId, KeId, PrfId, Transform, TransformType};
+use adit_wire::ikev2::{EncrId, EsnId, IntegId, KeId, PrfId, TransformType};
+
+/// `keN_` before the keyword of a key exchange method makes it the N-th additional one (RFC 9370 2.2.1).
+pub(super) const ADDITIONAL: &[(&str, TransformType)] = &[
+    ("ke1_", TransformType::ADDKE1),
+    ("ke2_", TransformType::ADDKE2),
+    ("ke3_", TransformType::ADDKE3),
+    ("ke4_", TransformType::ADDKE4),
+    ("ke5_", TransformType::ADDKE5),
+    ("ke6_", TransformType::ADDKE6),
+    ("ke7_", TransformType::ADDKE7),
+];
 
 pub(super) struct Keyword {
     pub(super) name: &'static str,
     pub(super) transform_type: TransformType,
     pub(super) id: u16,
     pub(super) key_length: Option<u16>,
-}
-
-impl Keyword {
-    pub(super) fn transform(&self) -> Transform {
-        Transform::new(self.transform_type, self.id, self.key_length)
-    }
 }
 
 const fn encr(name: &'static str, id: EncrId, bits: u16) -> Keyword {

@@ -12,9 +12,9 @@ use std::ops::Range;
 use adit_crypto::{is_aead, supports_encr, supports_integ, supports_ke, supports_prf};
 use adit_wire::ikev2::{EncrId, EsnId, IntegId, KeId, PrfId, Proposal, ProtocolId, Transform, TransformType};
 
-pub use choice::{Choice, choose, esp_transforms, ike_transforms};
-pub(crate) use choice::{answers, methods, without_esn, without_ke};
-use keywords::{KEYWORDS, Keyword};
+pub use choice::{Choice, additional_kes, choose, esp_transforms, ike_transforms};
+pub(crate) use choice::{answers, classical, methods, without_esn, without_ke};
+use keywords::{ADDITIONAL, KEYWORDS, Keyword};
 
 /// Reads a comma-separated list of IKE proposals (`aes256gcm16-prfsha384-x25519, default`), numbered from 1.
 ///
@@ -97,13 +97,18 @@ struct TransformNotation<'a>(&'a Transform);
 impl fmt::Display for TransformNotation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let t = self.0;
+        let (prefix, transform_type) = match ADDITIONAL.iter().find(|(_, slot)| *slot == t.transform_type) {
+            Some((prefix, _)) => (*prefix, TransformType::KE),
+            None => ("", t.transform_type),
+        };
+        f.write_str(prefix)?;
         let known = KEYWORDS
             .iter()
-            .find(|k| k.transform_type == t.transform_type && k.id == t.id && k.key_length == t.key_length);
+            .find(|k| k.transform_type == transform_type && k.id == t.id && k.key_length == t.key_length);
         if let Some(keyword) = known {
             return f.write_str(keyword.name);
         }
-        match t.transform_type {
+        match transform_type {
             TransformType::ENCR => write!(f, "{}", EncrId(t.id))?,
             TransformType::PRF => write!(f, "{}", PrfId(t.id))?,
             TransformType::INTEG => write!(f, "{}", IntegId(t.id))?,
@@ -149,10 +154,13 @@ fn supported(keyword: &Keyword) -> bool {
     }
 }
 
-/// What `default` stands for: AEAD first, then CBC with HMAC; never both in one proposal (RFC 5282 8).
+/// What `default` stands for: AEAD first, then CBC with HMAC; never both in one proposal (RFC 5282 8). For IKE,
+/// post-quantum before everything, apart from the rest: who does not know additional key exchanges passes it over.
 fn defaults(protocol: ProtocolId) -> Vec<Vec<Transform>> {
-    let texts: [&str; 2] = if protocol == ProtocolId::IKE {
-        [
+    let texts: &[&str] = if protocol == ProtocolId::IKE {
+        &[
+            "aes256gcm16-aes128gcm16-aes192gcm16-chacha20poly1305-prfsha384-prfsha256-prfsha512-\
+             x25519-ecp256-ecp384-ecp521-ke1_mlkem768-ke1_mlkem1024",
             "aes256gcm16-aes128gcm16-aes192gcm16-chacha20poly1305-prfsha384-prfsha256-prfsha512-\
              x25519-ecp256-ecp384-ecp521-modp3072-modp4096-modp2048",
             "aes256-aes128-aes192-sha256-sha384-sha512-prfsha256-prfsha384-prfsha512-\
@@ -160,7 +168,7 @@ fn defaults(protocol: ProtocolId) -> Vec<Vec<Transform>> {
         ]
     } else {
         // Key exchange methods with `none`: forward secrecy per child where the peer does it, none where it does not.
-        [
+        &[
             "aes256gcm16-aes128gcm16-aes192gcm16-chacha20poly1305-\
              x25519-ecp256-ecp384-ecp521-modp3072-modp4096-modp2048-none-esn-noesn",
             "aes256-aes128-aes192-sha256-sha384-sha512-\
@@ -169,13 +177,7 @@ fn defaults(protocol: ProtocolId) -> Vec<Vec<Transform>> {
     };
     texts
         .iter()
-        .map(|text| {
-            text.split('-')
-                .filter_map(|token| KEYWORDS.iter().find(|k| k.name == token))
-                .filter(|k| supported(k))
-                .map(Keyword::transform)
-                .collect()
-        })
+        .map(|text| text.split('-').filter_map(|token| keyword(token, 0..0, protocol).ok()).collect())
         .collect()
 }
 
@@ -215,8 +217,7 @@ fn parse_one(part: &str, begin: usize, protocol: ProtocolId) -> Result<Vec<Trans
     for token in part.split('-') {
         let place = start..start + token.len();
         start = place.end + 1;
-        let keyword = keyword(token, place.clone(), protocol)?;
-        let transform = keyword.transform();
+        let transform = keyword(token, place.clone(), protocol)?;
         if transforms.contains(&transform) {
             return Err(ProposalError { message: format!("`{token}` appears twice"), place, nearest: None });
         }
@@ -265,26 +266,33 @@ fn parse_one(part: &str, begin: usize, protocol: ProtocolId) -> Result<Vec<Trans
     } else if !has(&transforms, TransformType::ESN) {
         transforms.push(Transform::new(TransformType::ESN, EsnId::NO_ESN.0, None));
     }
+    let exchanges = |t: &Transform| t.transform_type == TransformType::KE && t.id != KeId::NONE.0;
+    if transforms.iter().any(|t| t.transform_type.is_additional_ke()) && !transforms.iter().any(exchanges) {
+        return Err(whole(format!(
+            "proposal `{part}` has an additional key exchange, but none that it is added to (for example x25519)"
+        )));
+    }
     // One order for every proposal: what is shown and sent does not depend on how it was typed.
     transforms.sort_by_key(|t| match t.transform_type {
         TransformType::ENCR => 0,
         TransformType::INTEG => 1,
         TransformType::PRF => 2,
         TransformType::KE => 3,
-        _ => 4,
+        TransformType::ESN => u8::MAX,
+        other => other.0,
     });
     Ok(transforms)
 }
 
-fn keyword(
-    token: &str,
-    place: Range<usize>,
-    protocol: ProtocolId,
-) -> Result<&'static Keyword, ProposalError> {
-    let wanted = token.to_ascii_lowercase();
-    let Some(keyword) = KEYWORDS.iter().find(|k| k.name == wanted) else {
+/// The transform that one word of a proposal stands for.
+fn keyword(token: &str, place: Range<usize>, protocol: ProtocolId) -> Result<Transform, ProposalError> {
+    let lower = token.to_ascii_lowercase();
+    let additional = ADDITIONAL.iter().find_map(|(prefix, slot)| Some((lower.strip_prefix(prefix)?, *slot)));
+    let (wanted, slot) = additional.map_or((lower.as_str(), None), |(rest, slot)| (rest, Some(slot)));
+    let fits = |k: &&Keyword| k.name == wanted && (slot.is_none() || k.transform_type == TransformType::KE);
+    let Some(keyword) = KEYWORDS.iter().find(fits) else {
         let nearest = keywords(protocol)
-            .map(|name| (distance(&wanted, name), name))
+            .map(|name| (distance(wanted, name), name))
             .min()
             .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
             .map(|(_, name)| name);
@@ -295,12 +303,12 @@ fn keyword(
         };
         return Err(ProposalError { message, place, nearest });
     };
-    let error = if !fits_protocol(keyword, protocol) {
+    let error = if slot.is_none() && !fits_protocol(keyword, protocol) {
         format!("`{token}` has no place in a proposal for {protocol}")
     } else if !supported(keyword) {
         format!("algorithm `{token}` is known but not supported by this build")
     } else {
-        return Ok(keyword);
+        return Ok(Transform::new(slot.unwrap_or(keyword.transform_type), keyword.id, keyword.key_length));
     };
     Err(ProposalError { message: error, place, nearest: None })
 }
@@ -362,6 +370,14 @@ mod tests {
             ("aes256gcm16-x25519-esn", esp, "aes256gcm16-x25519-esn"),
             ("aes256-sha256-esn-noesn", esp, "aes256-sha256-esn-noesn"),
             ("aes256gcm16, aes256-sha384", esp, "aes256gcm16-noesn, aes256-sha384-noesn"),
+            // strongSwan's notation of RFC 9370.
+            ("aes256-sha384-ke1_mlkem768-x25519", ike, "aes256-sha384-prfsha384-x25519-ke1_mlkem768"),
+            (
+                "aes256gcm16-prfsha384-ecp384-KE7_none-ke2_mlkem1024-ke2_x25519",
+                ike,
+                "aes256gcm16-prfsha384-ecp384-ke2_mlkem1024-ke2_x25519-ke7_none",
+            ),
+            ("aes256gcm16-esn-x25519-ke1_mlkem512", esp, "aes256gcm16-x25519-ke1_mlkem512-esn"),
         ] {
             assert_eq!(shown(text, protocol), expected, "{text}");
         }
@@ -401,6 +417,21 @@ mod tests {
         assert!(e.message.contains("missing"), "{}", e.message);
         let e = parse_esp("twofish256-sha256").unwrap_err();
         assert!(e.message.contains("not supported"), "{}", e.message);
+        let e = parse_ike("aes256gcm16-prfsha256-x25519-ke1_mlkem786").unwrap_err();
+        assert_eq!((e.place, e.nearest), (29..41, Some("mlkem768")), "{}", e.message);
+        for unknown in ["ke0_mlkem768", "ke8_mlkem768", "ke1_aes256", "ke1_", "ke1_ke2_mlkem768"] {
+            let e = parse_ike(&format!("aes256gcm16-prfsha256-x25519-{unknown}")).unwrap_err();
+            assert!(e.message.contains("unknown"), "{}", e.message);
+        }
+        for (text, protocol) in [
+            ("aes256gcm16-ke1_mlkem768", ProtocolId::ESP),
+            ("aes256gcm16-none-ke1_mlkem768", ProtocolId::ESP),
+        ] {
+            let e = parse(text, protocol).unwrap_err();
+            assert!(e.message.contains("none that it is added to"), "{}", e.message);
+        }
+        let e = parse_ike("aes256gcm16-prfsha256-x25519-ke1_mlkem768-ke1_mlkem768").unwrap_err();
+        assert!(e.message.contains("twice"), "{}", e.message);
     }
 
     #[test]

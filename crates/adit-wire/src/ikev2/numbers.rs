@@ -114,6 +114,14 @@ registry! {
     }
 }
 
+impl TransformType {
+    /// ADDKE1 to ADDKE7: an additional key exchange (RFC 9370 2.2.1).
+    #[must_use]
+    pub const fn is_additional_ke(self) -> bool {
+        self.0 >= Self::ADDKE1.0 && self.0 <= Self::ADDKE7.0
+    }
+}
+
 registry! {
     /// Encryption algorithm, transform type 1.
     EncrId(u16) {
