@@ -325,6 +325,8 @@ impl fmt::Display for ChildSaState {
 pub enum Stage {
     /// IKE_SA_INIT.
     IkeSaInit,
+    /// IKE_INTERMEDIATE, the additional key exchanges.
+    IkeIntermediate,
     /// IKE_AUTH, the peer's or our authentication.
     IkeAuth,
     /// A Child SA, in IKE_AUTH or CREATE_CHILD_SA.

@@ -13,6 +13,7 @@ use adit_wire::ikev2::{
 
 use super::child::{self, Nonces, Offer};
 use super::established::Established;
+use super::intermediate::{Intermediate, Last};
 use super::secured::{Opened, Secured};
 use super::window::{Answered, Fate, Outstanding};
 use super::{AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, State, Wanted};
@@ -33,11 +34,12 @@ pub(crate) struct Handshake {
     /// The IKE proposal.
     pub(super) chosen: Proposal,
     pub(super) peer_proposals: Vec<Proposal>,
+    pub(super) intermediate: Intermediate,
 }
 
 impl Handshake {
-    /// What the AUTH payload of one side contains: a prf over its own first message, the other's nonce and
-    /// `prf(SK_p, its ID payload)`.
+    /// What the AUTH payload of one side contains: a prf over its own first message, the other's nonce,
+    /// `prf(SK_p, its ID payload)`, and what IKE_INTERMEDIATE adds (RFC 9242 3.3.2).
     fn auth(
         &self,
         secured: &Secured,
@@ -52,7 +54,8 @@ impl Handshake {
         };
         let prf = Prf::new(secured.transforms.prf).ok()?;
         let maced_id = prf.compute(sk_p.expose(), &[&id.body()]);
-        psk_auth(secured.transforms.prf, key.expose(), &[message, nonce, maced_id.expose()]).ok()
+        let int_auth = self.intermediate.int_auth();
+        psk_auth(secured.transforms.prf, key.expose(), &[message, nonce, maced_id.expose(), &int_auth]).ok()
     }
 
     fn nonces(&self) -> Nonces<'_> {
@@ -130,13 +133,14 @@ pub(super) fn request(
     payloads.extend(expected.map(|peer| Payload::IdResponder(peer.to_wire())));
     payloads.push(shared_key_auth(&auth));
     payloads.extend(offer.payloads());
-    let header = core.header(ExchangeType::IKE_AUTH, false, 1);
+    let id = handshake.intermediate.message_id();
+    let header = core.header(ExchangeType::IKE_AUTH, false, id);
     let Ok(datagram) = secured.seal(&header, &payloads) else {
         offer.abandon(cx, "the request cannot be encrypted");
         return give_up(core, cx, wanted, "the request cannot be encrypted");
     };
     cx.progress(&offer.wanted.requests, "sending IKE_AUTH request");
-    let outstanding = Outstanding::send(core, cx, 1, datagram, core.schedule());
+    let outstanding = Outstanding::send(core, cx, id, datagram, core.schedule());
     State::AwaitAuthResponse(Box::new(AwaitAuthResponse { secured, handshake, outstanding, offer, wanted }))
 }
 
@@ -152,7 +156,7 @@ fn no_secret(core: &Core, handshake: &Handshake, own: &Identity, peer: &Identity
 }
 
 /// Ends an IKE SA that never came to be.
-fn give_up(core: &mut Core, cx: &mut Shared, wanted: Vec<Wanted>, failure: &str) -> State {
+pub(super) fn give_up(core: &mut Core, cx: &mut Shared, wanted: Vec<Wanted>, failure: &str) -> State {
     for w in wanted {
         w.fail(cx, failure);
     }
@@ -220,7 +224,7 @@ impl AwaitAuthResponse {
         for wanted in self.wanted {
             wanted.fail(cx, &failure);
         }
-        AwaitDeleteResponse::start_unauthenticated(core, cx, self.secured)
+        AwaitDeleteResponse::start_unauthenticated(core, cx, self.secured, self.outstanding.message_id + 1)
     }
 
     pub(super) fn handle_message(
@@ -229,7 +233,7 @@ impl AwaitAuthResponse {
         cx: &mut Shared,
         m: &Incoming<'_>,
     ) -> State {
-        if !m.is(ExchangeType::IKE_AUTH, true, 1) {
+        if !m.is(ExchangeType::IKE_AUTH, true, self.outstanding.message_id) {
             cx.counters.ignored += 1;
             return State::AwaitAuthResponse(self);
         }
@@ -304,10 +308,10 @@ impl AwaitAuthResponse {
     fn established(self: Box<Self>, core: &mut Core, cx: &mut Shared, c: &Contents<'_>) -> State {
         core.establish(cx);
         record_established(core, cx, &self.handshake);
-        let Self { secured, handshake, offer, wanted, .. } = *self;
+        let Self { secured, handshake, outstanding, offer, wanted } = *self;
         let line = format!("IKE_SA {}[{}] established", core.connection.name, core.handle.0);
         cx.progress(&offer.wanted.requests, &line);
-        let mut established = Established::new(core, secured, (2, 0), None);
+        let mut established = Established::new(core, secured, (outstanding.message_id + 1, 0), None);
         match offer.answered(c) {
             Ok(agreed) => {
                 match agreed.install(core, cx, &established.secured, &[], handshake.nonces(), true) {
@@ -387,16 +391,18 @@ fn check_auth(
 pub(crate) struct AwaitAuthRequest {
     secured: Secured,
     handshake: Handshake,
+    last: Option<Last>,
     until: Instant,
 }
 
 impl AwaitAuthRequest {
-    pub(super) fn new(secured: Secured, handshake: Handshake, until: Instant) -> Self {
-        Self { secured, handshake, until }
+    pub(super) fn new(secured: Secured, handshake: Handshake, last: Option<Last>, until: Instant) -> Self {
+        Self { secured, handshake, last, until }
     }
 
-    pub(super) fn init_response(&self) -> &[u8] {
-        &self.handshake.init_response
+    /// The stored IKE_SA_INIT response, while the initiator may not have it.
+    pub(super) fn init_response(&self) -> Option<&[u8]> {
+        self.last.is_none().then_some(self.handshake.init_response.as_slice())
     }
 
     pub(super) fn deadline(&self) -> Instant {
@@ -420,7 +426,10 @@ impl AwaitAuthRequest {
         cx: &mut Shared,
         m: &Incoming<'_>,
     ) -> State {
-        if !m.is(ExchangeType::IKE_AUTH, false, 1) {
+        if self.last.as_ref().is_some_and(|last| last.repeat(core, cx, m)) {
+            return State::AwaitAuthRequest(self);
+        }
+        if !m.is(ExchangeType::IKE_AUTH, false, self.handshake.intermediate.message_id()) {
             cx.counters.ignored += 1;
             return State::AwaitAuthRequest(self);
         }
@@ -475,13 +484,14 @@ impl AwaitAuthRequest {
         outcome: Box<Outcome>,
     ) -> State {
         let failure = core.record(cx, outcome.notify(notify.notify_type));
-        let header = core.header(ExchangeType::IKE_AUTH, true, 1);
+        let id = self.handshake.intermediate.message_id();
+        let header = core.header(ExchangeType::IKE_AUTH, true, id);
         let response = self.secured.seal(&header, &[Payload::Notify(notify)]);
         let closed = core.close(cx, Vec::new(), DownReason::Failed, &failure);
         match response {
             Ok(response) => {
                 core.reply(cx, m, &response);
-                AwaitRepetition::start(cx, Answered::new(1, datagram, response))
+                AwaitRepetition::start(cx, Answered::new(id, datagram, response))
             }
             Err(_) => closed,
         }
@@ -627,13 +637,14 @@ impl AwaitAuthRequest {
             }
         };
         let children: Vec<ChildSa> = child.into_iter().collect();
-        let header = core.header(ExchangeType::IKE_AUTH, true, 1);
+        let id = self.handshake.intermediate.message_id();
+        let header = core.header(ExchangeType::IKE_AUTH, true, id);
         let Ok(response) = self.secured.seal(&header, &payloads) else {
             return core.close(cx, children, DownReason::Failed, "the response cannot be encrypted");
         };
         core.reply(cx, m, &response);
-        let answered = Answered::new(1, datagram, response);
-        let mut established = Established::new(core, self.secured, (0, 2), Some(answered));
+        let answered = Answered::new(id, datagram, response);
+        let mut established = Established::new(core, self.secured, (0, id + 1), Some(answered));
         for child in children {
             established.add_child(child);
         }

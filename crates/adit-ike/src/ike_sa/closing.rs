@@ -42,9 +42,14 @@ impl AwaitDeleteResponse {
     }
 
     /// Tells the responder that it did not authenticate itself (RFC 7296 2.21.2).
-    pub(super) fn start_unauthenticated(core: &mut Core, cx: &mut Shared, secured: Secured) -> State {
+    pub(super) fn start_unauthenticated(
+        core: &mut Core,
+        cx: &mut Shared,
+        secured: Secured,
+        message_id: u32,
+    ) -> State {
         let notify = Payload::Notify(Notify::new(NotifyType::AUTHENTICATION_FAILED, Vec::new()));
-        Self::send(core, cx, secured, (2, 0), None, Vec::new(), DownReason::Failed, notify)
+        Self::send(core, cx, secured, (message_id, 0), None, Vec::new(), DownReason::Failed, notify)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of the state it comes from")]

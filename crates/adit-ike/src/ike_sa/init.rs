@@ -7,22 +7,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_crypto::{IkeTransforms, KeyExchangeSecret, Secret, ike_keys};
+use adit_crypto::{IkeKeys, IkeTransforms, KeyExchangeSecret, Secret, ike_keys};
 use adit_wire::ikev2::{
     ExchangeType, Flags, Header, IkeSpi, KeId, KeyExchange, Message, Nonce, Notify, NotifyType, Payload,
     PayloadType, Proposal, SecurityAssociation, Version,
 };
 use tracing::debug;
 
-use super::auth::{self, AwaitAuthRequest, Handshake};
+use super::auth::Handshake;
 use super::fragment;
+use super::intermediate::{self, Intermediate};
 use super::secured::Secured;
 use super::window::{Fate, Outstanding};
 use super::{Contents, Core, IkeSa, Incoming, State, Wanted};
 use crate::config::Connection;
 use crate::nat::{self, Nat};
 use crate::output::{Blame, DownReason, IkeKeyLog, OutcomeCode, Output, Stage};
-use crate::proposal::{NotationList, answers, choose, ike_transforms, ke_name, methods};
+use crate::proposal::{
+    NotationList, additional_kes, answers, choose, classical, ike_transforms, ke_name, methods,
+};
 use crate::record::{Facts, Outcome, bounded};
 use crate::shared::Shared;
 
@@ -72,6 +75,7 @@ impl AwaitInitResponse {
             local_id: None,
             remote_id: None,
             transforms: None,
+            additional_kes: Vec::new(),
             begun: cx.now,
             established: None,
             last_sent: cx.now,
@@ -119,6 +123,7 @@ impl AwaitInitResponse {
             &mut *cx.entropy,
         ));
         payloads.extend(fragment::notify(&core.connection));
+        payloads.extend(intermediate::notify(&core.connection.proposals));
         Message::encode(&core.header(ExchangeType::IKE_SA_INIT, false, 0), &payloads)
     }
 
@@ -313,6 +318,13 @@ impl AwaitInitResponse {
         let Some(transforms) = transforms else {
             return self.refused(core, cx, invalid("it chooses what we did not offer").chosen(proposal));
         };
+        // RFC 9370 2.2.1: without IKE_INTERMEDIATE they cannot be done.
+        if !c.has(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)
+            && !additional_kes(proposal).is_some_and(|methods| methods.is_empty())
+        {
+            let why = "it chooses additional key exchanges, but not IKE_INTERMEDIATE";
+            return self.refused(core, cx, invalid(why).chosen(proposal));
+        }
         // An echo of our own nonce or SPI is our own message come back.
         if spi_r == IkeSpi::ZERO || spi_r == core.spi_i || nonce.0 == self.nonce {
             return self.refused(core, cx, invalid("its SPI or nonce is zero or our own"));
@@ -369,8 +381,9 @@ impl AwaitInitResponse {
             nonce_r: nonce.0.clone(),
             chosen: proposal.clone(),
             peer_proposals: Vec::new(),
+            intermediate: Intermediate::new(&additional_kes(proposal).unwrap_or_default()),
         };
-        auth::request(core, cx, secured, handshake, wanted)
+        intermediate::request(core, cx, secured, handshake, wanted)
     }
 }
 
@@ -398,6 +411,16 @@ fn derive(
     nonce_r: &[u8],
 ) -> Result<Secured, adit_crypto::Error> {
     let keys = ike_keys(&transforms, shared, nonce_i, nonce_r, core.spi_i.0, core.spi_r.0)?;
+    secure(cx, core, transforms, keys)
+}
+
+/// Puts keys to use.
+pub(super) fn secure(
+    cx: &mut Shared,
+    core: &Core,
+    transforms: IkeTransforms,
+    keys: IkeKeys,
+) -> Result<Secured, adit_crypto::Error> {
     if cx.settings.key_log {
         let copy = |key: &Secret| key.expose().to_vec();
         cx.outputs.push_back(Output::KeyLog(IkeKeyLog {
@@ -516,8 +539,14 @@ impl InitRequest<'_> {
             self.unknown_peer(cx, &sa.proposals);
             return None;
         };
+        // RFC 9370 2.2.1: without IKE_INTERMEDIATE, additional key exchanges are transforms of an unknown type.
+        let offered = if c.has(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED) {
+            &sa.proposals
+        } else {
+            &classical(&sa.proposals)
+        };
         let choice = candidates.iter().find_map(|connection| {
-            let proposal = choose(&connection.proposals, &sa.proposals)?.proposal;
+            let proposal = choose(&connection.proposals, offered)?.proposal;
             let transforms = ike_transforms(&proposal)?;
             Some((connection, proposal, transforms))
         });
@@ -572,6 +601,7 @@ impl InitRequest<'_> {
             local_id: None,
             remote_id: None,
             transforms: Some(transforms),
+            additional_kes: Vec::new(),
             begun: cx.now,
             established: None,
             last_sent: cx.now,
@@ -591,21 +621,20 @@ impl InitRequest<'_> {
             payloads.extend(nat::notifies(core.spi_i, core.spi_r, local, remote, fake, &mut *cx.entropy));
         }
         payloads.extend(secured.largest.and_then(|_| fragment::notify(&core.connection)));
+        payloads.extend(intermediate::notify(std::slice::from_ref(&proposal)));
         let response = Message::encode(&core.header(ExchangeType::IKE_SA_INIT, true, 0), &payloads);
         cx.transmit(local, remote, response.clone());
-        let state = AwaitAuthRequest::new(
-            secured,
-            Handshake {
-                init_request: self.incoming.datagram.to_vec(),
-                init_response: response,
-                nonce_i: peer_nonce.0.clone(),
-                nonce_r: nonce,
-                chosen: proposal,
-                peer_proposals: bounded(&sa.proposals),
-            },
-            cx.now + cx.settings.half_open_timeout,
-        );
-        Some(IkeSa::new(cx, core, State::AwaitAuthRequest(Box::new(state))))
+        let handshake = Handshake {
+            init_request: self.incoming.datagram.to_vec(),
+            init_response: response,
+            nonce_i: peer_nonce.0.clone(),
+            nonce_r: nonce,
+            intermediate: Intermediate::new(&additional_kes(&proposal)?),
+            chosen: proposal,
+            peer_proposals: bounded(&sa.proposals),
+        };
+        let state = intermediate::expect(cx, secured, handshake, None);
+        Some(IkeSa::new(cx, core, state))
     }
 
     fn unknown_peer(&self, cx: &mut Shared, theirs: &[Proposal]) {

@@ -1,10 +1,11 @@
 //! One IKE SA: its states, and the one place where it goes from one to the next.
 //!
 //! A state is a struct named for what it awaits; handling an input consumes it and returns the next one. Each exchange
-//! is a file: `init` (IKE_SA_INIT), `auth` (IKE_AUTH), `create_child` (CREATE_CHILD_SA), `informational`
+//! is a file: `init` (IKE_SA_INIT), `intermediate` (IKE_INTERMEDIATE), `auth` (IKE_AUTH), `create_child` (CREATE_CHILD_SA), `informational`
 //! (INFORMATIONAL); `established` is the state between exchanges, `closing` the end. Nothing here looks at other IKE
 //! SAs.
 
+mod additional;
 mod auth;
 mod child;
 mod closing;
@@ -14,6 +15,7 @@ mod established;
 mod fragment;
 mod informational;
 mod init;
+mod intermediate;
 mod secured;
 mod window;
 
@@ -22,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_crypto::IkeTransforms;
-use adit_wire::ikev2::{ExchangeType, Flags, Header, IkeSpi, Message, PayloadType, Version};
+use adit_wire::ikev2::{ExchangeType, Flags, Header, IkeSpi, KeId, Message, PayloadType, Version};
 use tracing::debug;
 
 use crate::config::{Connection, Retransmission};
@@ -38,6 +40,7 @@ pub(crate) use closing::{AwaitDeleteResponse, AwaitRepetition};
 pub(crate) use contents::{Contents, Refused};
 pub(crate) use established::Established;
 pub(crate) use init::{AwaitInitResponse, InitRequest};
+pub(crate) use intermediate::{AwaitIntermediateRequest, AwaitIntermediateResponse};
 pub(crate) use secured::Secured;
 
 /// One datagram for this IKE SA.
@@ -78,6 +81,8 @@ pub(crate) struct Core {
     /// What the peer claims; authenticated once `established` is set.
     pub(crate) remote_id: Option<Identity>,
     pub(crate) transforms: Option<IkeTransforms>,
+    /// Key exchanges after the first one, as far as they are done (RFC 9370).
+    pub(crate) additional_kes: Vec<KeId>,
     /// When its first request was sent or answered.
     pub(crate) begun: Instant,
     pub(crate) established: Option<Instant>,
@@ -165,7 +170,7 @@ impl Core {
             nat_remote: self.nat.remote,
             nat_fake: self.nat.fake,
             transforms: self.transforms,
-            additional_kes: Vec::new(),
+            additional_kes: self.additional_kes.clone(),
             ppk: false,
             mobike: false,
             established: self.established,
@@ -234,8 +239,12 @@ impl Core {
 pub(crate) enum State {
     /// Initiator: the response of IKE_SA_INIT.
     AwaitInitResponse(Box<AwaitInitResponse>),
+    /// Initiator: the response of IKE_INTERMEDIATE.
+    AwaitIntermediateResponse(Box<AwaitIntermediateResponse>),
     /// Initiator: the response of IKE_AUTH.
     AwaitAuthResponse(Box<AwaitAuthResponse>),
+    /// Responder: the request of IKE_INTERMEDIATE.
+    AwaitIntermediateRequest(Box<AwaitIntermediateRequest>),
     /// Responder: the request of IKE_AUTH.
     AwaitAuthRequest(Box<AwaitAuthRequest>),
     /// Any exchange.
@@ -252,7 +261,9 @@ impl State {
     fn name(&self) -> &'static str {
         match self {
             Self::AwaitInitResponse(_) => "AwaitInitResponse",
+            Self::AwaitIntermediateResponse(_) => "AwaitIntermediateResponse",
             Self::AwaitAuthResponse(_) => "AwaitAuthResponse",
+            Self::AwaitIntermediateRequest(_) => "AwaitIntermediateRequest",
             Self::AwaitAuthRequest(_) => "AwaitAuthRequest",
             Self::Established(_) => "Established",
             Self::AwaitDeleteResponse(_) => "AwaitDeleteResponse",
@@ -263,7 +274,10 @@ impl State {
 
     /// Can a stranger make us keep it?
     fn is_half_open(&self) -> bool {
-        matches!(self, Self::AwaitAuthRequest(_) | Self::AwaitRepetition(_))
+        matches!(
+            self,
+            Self::AwaitIntermediateRequest(_) | Self::AwaitAuthRequest(_) | Self::AwaitRepetition(_)
+        )
     }
 }
 
@@ -327,7 +341,9 @@ impl IkeSa {
     pub(crate) fn handle_message(&mut self, cx: &mut Shared, incoming: &Incoming<'_>) {
         self.step(cx, |state, core, cx| match state {
             State::AwaitInitResponse(s) => s.handle_message(core, cx, incoming),
+            State::AwaitIntermediateResponse(s) => s.handle_message(core, cx, incoming),
             State::AwaitAuthResponse(s) => s.handle_message(core, cx, incoming),
+            State::AwaitIntermediateRequest(s) => s.handle_message(core, cx, incoming),
             State::AwaitAuthRequest(s) => s.handle_message(core, cx, incoming),
             State::Established(s) => s.handle_message(core, cx, incoming),
             State::AwaitDeleteResponse(s) => s.handle_message(core, cx, incoming),
@@ -343,7 +359,9 @@ impl IkeSa {
         }
         self.step(cx, |state, core, cx| match state {
             State::AwaitInitResponse(s) => s.handle_timeout(core, cx),
+            State::AwaitIntermediateResponse(s) => s.handle_timeout(core, cx),
             State::AwaitAuthResponse(s) => s.handle_timeout(core, cx),
+            State::AwaitIntermediateRequest(s) => s.handle_timeout(core, cx),
             State::AwaitAuthRequest(s) => s.handle_timeout(core, cx),
             State::Established(s) => s.handle_timeout(core, cx),
             State::AwaitDeleteResponse(s) => s.handle_timeout(core, cx),
@@ -354,7 +372,9 @@ impl IkeSa {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::AwaitInitResponse(s) => Some(s.deadline()),
+            State::AwaitIntermediateResponse(s) => Some(s.deadline()),
             State::AwaitAuthResponse(s) => Some(s.deadline()),
+            State::AwaitIntermediateRequest(s) => Some(s.deadline()),
             State::AwaitAuthRequest(s) => Some(s.deadline()),
             State::Established(s) => s.deadline(&self.core),
             State::AwaitDeleteResponse(s) => Some(s.deadline()),
@@ -367,7 +387,9 @@ impl IkeSa {
     pub(crate) fn serves(&self, connection: &str) -> bool {
         self.core.connection.name == connection
             && match &self.state {
-                State::AwaitInitResponse(_) | State::AwaitAuthResponse(_) => true,
+                State::AwaitInitResponse(_)
+                | State::AwaitIntermediateResponse(_)
+                | State::AwaitAuthResponse(_) => true,
                 State::Established(s) => !s.is_closing(),
                 _ => false,
             }
@@ -379,6 +401,10 @@ impl IkeSa {
             State::AwaitInitResponse(mut s) => {
                 s.want(wanted);
                 State::AwaitInitResponse(s)
+            }
+            State::AwaitIntermediateResponse(mut s) => {
+                s.want(wanted);
+                State::AwaitIntermediateResponse(s)
             }
             State::AwaitAuthResponse(mut s) => {
                 s.want(wanted);
@@ -397,8 +423,11 @@ impl IkeSa {
         self.core.delete_requests.extend(requests);
         self.step(cx, |state, core, cx| match state {
             State::AwaitInitResponse(s) => s.cancel(core, cx),
+            State::AwaitIntermediateResponse(s) => s.cancel(core, cx),
             State::AwaitAuthResponse(s) => s.cancel(core, cx),
-            State::AwaitAuthRequest(_) => core.close(cx, Vec::new(), DownReason::DeletedByUs, "cancelled"),
+            State::AwaitIntermediateRequest(_) | State::AwaitAuthRequest(_) => {
+                core.close(cx, Vec::new(), DownReason::DeletedByUs, "cancelled")
+            }
             State::Established(s) => s.delete(core, cx),
             state @ State::AwaitDeleteResponse(_) => state,
             State::AwaitRepetition(_) | State::Closed => {
@@ -454,9 +483,11 @@ impl IkeSa {
     pub(crate) fn view(&self) -> IkeSaView {
         let state = match &self.state {
             State::Established(s) if !s.is_closing() => IkeSaState::Established,
-            State::AwaitInitResponse(_) | State::AwaitAuthResponse(_) | State::AwaitAuthRequest(_) => {
-                IkeSaState::Connecting
-            }
+            State::AwaitInitResponse(_)
+            | State::AwaitIntermediateResponse(_)
+            | State::AwaitAuthResponse(_)
+            | State::AwaitIntermediateRequest(_)
+            | State::AwaitAuthRequest(_) => IkeSaState::Connecting,
             _ => IkeSaState::Deleting,
         };
         self.core.view(state, self.children())
@@ -465,7 +496,8 @@ impl IkeSa {
     /// The stored IKE_SA_INIT response, while the initiator may not have it.
     pub(crate) fn init_response(&self) -> Option<&[u8]> {
         match &self.state {
-            State::AwaitAuthRequest(s) => Some(s.init_response()),
+            State::AwaitIntermediateRequest(s) => s.init_response(),
+            State::AwaitAuthRequest(s) => s.init_response(),
             _ => None,
         }
     }

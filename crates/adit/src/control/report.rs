@@ -229,6 +229,7 @@ pub fn negotiation(record: &NegotiationRecord, now: Instant) -> Message {
         "stage",
         match record.stage {
             Stage::IkeSaInit => "IKE_SA_INIT",
+            Stage::IkeIntermediate => "IKE_INTERMEDIATE",
             Stage::IkeAuth => "IKE_AUTH",
             Stage::ChildSa => "CHILD_SA",
         },
