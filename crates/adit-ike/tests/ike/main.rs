@@ -9,8 +9,10 @@
 
 mod fragments;
 mod garbage;
+mod hand;
 mod handshake;
 mod pair;
+mod post_quantum;
 mod refusals;
 mod repetition;
 mod sim;

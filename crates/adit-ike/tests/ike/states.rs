@@ -37,7 +37,7 @@ fn harmful(pair: &Pair) -> Vec<Vec<Payload>> {
 
 /// Delivers every exchange type, as request and response, in the clear and sealed with the right keys, except what
 /// `awaited` says is what the state waits for.
-fn everything_else(pair: &mut Pair, to_responder: bool, awaited: (ExchangeType, bool, u32)) {
+pub(crate) fn everything_else(pair: &mut Pair, to_responder: bool, awaited: (ExchangeType, bool, u32)) {
     let keys = if to_responder { pair.b.keys.pop() } else { pair.a.keys.pop() };
     let first = pair.sent[0].header();
     let (source, destination) =
