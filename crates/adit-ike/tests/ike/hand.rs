@@ -55,8 +55,8 @@ pub(crate) struct Hand {
 }
 
 impl Hand {
-    /// Sends IKE_SA_INIT. `None` if it is not accepted; the pair says what was answered.
-    pub(crate) fn new(b: Side, proposals: &str, notifies: &[NotifyType]) -> Result<Self, Pair> {
+    /// Sends IKE_SA_INIT. If it is not accepted the pair says what was answered.
+    pub(crate) fn new(b: Side, proposals: &str, notifies: &[NotifyType]) -> Result<Self, Box<Pair>> {
         let (mut a, _) = sides();
         a.connections.clear();
         let mut pair = Pair::new((a, b));
@@ -73,7 +73,7 @@ impl Hand {
         let request = Message::encode(&header(IkeSpi::ZERO, ExchangeType::IKE_SA_INIT, 0), &payloads);
         let before = pair.sent.len();
         pair.deliver(&packet(request.clone()));
-        let Some(response) = pair.sent.get(before).cloned() else { return Err(pair) };
+        let Some(response) = pair.sent.get(before).cloned() else { return Err(Box::new(pair)) };
         let message = Message::decode(&response.datagram).unwrap();
         let (mut ke, mut nonce) = (None, None);
         for payload in &message.payloads {
@@ -83,7 +83,7 @@ impl Hand {
                 _ => {}
             }
         }
-        let (Some(ke), Some(nr)) = (ke, nonce) else { return Err(pair) };
+        let (Some(ke), Some(nr)) = (ke, nonce) else { return Err(Box::new(pair)) };
         let shared = secret.agree(&ke.data).unwrap();
         let transforms = IkeTransforms {
             encr: adit_wire::ikev2::EncrId::AES_GCM_16,
@@ -215,12 +215,6 @@ impl Hand {
             _ => None,
         });
         auth.is_some_and(|auth| auth == expected)
-    }
-
-    /// RFC 8784 3: SK' = prf+ (PPK, SK).
-    pub(crate) fn mix(&mut self, ppk: &[u8]) {
-        self.sk_d = prf_plus(ppk, &self.sk_d, PRF_LEN);
-        self.sk_p = [0, 1].map(|side| prf_plus(ppk, &self.sk_p[side], PRF_LEN));
     }
 
     /// KEYMAT of the child of IKE_AUTH (RFC 7296 2.17): the keys of what we send, then of what we receive.
