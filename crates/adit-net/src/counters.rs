@@ -46,7 +46,7 @@ pub enum DropCause {
     Malformed,
     /// From the TUN device: no policy covers it.
     NoPolicy,
-    /// From the TUN device: a policy covers it, and no SA of that policy does.
+    /// From the TUN device: a policy covers it, and no SA of that policy does, or none did in time.
     NoSa,
     /// From the TUN device: too big for the way to the peer; the sender was told, rates permitting.
     TooBig,

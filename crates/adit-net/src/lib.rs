@@ -22,6 +22,7 @@ mod backend;
 pub mod capture;
 mod counters;
 pub mod fence;
+mod held;
 pub mod netlink;
 pub mod netns;
 mod nft;

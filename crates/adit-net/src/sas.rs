@@ -135,19 +135,18 @@ impl Sas {
     /// may be narrower than its policy, and what does not fit would be dropped by the peer. Policies that describe the
     /// packet equally well stand in for each other.
     fn find_outbound(&mut self, policies: &Policies, flow: &ip::Flow) -> Result<&mut Outbound, Refusal> {
-        let mut first = None;
         let found = policies.of(flow).find_map(|policy| {
-            first.get_or_insert(policy);
             let active = self.outbound.get(&policy)?;
             let place = active.iter().rposition(|outbound| outbound.sa.selectors().admit_outbound(flow))?;
             Some((policy, place))
         });
-        if first.is_none() {
-            return Err(Refusal::Drop(DropCause::NoPolicy));
-        }
-        found
-            .and_then(|(policy, place)| self.outbound.get_mut(&policy)?.get_mut(place))
-            .ok_or(Refusal::Drop(DropCause::NoSa))
+        found.and_then(|(policy, place)| self.outbound.get_mut(&policy)?.get_mut(place)).ok_or_else(|| {
+            match policies.of(flow).find(|policy| policies.traps.contains(policy)) {
+                Some(trap) => Refusal::Wait(trap),
+                None if policies.of(flow).next().is_none() => Refusal::Drop(DropCause::NoPolicy),
+                None => Refusal::Drop(DropCause::NoSa),
+            }
+        })
     }
 }
 
@@ -465,6 +464,8 @@ pub(crate) enum Refusal {
     },
     /// The SA may not carry any more.
     Exhausted,
+    /// There is no SA, and the policy asks for one.
+    Wait(PolicyId),
 }
 
 /// One sealed packet of a batch.

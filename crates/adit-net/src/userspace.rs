@@ -191,7 +191,8 @@ impl Backend for Userspace {
             })
             .collect();
         let ids = policies.iter().map(|policy| policy.id).collect();
-        self.policies.store(Arc::new(Policies { table: PolicyTable::new(&table), ids }));
+        let traps = policies.iter().filter(|policy| policy.trap).map(|policy| policy.id).collect();
+        self.policies.store(Arc::new(Policies { table: PolicyTable::new(&table), ids, traps }));
         let routed = self.routes.replace(&policies);
         fenced.and(routed)
     }

@@ -10,6 +10,7 @@
 //! Where ESP comes from does not matter: whatever carries an SPI of ours and verifies is the peer's. The address
 //! that ESP is sent to changes only when the control plane says so.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::backend::{ChildId, NetEvent, PolicyId};
 use crate::counters::{Clock, DropCause, SaCounts, WorkerCounts};
+use crate::held::{self, Held};
 use crate::sas::{NewChild, Refusal, Sas, Sealed, Transport};
 use crate::sockets::{Kind, Outer, Sockets};
 use crate::sys::{BATCH, Datagram, Received, RecvBatch};
@@ -49,6 +51,8 @@ pub(crate) struct Policies {
     pub(crate) table: PolicyTable,
     /// The name of each policy, by its index in the table.
     pub(crate) ids: Vec<PolicyId>,
+    /// Those whose packets wait for an SA.
+    pub(crate) traps: HashSet<PolicyId>,
 }
 
 impl Policies {
@@ -85,6 +89,7 @@ pub(crate) struct Worker {
     wake: Wake,
     policies: Arc<ArcSwap<Policies>>,
     sas: Sas,
+    held: Held,
     received: RecvBatch,
     sending: SendBatch,
     limiter: Limiter,
@@ -116,6 +121,7 @@ impl Worker {
             wake,
             policies,
             sas: Sas::default(),
+            held: Held::default(),
             received: RecvBatch::new(1 << 16),
             sending: SendBatch::new(),
             limiter: Limiter::new(),
@@ -142,10 +148,12 @@ impl Worker {
             let now = Instant::now();
             if ready.wake {
                 self.wake.clear();
-                if !self.obey() {
+                if !self.obey(now) {
                     return Ok(());
                 }
             }
+            let expired = self.held.sweep(now);
+            (0..expired).for_each(|_| self.report.counts.dropped(DropCause::NoSa));
             for (outer, _) in sockets.iter().zip(ready.sockets).filter(|(_, ready)| *ready) {
                 self.inbound_batch(outer, now);
             }
@@ -159,7 +167,8 @@ impl Worker {
     fn wait(&self, sockets: &Sockets) -> io::Result<Ready> {
         let mut fds = vec![PollFd::new(&self.wake.0, PollFlags::IN), PollFd::new(&self.tun, PollFlags::IN)];
         fds.extend(sockets.iter().map(|outer| PollFd::new(outer, PollFlags::IN)));
-        match rustix::event::poll(&mut fds, None) {
+        let tick = Timespec { tv_sec: held::INTERVAL.as_secs() as _, tv_nsec: 0 };
+        match rustix::event::poll(&mut fds, (!self.held.is_empty()).then_some(&tick)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -173,16 +182,18 @@ impl Worker {
     }
 
     /// Carries out what is asked for. `false`: stop.
-    fn obey(&mut self) -> bool {
+    fn obey(&mut self, now: Instant) -> bool {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Install(child, done)) => {
-                    self.sas.install(*child, self.mark);
+                    let policy = self.sas.install(*child, self.mark);
+                    self.release(policy, now);
                     // Whoever asked may have given up waiting.
                     let _ = done.send(());
                 }
                 Ok(Command::Switch(id, done)) => {
-                    self.sas.switch(id);
+                    let policy = self.sas.switch(id);
+                    self.release(policy, now);
                     let _ = done.send(());
                 }
                 Ok(Command::Retire(id, done)) => {
@@ -205,33 +216,57 @@ impl Worker {
     }
 
     fn outbound_batch(&mut self, now: Instant) -> io::Result<()> {
-        let Self { tun, sockets, policies, sas, sending, limiter, report, mark, .. } = self;
-        let policies = policies.load();
-        for _ in 0..BATCH {
-            let len = match tun.read(&mut sending.inner) {
-                Ok(len) => len,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    sending.flush(sockets, now, report);
-                    return Err(error);
+        let policies = self.policies.load();
+        let mut inner = std::mem::take(&mut self.sending.inner);
+        let result = (0..BATCH).try_for_each(|_| match self.tun.read(&mut inner) {
+            Ok(len) => {
+                self.outbound(&policies, inner.get(..len).unwrap_or_default(), now, now);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
+        });
+        self.sending.inner = inner;
+        self.sending.flush(&self.sockets, now, &self.report);
+        match result {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Seals one packet into the batch, or does what is to be done instead. It came at `since`.
+    fn outbound(&mut self, policies: &Policies, inner: &[u8], since: Instant, now: Instant) {
+        let Self { tun, sas, held, sending, limiter, report, mark, .. } = self;
+        match sas.seal(policies, inner, &mut sending.sealed, (now, *mark), report) {
+            Ok(packet) => sending.packets.push(packet),
+            Err(Refusal::Drop(cause)) => report.counts.dropped(cause),
+            Err(Refusal::Wait(policy)) => {
+                if held.asks(policy, now) {
+                    (report.events)(NetEvent::Acquire { policy });
                 }
-            };
-            let Some(inner) = sending.inner.get(..len) else { break };
-            match sas.seal(&policies, inner, &mut sending.sealed, (now, *mark), report) {
-                Ok(packet) => sending.packets.push(packet),
-                Err(Refusal::Drop(cause)) => report.counts.dropped(cause),
-                Err(Refusal::Exhausted) => report.counts.dropped(DropCause::Limit),
-                Err(Refusal::TooBig { mtu }) => {
-                    report.counts.dropped(DropCause::TooBig);
-                    if limiter.allow(now) {
-                        send_too_big(tun, inner, mtu);
-                    }
+                if !held.keep(policy, inner, since) {
+                    report.counts.dropped(DropCause::NoSa);
+                }
+            }
+            Err(Refusal::Exhausted) => report.counts.dropped(DropCause::Limit),
+            Err(Refusal::TooBig { mtu }) => {
+                report.counts.dropped(DropCause::TooBig);
+                if limiter.allow(now) {
+                    send_too_big(tun, inner, mtu);
                 }
             }
         }
-        sending.flush(sockets, now, report);
-        Ok(())
+    }
+
+    /// Sends what has waited for the SA that became active, before anything else. What the SA does not carry, because it
+    /// is narrower than its policy, waits on.
+    fn release(&mut self, policy: Option<PolicyId>, now: Instant) {
+        let waiting = policy.map(|policy| self.held.take(policy)).unwrap_or_default();
+        let policies = self.policies.load();
+        for (since, inner) in waiting {
+            self.outbound(&policies, &inner, since, now);
+        }
+        self.sending.flush(&self.sockets, now, &self.report);
     }
 
     fn inbound_batch(&mut self, outer: &Outer, now: Instant) {
@@ -247,6 +282,7 @@ impl Worker {
                 return;
             }
         }
+        let mut active = Vec::new();
         for (about, datagram) in received.messages() {
             if about.truncated {
                 report.counts.dropped(DropCause::OuterMalformed);
@@ -282,7 +318,7 @@ impl Worker {
                 Some(sa) => {
                     // RFC 7296 2.8: what the peer sends on a new SA shows that it is ready for it.
                     if let Some(id) = sa.open(esp, (outer, &about), now, tun, report) {
-                        sas.switch(id);
+                        active.push(sas.switch(id));
                     }
                 }
                 None => {
@@ -293,6 +329,7 @@ impl Worker {
                 }
             }
         }
+        active.into_iter().for_each(|policy| self.release(policy, now));
     }
 }
 

@@ -193,6 +193,16 @@ impl Plane {
         self.plane.counters(ChildId(id)).map(|counters| (counters.packets_out, counters.packets_in))
     }
 
+    /// So many packets left and arrived on a Child SA. What has left is counted a moment later.
+    fn carries(&self, id: u64, expected: (u64, u64)) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.carried(id) != Some(expected) {
+            ensure!(Instant::now() < deadline, "SA {id}: {:?}, not {expected:?}", self.carried(id));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     fn no_event(&self) -> Result<()> {
         match self.events.try_recv() {
             Ok(event) => bail!("{event:?}"),
