@@ -200,11 +200,14 @@ impl Gateway {
         header: &Header,
     ) -> bool {
         let complete = usize::try_from(header.length).is_ok_and(|length| length == datagram.len());
-        let answer = header.version.major > Version::IKEV2.major && !header.flags.response && complete;
+        let notify = Payload::Notify(Notify::new(NotifyType::INVALID_MAJOR_VERSION, Vec::new()));
+        let reply = Message::encode(&InitRequest::stateless_header(header), &[notify]);
+        let answer = header.version.major > Version::IKEV2.major
+            && !header.flags.response
+            && complete
+            && reply.len() <= datagram.len();
         if answer && self.shared.may_answer(remote.ip()) {
-            let reply = InitRequest::stateless_header(header);
-            let notify = Payload::Notify(Notify::new(NotifyType::INVALID_MAJOR_VERSION, Vec::new()));
-            self.shared.transmit(local, remote, Message::encode(&reply, &[notify]));
+            self.shared.transmit(local, remote, reply);
         }
         debug!(%remote, version = %header.version, "not IKEv2");
         false

@@ -483,10 +483,13 @@ impl InitRequest<'_> {
         }
     }
 
-    /// Answers with a notify and keeps nothing.
+    /// Answers with a notify and keeps nothing. Nobody gets more than it sent: it may not be who it says.
     pub(crate) fn answer(&self, cx: &mut Shared, notify: Notify) {
         let header = Self::stateless_header(self.incoming.header());
         let datagram = Message::encode(&header, &[Payload::Notify(notify)]);
+        if datagram.len() > self.incoming.datagram.len() {
+            return;
+        }
         cx.transmit(self.incoming.local, self.incoming.remote, datagram);
     }
 

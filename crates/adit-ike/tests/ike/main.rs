@@ -7,6 +7,7 @@
     reason = "a test that cannot go on should stop there, and one that runs many schedules says how many"
 )]
 
+mod adversarial;
 mod fragments;
 mod garbage;
 mod hand;

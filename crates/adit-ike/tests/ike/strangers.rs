@@ -11,7 +11,7 @@ use adit_wire::ikev2::{
 use crate::pair::{A, B, Packet, Pair, at, notify, sides};
 
 /// A responder that talks to anybody, and the first request of somebody.
-fn open_house(change: impl FnOnce(&mut crate::pair::Side)) -> (Pair, Packet) {
+pub(crate) fn open_house(change: impl FnOnce(&mut crate::pair::Side)) -> (Pair, Packet) {
     let (a, mut b) = sides();
     b.connection().remote_addrs = Vec::new();
     change(&mut b);
@@ -22,7 +22,7 @@ fn open_house(change: impl FnOnce(&mut crate::pair::Side)) -> (Pair, Packet) {
     (pair, first)
 }
 
-fn from(n: u32) -> SocketAddr {
+pub(crate) fn from(n: u32) -> SocketAddr {
     let [_, b, c, d] = n.to_be_bytes();
     SocketAddr::from(([10, b, c, d], 500))
 }
