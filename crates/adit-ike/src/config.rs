@@ -42,6 +42,8 @@ pub struct Settings {
     pub drain: Duration,
     /// How long a responder waits for the next IKE_FOLLOWUP_KE (RFC 9370 2.2.4).
     pub followup_timeout: Duration,
+    /// How many requests a peer may have outstanding with us (RFC 7296 2.3).
+    pub window: u32,
     /// Largest IP datagram of an IKE fragment of ours (RFC 7383 2.5.1).
     pub fragment_size: u16,
     /// Emit [`crate::Output::KeyLog`]: every key in the clear, for debugging only.
@@ -59,6 +61,7 @@ impl Default for Settings {
             nat_keepalive: Duration::from_secs(20),
             drain: Duration::from_secs(5),
             followup_timeout: Duration::from_secs(15),
+            window: 1,
             fragment_size: 1280,
             key_log: false,
         }

@@ -80,15 +80,13 @@ pub enum CommandError {
 /// All IKE SAs of one gateway.
 pub struct Gateway {
     shared: Shared,
-    /// By our SPI.
-    ike_sas: HashMap<IkeSpi, IkeSa>,
-    handles: HashMap<IkeSaHandle, IkeSpi>,
+    ike_sas: HashMap<IkeSaHandle, IkeSa>,
     /// Responder: first requests by their hash, so that a repeated one makes no second IKE SA. The whole message
     /// counts and not its SPI, which two initiators behind one NAT may have in common (RFC 7296 2.1).
-    first_requests: HashMap<[u8; 20], IkeSpi>,
+    first_requests: HashMap<[u8; 20], IkeSaHandle>,
     /// The last first requests that were refused, by their hash: an initiator repeats them, which is no news.
     refused: VecDeque<[u8; 20]>,
-    timers: BTreeSet<(Instant, IkeSpi)>,
+    timers: BTreeSet<(Instant, IkeSaHandle)>,
     cookies: CookieJar,
     /// A second, and how many first requests without a fitting cookie came in it. One that is refused costs as much
     /// as one that leaves a half-open IKE SA.
@@ -112,7 +110,6 @@ impl Gateway {
         Self {
             shared: Shared::new(settings, entropy, now),
             ike_sas: HashMap::new(),
-            handles: HashMap::new(),
             first_requests: HashMap::new(),
             refused: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -172,21 +169,17 @@ impl Gateway {
         } else {
             (header.initiator_spi, header.responder_spi)
         };
-        let known = self.ike_sas.get(&ours).is_some_and(|sa| {
-            // The sender has the other role, and where its SPI is known, that one.
-            let its_spi = if sa.core.initiator { sa.core.spi_r } else { sa.core.spi_i };
-            sa.core.initiator != header.flags.initiator && (its_spi == theirs || its_spi == IkeSpi::ZERO)
+        let owner = self.shared.owner_of(ours).filter(|handle| {
+            self.ike_sas.get(handle).is_some_and(|sa| sa.accepts(theirs, header.flags.initiator))
         });
-        if !known {
-            return self.unknown_spi(&incoming);
-        }
+        let Some(handle) = owner else { return self.unknown_spi(&incoming) };
         if message.encrypted.is_none() && header.exchange != ExchangeType::IKE_SA_INIT {
-            return self.unprotected(ours, &incoming);
+            return self.unprotected(handle, &incoming);
         }
         let span = debug_span!("ike_sa", spi = %ours, %remote);
         let _entered = span.enter();
         debug!(exchange = %header.exchange, response = header.flags.response, id = header.message_id, "received");
-        self.with(ours, |sa, cx| sa.handle_message(cx, &incoming));
+        self.with(handle, |sa, cx| sa.handle_message(cx, &incoming));
         true
     }
 
@@ -222,14 +215,18 @@ impl Gateway {
             && header.responder_spi == IkeSpi::ZERO
             && m.message.encrypted.is_none();
         // Our own request come back would make us talk to ourselves.
-        let reflected = self.ike_sas.get(&header.initiator_spi).is_some_and(|sa| sa.core.initiator);
+        let reflected = self
+            .shared
+            .owner_of(header.initiator_spi)
+            .and_then(|handle| self.ike_sas.get(&handle))
+            .is_some_and(|sa| sa.core.initiator && sa.core.spi_i == header.initiator_spi);
         if !proper || reflected || self.shutting_down {
             debug!(remote = %m.remote, proper, reflected, "IKE_SA_INIT request dropped");
             return false;
         }
         let hash = request_hash(m.remote, m.datagram);
-        if let Some(spi) = self.first_requests.get(&hash).copied() {
-            return self.repeat_init_response(spi, m);
+        if let Some(handle) = self.first_requests.get(&hash).copied() {
+            return self.repeat_init_response(handle, m);
         }
         let contents = match Contents::read(&m.message.payloads) {
             Ok(contents) => contents,
@@ -256,13 +253,13 @@ impl Gateway {
             return true;
         };
         sa.core.first_request = Some(hash);
-        self.first_requests.insert(hash, sa.core.our_spi());
+        self.first_requests.insert(hash, sa.core.handle);
         self.insert(sa);
         true
     }
 
-    fn repeat_init_response(&mut self, spi: IkeSpi, m: &Incoming<'_>) -> bool {
-        let response = self.ike_sas.get(&spi).and_then(IkeSa::init_response).map(<[u8]>::to_vec);
+    fn repeat_init_response(&mut self, handle: IkeSaHandle, m: &Incoming<'_>) -> bool {
+        let response = self.ike_sas.get(&handle).and_then(IkeSa::init_response).map(<[u8]>::to_vec);
         let Some(response) = response else { return false };
         self.shared.counters.repeated_requests += 1;
         self.shared.transmit(m.local, m.remote, response);
@@ -323,14 +320,14 @@ impl Gateway {
 
     /// A message in the clear on an IKE SA that has keys changes nothing (RFC 7296 2.21.4). If it says that the peer
     /// has lost the IKE SA, the peer is asked, in a message that only it can answer.
-    fn unprotected(&mut self, ours: IkeSpi, m: &Incoming<'_>) -> bool {
+    fn unprotected(&mut self, handle: IkeSaHandle, m: &Incoming<'_>) -> bool {
         let says_lost = m
             .message
             .payloads
             .iter()
             .any(|p| matches!(p, Payload::Notify(n) if n.notify_type == NotifyType::INVALID_IKE_SPI));
         if says_lost && m.message.header.flags.response {
-            self.with(ours, |sa, cx| sa.suspect(cx));
+            self.with(handle, |sa, cx| sa.suspect(cx));
         }
         debug!(remote = %m.remote, says_lost, "message without protection ignored");
         false
@@ -339,10 +336,11 @@ impl Gateway {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.shared.now = now;
-        let due: Vec<IkeSpi> =
-            self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, spi)| *spi).collect();
-        for spi in due {
-            self.with(spi, |sa, cx| sa.handle_timeout(cx));
+        self.shared.finish_draining();
+        let due: Vec<IkeSaHandle> =
+            self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, handle)| *handle).collect();
+        for handle in due {
+            self.with(handle, |sa, cx| sa.handle_timeout(cx));
         }
         self.apply_effects();
     }
@@ -384,12 +382,11 @@ impl Gateway {
             None
         };
         self.shared.begin_request(request, children.len());
-        let wanted =
-            children.into_iter().map(|child| Wanted { child: Arc::new(child), requests: vec![request] });
+        let wanted = children.into_iter().map(|child| Wanted::new(Arc::new(child), vec![request]));
         match (serving, addresses) {
-            (Some(spi), _) => {
+            (Some(handle), _) => {
                 for wanted in wanted {
-                    self.with(spi, |sa, cx| sa.bring_up(cx, wanted));
+                    self.with(handle, |sa, cx| sa.bring_up(cx, wanted));
                 }
             }
             (None, Some((local, remote))) => self.dial(connection, local, remote, wanted.collect()),
@@ -449,12 +446,8 @@ impl Gateway {
     }
 
     /// The IKE SA that can bring children of a connection up; of several the oldest.
-    fn serving(&self, connection: &str) -> Option<IkeSpi> {
-        self.ike_sas
-            .values()
-            .filter(|sa| sa.serves(connection))
-            .min_by_key(|sa| sa.core.handle)
-            .map(|sa| sa.core.our_spi())
+    fn serving(&self, connection: &str) -> Option<IkeSaHandle> {
+        self.ike_sas.values().filter(|sa| sa.serves(connection)).map(|sa| sa.core.handle).min()
     }
 
     /// Takes SAs down; returns how many. [`Event::RequestDone`] tells when.
@@ -469,34 +462,11 @@ impl Gateway {
         request: RequestId,
     ) -> Result<usize, CommandError> {
         self.shared.now = now;
-        if *target == TerminateTarget::default() {
-            return Err(CommandError::NothingNamed);
-        }
-        let whole = target.child.is_none() && target.child_handle.is_none();
-        let mut found: Vec<(IkeSaHandle, IkeSpi, Vec<ChildHandle>)> = Vec::new();
-        for (spi, sa) in &self.ike_sas {
-            let fits = !sa.is_gone()
-                && target.connection.as_ref().is_none_or(|name| sa.core.connection.name == *name)
-                && target.ike_sa.is_none_or(|handle| sa.core.handle == handle);
-            let children: Vec<ChildHandle> = sa
-                .children()
-                .iter()
-                .filter(|c| target.child.as_ref().is_none_or(|name| c.config.name == *name))
-                .map(|c| c.handle)
-                .filter(|handle| target.child_handle.is_none_or(|wanted| wanted == *handle))
-                .collect();
-            if fits && (whole || !children.is_empty()) {
-                found.push((sa.core.handle, *spi, children));
-            }
-        }
-        found.sort_by_key(|(handle, ..)| *handle);
-        let count = if whole { found.len() } else { found.iter().map(|(.., children)| children.len()).sum() };
-        if count == 0 {
-            return Err(CommandError::NoSuchSa);
-        }
+        let (whole, found) = self.fitting(target)?;
+        let count = if whole { found.len() } else { found.iter().map(|(_, children)| children.len()).sum() };
         self.shared.begin_request(request, found.len());
-        for (_, spi, children) in found {
-            self.with(spi, |sa, cx| {
+        for (handle, children) in found {
+            self.with(handle, |sa, cx| {
                 if whole {
                     sa.delete(cx, vec![request]);
                 } else {
@@ -508,11 +478,63 @@ impl Gateway {
         Ok(count)
     }
 
+    /// Rekeys Child SAs (RFC 7296 2.8); returns how many. [`Event::RequestDone`] tells when.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`] if nothing fits.
+    pub fn rekey(
+        &mut self,
+        now: Instant,
+        target: &TerminateTarget,
+        request: RequestId,
+    ) -> Result<usize, CommandError> {
+        self.shared.now = now;
+        let (_, found) = self.fitting(target)?;
+        let count = found.iter().map(|(_, children)| children.len()).sum();
+        self.shared.begin_request(request, count);
+        for (handle, children) in found {
+            self.with(handle, |sa, cx| sa.rekey_children(cx, &children, &[request]));
+        }
+        self.apply_effects();
+        Ok(count)
+    }
+
+    /// The SAs that a target names, and whether it names whole IKE SAs.
+    #[expect(clippy::type_complexity, reason = "two plain lists")]
+    fn fitting(
+        &self,
+        target: &TerminateTarget,
+    ) -> Result<(bool, Vec<(IkeSaHandle, Vec<ChildHandle>)>), CommandError> {
+        if *target == TerminateTarget::default() {
+            return Err(CommandError::NothingNamed);
+        }
+        let whole = target.child.is_none() && target.child_handle.is_none();
+        let mut found: Vec<(IkeSaHandle, Vec<ChildHandle>)> = Vec::new();
+        for sa in self.ike_sas.values() {
+            let fits = !sa.is_gone()
+                && target.connection.as_ref().is_none_or(|name| sa.core.connection.name == *name)
+                && target.ike_sa.is_none_or(|handle| sa.core.handle == handle);
+            let children: Vec<ChildHandle> = sa
+                .children()
+                .iter()
+                .filter(|c| target.child.as_ref().is_none_or(|name| c.config.name == *name))
+                .map(|c| c.handle)
+                .filter(|handle| target.child_handle.is_none_or(|wanted| wanted == *handle))
+                .collect();
+            if fits && (whole || !children.is_empty()) {
+                found.push((sa.core.handle, children));
+            }
+        }
+        found.sort_by_key(|(handle, ..)| *handle);
+        if found.is_empty() { Err(CommandError::NoSuchSa) } else { Ok((whole, found)) }
+    }
+
     /// Authenticated ESP arrived on a child at `last_inbound`: its peer lives (RFC 7296 2.4).
     pub fn child_activity(&mut self, now: Instant, child: ChildHandle, last_inbound: Instant) {
         self.shared.now = now;
-        if let Some(spi) = self.ike_sa_of(child) {
-            self.with(spi, |sa, _| sa.core.last_proof = sa.core.last_proof.max(last_inbound.min(now)));
+        if let Some(handle) = self.ike_sa_of(child) {
+            self.with(handle, |sa, _| sa.core.last_proof = sa.core.last_proof.max(last_inbound.min(now)));
         }
     }
 
@@ -520,12 +542,19 @@ impl Gateway {
     /// rekeyed.
     pub fn child_expiring(&mut self, now: Instant, child: ChildHandle) {
         self.shared.now = now;
-        let _ = child;
+        if let Some(handle) = self.ike_sa_of(child) {
+            self.with(handle, |sa, cx| sa.child_expiring(cx, child));
+            self.apply_effects();
+        }
     }
 
     /// A Child SA has carried its hard limit, or all of its sequence numbers are used: it is deleted.
     pub fn child_expired(&mut self, now: Instant, child: ChildHandle) {
-        self.child_failed(now, child, "its hard limit is reached");
+        self.shared.now = now;
+        if let Some(handle) = self.ike_sa_of(child) {
+            self.with(handle, |sa, cx| sa.child_expired(cx, child));
+            self.apply_effects();
+        }
     }
 
     /// The newest authentic ESP packet of a child came from `remote` to `local` (port 0: IP protocol 50), which is not
@@ -545,9 +574,9 @@ impl Gateway {
     /// The data plane could not install a child or cannot go on with it: it is deleted on both sides.
     pub fn child_failed(&mut self, now: Instant, child: ChildHandle, reason: &str) {
         self.shared.now = now;
-        let Some(spi) = self.ike_sa_of(child) else { return };
-        self.unclaim(spi, child, reason);
-        self.with(spi, |sa, cx| {
+        let Some(handle) = self.ike_sa_of(child) else { return };
+        self.unclaim(handle, child, reason);
+        self.with(handle, |sa, cx| {
             let name = sa.children().iter().find(|c| c.handle == child).map(|c| c.config.name.clone());
             let message = format!("the data plane gave the Child SA up: {reason}");
             let mut outcome = Outcome::new(OutcomeCode::DataPlane, Stage::ChildSa, Blame::OurBug, message);
@@ -559,8 +588,8 @@ impl Gateway {
     }
 
     /// Whoever waits for the child must not hear that it is up.
-    fn unclaim(&mut self, spi: IkeSpi, child: ChildHandle, reason: &str) {
-        let Some(sa) = self.ike_sas.get(&spi) else { return };
+    fn unclaim(&mut self, handle: IkeSaHandle, child: ChildHandle, reason: &str) {
+        let Some(sa) = self.ike_sas.get(&handle) else { return };
         let Some(child) = sa.children().iter().find(|c| c.handle == child) else { return };
         let failure = format!("child \"{}\": the data plane refused it: {reason}", child.config.name);
         for output in &mut self.shared.outputs {
@@ -572,23 +601,19 @@ impl Gateway {
         }
     }
 
-    fn ike_sa_of(&self, child: ChildHandle) -> Option<IkeSpi> {
-        self.shared.child_owners.get(&child).and_then(|handle| self.handles.get(handle)).copied()
+    fn ike_sa_of(&self, child: ChildHandle) -> Option<IkeSaHandle> {
+        self.shared.child_owners.get(&child).copied()
     }
 
     /// Deletes every IKE SA and takes no new ones. Done when [`Self::ike_sas`] is empty.
     pub fn shutdown(&mut self, now: Instant) {
         self.shared.now = now;
         self.shutting_down = true;
-        let mut all: Vec<(IkeSaHandle, IkeSpi)> = self
-            .ike_sas
-            .values()
-            .filter(|sa| !sa.is_gone())
-            .map(|sa| (sa.core.handle, sa.core.our_spi()))
-            .collect();
+        let mut all: Vec<IkeSaHandle> =
+            self.ike_sas.values().filter(|sa| !sa.is_gone()).map(|sa| sa.core.handle).collect();
         all.sort_unstable();
-        for (_, spi) in all {
-            self.with(spi, |sa, cx| sa.delete(cx, Vec::new()));
+        for handle in all {
+            self.with(handle, |sa, cx| sa.delete(cx, Vec::new()));
         }
         self.apply_effects();
     }
@@ -596,7 +621,7 @@ impl Gateway {
     /// When [`Self::handle_timeout`] must be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        [self.timers.first().map(|(at, _)| *at), self.shared.drained_at()].into_iter().flatten().min()
     }
 
     /// The next thing to do, in the order it must be done.
@@ -631,30 +656,31 @@ impl Gateway {
     }
 
     fn insert(&mut self, sa: IkeSa) {
-        let spi = sa.core.our_spi();
-        self.handles.insert(sa.core.handle, spi);
-        self.timers.extend(sa.deadline().map(|at| (at, spi)));
-        self.ike_sas.insert(spi, sa);
+        let handle = sa.core.handle;
+        self.timers.extend(sa.deadline().map(|at| (at, handle)));
+        self.ike_sas.insert(handle, sa);
     }
 
     /// Lets one IKE SA do something, and keeps the tables true.
-    fn with(&mut self, spi: IkeSpi, f: impl FnOnce(&mut IkeSa, &mut Shared)) {
-        let Some(sa) = self.ike_sas.get_mut(&spi) else { return };
+    fn with(&mut self, handle: IkeSaHandle, f: impl FnOnce(&mut IkeSa, &mut Shared)) {
+        let Some(sa) = self.ike_sas.get_mut(&handle) else { return };
         let before = sa.deadline();
         f(sa, &mut self.shared);
         let after = sa.deadline();
         if before != after {
             if let Some(at) = before {
-                self.timers.remove(&(at, spi));
+                self.timers.remove(&(at, handle));
             }
-            self.timers.extend(after.map(|at| (at, spi)));
+            self.timers.extend(after.map(|at| (at, handle)));
         }
         if sa.is_closed() {
-            self.handles.remove(&sa.core.handle);
             if let Some(hash) = sa.core.first_request {
                 self.first_requests.remove(&hash);
             }
-            self.ike_sas.remove(&spi);
+            for spi in &sa.core.spis {
+                self.shared.release_ike_spi(*spi);
+            }
+            self.ike_sas.remove(&handle);
         }
     }
 
@@ -663,17 +689,17 @@ impl Gateway {
         for effect in std::mem::take(&mut self.shared.effects) {
             match effect {
                 Effect::InitialContact { keep, begun, local_id, remote_id } => {
-                    let others: Vec<IkeSpi> = self
+                    let others: Vec<IkeSaHandle> = self
                         .shared
                         .established_with(&local_id, &remote_id)
                         .iter()
                         .filter(|handle| **handle != keep)
-                        .filter_map(|handle| self.handles.get(handle).copied())
+                        .copied()
                         .collect();
-                    for spi in others {
+                    for handle in others {
                         // What came to be since then is not what the peer has lost: it may have begun itself while
                         // we did, and its message took longer.
-                        self.with(spi, |sa, cx| {
+                        self.with(handle, |sa, cx| {
                             if sa.core.established.is_some_and(|at| at <= begun) {
                                 sa.forget(cx);
                             }
@@ -693,21 +719,21 @@ impl Gateway {
             .shared
             .established_with(local_id, remote_id)
             .iter()
-            .filter_map(|handle| self.ike_sas.get(self.handles.get(handle)?))
+            .filter_map(|handle| self.ike_sas.get(handle))
             .filter(|sa| sa.is_open() || sa.core.handle == keep)
             .collect();
         if open.len() <= Self::MOST_OF_ONE_PEER {
             return;
         }
         let oldest = open.iter().filter(|sa| sa.core.handle != keep).min_by_key(|sa| sa.core.last_proof);
-        let Some((spi, remote)) = oldest.map(|sa| (sa.core.our_spi(), sa.core.remote)) else { return };
+        let Some((handle, remote)) = oldest.map(|sa| (sa.core.handle, sa.core.remote)) else { return };
         if self.shared.may_log(remote.ip()) {
             info!(
                 "peer {remote}: \"{remote_id}\" has more than {} IKE SAs, deleting the one that was silent for longest",
                 Self::MOST_OF_ONE_PEER,
             );
         }
-        self.with(spi, |sa, cx| sa.delete(cx, Vec::new()));
+        self.with(handle, |sa, cx| sa.delete(cx, Vec::new()));
     }
 }
 

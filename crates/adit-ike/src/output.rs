@@ -187,6 +187,12 @@ pub enum DownReason {
     Failed,
     /// The data plane refused it or could not go on with it.
     DataPlane,
+    /// It reached its hard limit.
+    Expired,
+    /// An IKE SA that the peer made anew takes its place (INITIAL_CONTACT, `unique`).
+    Replaced,
+    /// The peers have authenticated anew.
+    Reauthenticated,
 }
 
 /// A snapshot of one IKE SA.

@@ -2,7 +2,7 @@
 //!
 //! IKE SAs write here; only the gateway reads it. Nothing here decides about an SA.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use adit_crypto::Entropy;
 use adit_wire::ikev2::{IkeSpi, Spi};
 use tracing::{info, trace};
 
-use crate::config::{Connection, PostQuantumKey, Settings, SharedSecret};
+use crate::config::{Connection, Lifetime, PostQuantumKey, Settings, SharedSecret, Volume};
 use crate::identity::{Fit, Identity, IdentityPattern};
 use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, RequestId, Transmit};
 use crate::rate::RateLimit;
@@ -82,7 +82,12 @@ pub(crate) struct Shared {
     record_limit: RateLimit,
     answer_limit: RateLimit,
     requests: HashMap<RequestId, Request>,
+    /// Every IKE SPI of ours, and the IKE SA that it belongs to.
+    ike_spis: HashMap<IkeSpi, IkeSaHandle>,
     inbound_spis: HashSet<Spi>,
+    /// Child SAs that are gone by agreement and still take what is on its way, until then.
+    draining: BTreeMap<(Instant, ChildHandle), (IkeSaHandle, Spi)>,
+    draining_of: HashMap<IkeSaHandle, usize>,
     pub(crate) child_owners: HashMap<ChildHandle, IkeSaHandle>,
     /// Established IKE SAs by identities, ours and the peer's.
     peers: HashMap<(Identity, Identity), Vec<IkeSaHandle>>,
@@ -161,7 +166,10 @@ impl Shared {
             record_limit: RateLimit::new(10, Duration::from_secs(2)),
             answer_limit: RateLimit::new(10, Duration::from_secs(1)),
             requests: HashMap::new(),
+            ike_spis: HashMap::new(),
             inbound_spis: HashSet::new(),
+            draining: BTreeMap::new(),
+            draining_of: HashMap::new(),
             child_owners: HashMap::new(),
             peers: HashMap::new(),
             last_ike_sa: 0,
@@ -255,6 +263,25 @@ impl Shared {
         }
     }
 
+    /// When an SA made now is renewed, and when it ends.
+    pub(crate) fn lifetime(&mut self, lifetime: Lifetime) -> (Option<Instant>, Option<Instant>) {
+        let early = lifetime.jitter.min(lifetime.soft).mul_f64(self.fraction());
+        let soft = (!lifetime.soft.is_zero()).then(|| self.now + (lifetime.soft - early));
+        let hard = (!lifetime.hard.is_zero()).then(|| self.now + lifetime.hard);
+        (soft, hard)
+    }
+
+    /// After how much an SA is renewed.
+    pub(crate) fn soft_volume(&mut self, volume: Volume) -> Option<u64> {
+        let early = (volume.jitter.min(volume.soft) as f64 * self.fraction()) as u64;
+        Some(volume.soft.saturating_sub(early)).filter(|n| *n > 0)
+    }
+
+    /// Evenly from 0 to 1.
+    pub(crate) fn fraction(&mut self) -> f64 {
+        f64::from(u32::from_be_bytes(self.random())) / f64::from(u32::MAX)
+    }
+
     pub(crate) fn next_ike_sa(&mut self) -> IkeSaHandle {
         self.last_ike_sa += 1;
         IkeSaHandle(self.last_ike_sa)
@@ -271,13 +298,57 @@ impl Shared {
         octets
     }
 
-    pub(crate) fn random_ike_spi(&mut self) -> IkeSpi {
+    /// An IKE SPI that no other IKE SA of ours has.
+    pub(crate) fn take_ike_spi(&mut self, owner: IkeSaHandle) -> IkeSpi {
         loop {
             let spi = IkeSpi(u64::from_be_bytes(self.random()));
             // RFC 7296 3.1: zero means "not known".
-            if spi != IkeSpi::ZERO {
+            if spi != IkeSpi::ZERO && !self.ike_spis.contains_key(&spi) {
+                self.ike_spis.insert(spi, owner);
                 return spi;
             }
+        }
+    }
+
+    pub(crate) fn release_ike_spi(&mut self, spi: IkeSpi) {
+        self.ike_spis.remove(&spi);
+    }
+
+    pub(crate) fn owner_of(&self, spi: IkeSpi) -> Option<IkeSaHandle> {
+        self.ike_spis.get(&spi).copied()
+    }
+
+    /// Its inbound half takes what is on its way for a while; the SPI stays taken (RFC 7296 1.4.1).
+    pub(crate) fn drain(&mut self, ike_sa: IkeSaHandle, child: ChildHandle, spi: Spi) {
+        self.draining.insert((self.now + self.settings.drain, child), (ike_sa, spi));
+        *self.draining_of.entry(ike_sa).or_default() += 1;
+    }
+
+    /// Child SAs of an IKE SA that are draining.
+    pub(crate) fn draining_of(&self, ike_sa: IkeSaHandle) -> usize {
+        self.draining_of.get(&ike_sa).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn drained_at(&self) -> Option<Instant> {
+        self.draining.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Takes out of the data plane what has drained.
+    pub(crate) fn finish_draining(&mut self) {
+        while let Some(first) = self.draining.first_entry() {
+            let (at, child) = *first.key();
+            if at > self.now {
+                break;
+            }
+            let (ike_sa, spi) = first.remove();
+            if let Some(count) = self.draining_of.get_mut(&ike_sa) {
+                *count -= 1;
+                if *count == 0 {
+                    self.draining_of.remove(&ike_sa);
+                }
+            }
+            self.outputs.push_back(Output::RemoveChild(child));
+            self.release_inbound_spi(spi);
         }
     }
 

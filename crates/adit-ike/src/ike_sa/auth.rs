@@ -11,7 +11,7 @@ use adit_wire::ikev2::{
     AuthMethod, Authentication, ExchangeType, Identification, Notify, NotifyType, Payload, Proposal,
 };
 
-use super::child::{self, Nonces, Offer};
+use super::child::{self, Install, Nonces, Offer};
 use super::established::Established;
 use super::intermediate::{Intermediate, Last};
 use super::secured::{Opened, Secured};
@@ -133,15 +133,29 @@ pub(super) fn request(
     payloads.extend(expected.map(|peer| Payload::IdResponder(peer.to_wire())));
     payloads.push(shared_key_auth(&auth));
     payloads.extend(offer.payloads());
+    payloads.extend(own_window(cx));
     let id = handshake.intermediate.message_id();
     let header = core.header(ExchangeType::IKE_AUTH, false, id);
     let Ok(datagram) = secured.seal(&header, &payloads) else {
-        offer.abandon(cx, "the request cannot be encrypted");
+        offer.abandon(cx).fail(cx, "the request cannot be encrypted");
         return give_up(core, cx, wanted, "the request cannot be encrypted");
     };
     cx.progress(&offer.wanted.requests, "sending IKE_AUTH request");
     let outstanding = Outstanding::send(core, cx, id, datagram, core.schedule());
     State::AwaitAuthResponse(Box::new(AwaitAuthResponse { secured, handshake, outstanding, offer, wanted }))
+}
+
+/// How many requests the peer may have outstanding, where it is not one (RFC 7296 2.3).
+fn own_window(cx: &Shared) -> Option<Payload> {
+    let window = cx.settings.window;
+    let notify = || Notify::new(NotifyType::SET_WINDOW_SIZE, window.to_be_bytes().to_vec());
+    (window > 1).then(|| Payload::Notify(notify()))
+}
+
+/// How many requests the peer lets us have outstanding.
+fn peer_window(c: &Contents<'_>) -> Option<u32> {
+    let notify = c.notify(NotifyType::SET_WINDOW_SIZE)?;
+    <[u8; 4]>::try_from(notify.data.as_slice()).ok().map(u32::from_be_bytes)
 }
 
 fn shared_key_auth(data: &Secret) -> Payload {
@@ -213,14 +227,14 @@ impl AwaitAuthResponse {
     /// The responder keeps nothing, or cannot be told.
     fn fail(self: Box<Self>, core: &mut Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
         let failure = core.record(cx, outcome);
-        self.offer.abandon(cx, &failure);
+        self.offer.abandon(cx).fail(cx, &failure);
         give_up(core, cx, self.wanted, &failure)
     }
 
     /// The responder believes that the IKE SA exists; it does not (RFC 7296 2.21.2).
     fn reject(self: Box<Self>, core: &mut Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
         let failure = core.record(cx, outcome.notify(NotifyType::AUTHENTICATION_FAILED));
-        self.offer.abandon(cx, &failure);
+        self.offer.abandon(cx).fail(cx, &failure);
         for wanted in self.wanted {
             wanted.fail(cx, &failure);
         }
@@ -312,16 +326,26 @@ impl AwaitAuthResponse {
         let line = format!("IKE_SA {}[{}] established", core.connection.name, core.handle.0);
         cx.progress(&offer.wanted.requests, &line);
         let mut established = Established::new(core, secured, (outstanding.message_id + 1, 0), None);
+        established.ike.set_windows(peer_window(c), cx.settings.window);
         match offer.answered(c) {
             Ok(agreed) => {
-                match agreed.install(core, cx, &established.secured, &[], handshake.nonces(), true) {
+                match agreed.install(
+                    core,
+                    cx,
+                    &established.ike.secured,
+                    &[],
+                    handshake.nonces(),
+                    true,
+                    Install::New,
+                ) {
                     Ok(child) => {
                         established.add_child(child);
                         offer.succeed(cx);
                     }
                     Err(error) => {
                         established.discard(offer.spi);
-                        offer.abandon(cx, &format!("the child's keys cannot be derived: {error}"));
+                        let failure = format!("the child's keys cannot be derived: {error}");
+                        offer.abandon(cx).fail(cx, &failure);
                     }
                 }
             }
@@ -330,7 +354,7 @@ impl AwaitAuthResponse {
                 if peer_has_it {
                     established.discard(offer.spi);
                 }
-                offer.abandon(cx, &failure);
+                offer.abandon(cx).fail(cx, &failure);
             }
         }
         established.bring_up_all(core, cx, wanted)
@@ -636,6 +660,7 @@ impl AwaitAuthRequest {
                 None
             }
         };
+        payloads.extend(own_window(cx));
         let children: Vec<ChildSa> = child.into_iter().collect();
         let id = self.handshake.intermediate.message_id();
         let header = core.header(ExchangeType::IKE_AUTH, true, id);
@@ -645,6 +670,7 @@ impl AwaitAuthRequest {
         core.reply(cx, m, &response);
         let answered = Answered::new(id, datagram, response);
         let mut established = Established::new(core, self.secured, (0, id + 1), Some(answered));
+        established.ike.set_windows(peer_window(c), cx.settings.window);
         for child in children {
             established.add_child(child);
         }
@@ -671,7 +697,7 @@ impl AwaitAuthRequest {
             c.ts_initiator.ok_or_else(missing)?,
             c.ts_responder.ok_or_else(missing)?,
         );
-        let agreed = child::respond(core, cx, &sa.proposals, ts_i, ts_r, false)?;
+        let agreed = child::respond(core, cx, &sa.proposals, (ts_i, ts_r), false, None)?;
         let payloads = agreed.payloads();
         let failed = agreed.outcome(
             OutcomeCode::NoProposalChosen,
@@ -679,7 +705,7 @@ impl AwaitAuthRequest {
             "the child's keys cannot be derived",
         );
         let nonces = self.handshake.nonces();
-        match agreed.install(core, cx, &self.secured, &[], nonces, false) {
+        match agreed.install(core, cx, &self.secured, &[], nonces, false, Install::New) {
             Ok(child) => Ok((child, payloads)),
             Err(_) => Err((Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()), failed)),
         }

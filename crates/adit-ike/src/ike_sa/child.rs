@@ -27,12 +27,23 @@ use crate::shared::Shared;
 pub(crate) struct Wanted {
     pub(crate) child: Arc<Child>,
     pub(crate) requests: Vec<RequestId>,
+    /// How often the peer has put it off.
+    pub(crate) put_off: u32,
 }
 
 impl Wanted {
+    pub(crate) fn new(child: Arc<Child>, requests: Vec<RequestId>) -> Self {
+        Self { child, requests, put_off: 0 }
+    }
+
     /// Tells everyone who waits for it that it will not come.
-    pub(crate) fn fail(self, cx: &mut Shared, failure: &str) {
-        for request in self.requests {
+    pub(crate) fn fail(mut self, cx: &mut Shared, failure: &str) {
+        self.tell_failure(cx, failure);
+    }
+
+    /// The same, where it may be tried again later for nobody in particular.
+    pub(crate) fn tell_failure(&mut self, cx: &mut Shared, failure: &str) {
+        for request in std::mem::take(&mut self.requests) {
             cx.finish_part(request, Err(failure));
         }
     }
@@ -49,9 +60,29 @@ pub(crate) struct ChildSa {
     pub(super) encap: bool,
     pub(super) selectors: Selectors,
     pub(super) installed: Instant,
-    pub(super) deleting: bool,
+    pub(super) phase: Phase,
+    /// What the peer has made to replace it; it takes over with its first packet, or when the peer deletes this one.
+    pub(super) successor: Option<ChildHandle>,
+    /// It lost a collision of rekeyings: nobody was told of it.
+    pub(super) redundant: bool,
+    /// It sends nothing any more.
+    retired: bool,
+    pub(super) rekey_at: Option<Instant>,
+    pub(super) expires_at: Option<Instant>,
     /// The requests it was made for.
     pub(crate) requests: Vec<RequestId>,
+}
+
+/// Where a Child SA stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Installed,
+    /// Our request for its successor is out, or out again.
+    Rekeying,
+    /// Its successor is in use, and our request to delete it is about to go out.
+    Rekeyed,
+    /// Our request to delete it is out.
+    Deleting,
 }
 
 impl ChildSa {
@@ -59,7 +90,13 @@ impl ChildSa {
         ChildSaView {
             handle: self.handle,
             name: self.config.name.clone(),
-            state: if self.deleting { ChildSaState::Deleting } else { ChildSaState::Installed },
+            state: match self.phase {
+                Phase::Installed if self.successor.is_some() => ChildSaState::Rekeyed,
+                Phase::Installed => ChildSaState::Installed,
+                Phase::Rekeying => ChildSaState::Rekeying,
+                Phase::Rekeyed => ChildSaState::Rekeyed,
+                Phase::Deleting => ChildSaState::Deleting,
+            },
             inbound_spi: self.inbound_spi,
             outbound_spi: self.outbound_spi,
             transforms: self.transforms,
@@ -68,19 +105,59 @@ impl ChildSa {
             local_ts: self.selectors.local.clone(),
             remote_ts: self.selectors.remote.clone(),
             installed: self.installed,
-            rekey_at: None,
-            expires_at: None,
+            rekey_at: self.rekey_at,
+            expires_at: self.expires_at,
         }
     }
 
-    /// Takes it out of the data plane.
-    pub(super) fn remove(self, core: &Core, cx: &mut Shared, reason: DownReason) {
-        cx.outputs.push_back(Output::RemoveChild(self.handle));
-        cx.release_inbound_spi(self.inbound_spi);
-        cx.child_owners.remove(&self.handle);
-        let ike_sa = core.view(IkeSaState::Established, &[]);
-        cx.event(Event::ChildDown(ike_sa, self.view(), reason));
+    /// It sends nothing any more; what arrives is still taken.
+    pub(super) fn retire(&mut self, cx: &mut Shared) {
+        if !std::mem::replace(&mut self.retired, true) {
+            cx.outputs.push_back(Output::RetireChild(self.handle));
+        }
     }
+
+    /// It is gone by agreement, or against it; without a reason something else carries its traffic, and nobody is
+    /// told.
+    pub(super) fn leave(mut self, core: &Core, cx: &mut Shared, reason: Option<DownReason>) {
+        cx.child_owners.remove(&self.handle);
+        match reason {
+            // What the peer still sends is on no way that we have agreed on.
+            Some(DownReason::PeerDead | DownReason::Failed | DownReason::DataPlane | DownReason::Expired) => {
+                cx.outputs.push_back(Output::RemoveChild(self.handle));
+                cx.release_inbound_spi(self.inbound_spi);
+            }
+            _ => {
+                self.retire(cx);
+                cx.drain(core.handle, self.handle, self.inbound_spi);
+            }
+        }
+        if let Some(reason) = reason.filter(|_| !self.redundant) {
+            let ike_sa = core.view(IkeSaState::Established, &[]);
+            cx.event(Event::ChildDown(ike_sa, self.view(), reason));
+        }
+    }
+
+    /// Is it the successor of `old`, and fit to take over?
+    pub(super) fn succeeds(&self, old: &Self) -> bool {
+        old.successor == Some(self.handle) && !self.redundant && !self.retired
+    }
+
+    /// May its successor be negotiated?
+    pub(super) fn may_be_rekeyed(&self) -> bool {
+        self.phase == Phase::Installed && self.successor.is_none() && !self.redundant
+    }
+}
+
+/// How a new Child SA comes into use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Install {
+    /// At once, and everybody is told.
+    New,
+    /// At once, in the place of another.
+    Successor,
+    /// When the peer uses it, in the place of another (RFC 7296 2.8).
+    Standby,
 }
 
 /// What we offer in a request.
@@ -110,12 +187,21 @@ fn selectors_of(child: &Child, core: &Core) -> Selectors {
 impl Offer {
     /// An offer for a child; in IKE_AUTH without key exchange (RFC 7296 1.2).
     pub(super) fn new(core: &Core, cx: &mut Shared, wanted: Wanted, with_ke: bool) -> Self {
+        let selectors = selectors_of(&wanted.child, core);
+        Self::with_selectors(cx, wanted, with_ke, selectors)
+    }
+
+    /// An offer for the successor of a child: what it protects stays the same (RFC 7296 2.9.2).
+    pub(super) fn successor(cx: &mut Shared, wanted: Wanted, old: &ChildSa) -> Self {
+        Self::with_selectors(cx, wanted, true, old.selectors.clone())
+    }
+
+    fn with_selectors(cx: &mut Shared, wanted: Wanted, with_ke: bool, selectors: Selectors) -> Self {
         let spi = cx.take_inbound_spi();
         let mut proposals = usable_proposals(&wanted.child, with_ke);
         for proposal in &mut proposals {
             proposal.spi = spi.0.to_be_bytes().to_vec();
         }
-        let selectors = selectors_of(&wanted.child, core);
         Self { wanted, spi, proposals, selectors }
     }
 
@@ -140,10 +226,10 @@ impl Offer {
         }
     }
 
-    /// Nothing came of it.
-    pub(super) fn abandon(self, cx: &mut Shared, failure: &str) {
+    /// Nothing came of it; returns what is still wanted.
+    pub(super) fn abandon(self, cx: &mut Shared) -> Wanted {
         cx.release_inbound_spi(self.spi);
-        self.wanted.fail(cx, failure);
+        self.wanted
     }
 
     /// An outcome about this offer.
@@ -242,7 +328,7 @@ pub(super) struct Agreed {
     transforms: EspTransforms,
     pub(super) ke: Option<KeId>,
     inbound_spi: Spi,
-    outbound_spi: Spi,
+    pub(super) outbound_spi: Spi,
     selectors: Selectors,
     narrowed: bool,
     /// What our configuration says.
@@ -281,6 +367,7 @@ impl Agreed {
         shared: &[Secret],
         nonces: Nonces<'_>,
         initiator: bool,
+        install: Install,
     ) -> Result<ChildSa, adit_crypto::Error> {
         let keys = child_keys(
             secured.transforms.prf,
@@ -300,6 +387,14 @@ impl Agreed {
         let (inbound_keys, outbound_keys) =
             if initiator { (from_responder, from_initiator) } else { (from_initiator, from_responder) };
         let encap = core.nat.encapsulates();
+        let limits = self.child.limits;
+        let (rekey_at, expires_at) = cx.lifetime(limits.time);
+        let usage = UsageLimits {
+            soft_bytes: cx.soft_volume(limits.bytes),
+            hard_bytes: Some(limits.bytes.hard).filter(|n| *n > 0),
+            soft_packets: cx.soft_volume(limits.packets),
+            hard_packets: Some(limits.packets.hard).filter(|n| *n > 0),
+        };
         let child = ChildSa {
             handle: cx.next_child(),
             config: self.child,
@@ -310,7 +405,12 @@ impl Agreed {
             encap,
             selectors: self.selectors,
             installed: cx.now,
-            deleting: false,
+            phase: Phase::Installed,
+            successor: None,
+            redundant: false,
+            retired: false,
+            rekey_at,
+            expires_at,
             requests: self.requests,
         };
         cx.child_owners.insert(child.handle, core.handle);
@@ -330,14 +430,17 @@ impl Agreed {
             local: core.local.ip(),
             remote: core.remote.ip(),
             encap: encap.then(|| udp_ports(core, cx)),
-            active: true,
-            limits: UsageLimits::default(),
+            active: install != Install::Standby,
+            limits: usage,
         })));
         let line = format!(
             "CHILD_SA {}{{{}}} established with SPIs {}_i {}_o and TS {}",
             child.config.name, child.handle.0, child.inbound_spi, child.outbound_spi, child.selectors,
         );
         cx.progress(&child.requests, &line);
+        if install != Install::New {
+            return Ok(child);
+        }
         cx.event(Event::ChildUp(core.view(IkeSaState::Established, &[]), child.view()));
         let (code, note) = if self.narrowed {
             let note = format!(" (narrowed: the configuration here says {})", self.offered);
@@ -366,6 +469,11 @@ impl Agreed {
         cx.release_inbound_spi(self.inbound_spi);
     }
 
+    /// Does it protect all that was offered?
+    pub(super) fn covers(&self, offer: &Offer) -> bool {
+        self.selectors.covers(&offer.selectors)
+    }
+
     /// An outcome about this agreement.
     pub(super) fn outcome(
         &self,
@@ -389,14 +497,15 @@ fn udp_ports(core: &Core, cx: &Shared) -> (u16, u16) {
     (local, if remote == 500 { 4500 } else { remote })
 }
 
-/// Chooses a child of the connection for what a peer asks for; `Err` is the notify to answer with, and why.
+/// Chooses a child of the connection for what a peer asks for; `Err` is the notify to answer with, and why. For the
+/// successor of a child there is no choice, and it must protect all that the old one does (RFC 7296 2.9.2).
 pub(super) fn respond(
     core: &Core,
     cx: &mut Shared,
     theirs: &[Proposal],
-    ts_i: &TrafficSelectors,
-    ts_r: &TrafficSelectors,
+    (ts_i, ts_r): (&TrafficSelectors, &TrafficSelectors),
     with_ke: bool,
+    old: Option<&ChildSa>,
 ) -> Result<Agreed, (Notify, Box<Outcome>)> {
     let asked = Selectors { local: ts_r.selectors.clone(), remote: ts_i.selectors.clone() };
     let first = Selectors {
@@ -406,10 +515,19 @@ pub(super) fn respond(
     // Best first: the same selectors, then those that allow all that is asked for, then those that allow the packet
     // it is asked for (RFC 7296 2.9), then any that allow something.
     let mut fitting: Vec<(u8, &Child, Selectors, Selectors)> = Vec::new();
-    let children = &core.connection.children;
+    let children = match old {
+        Some(old) => std::slice::from_ref(&*old.config),
+        None => &core.connection.children,
+    };
     for child in children {
-        let own = selectors_of(child, core);
+        let mut own = selectors_of(child, core);
+        if let Some(old) = old.filter(|old| !own.covers(&old.selectors)) {
+            own = old.selectors.clone();
+        }
         let Some(narrowed) = own.narrow(&asked) else { continue };
+        if old.is_some_and(|old| !narrowed.covers(&old.selectors)) {
+            continue;
+        }
         let rank = match (narrowed.covers(&asked), narrowed.covers(&own)) {
             (true, true) => 0,
             (true, false) => 1,

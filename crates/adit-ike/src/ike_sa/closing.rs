@@ -34,9 +34,13 @@ impl AwaitDeleteResponse {
         secured: Secured,
         ids: (u32, u32),
         answered: Option<Answered>,
-        children: Vec<ChildSa>,
+        mut children: Vec<ChildSa>,
         reason: DownReason,
     ) -> State {
+        // RFC 7296 1.4.1: with the IKE SA go its children; the last of their packets leaves before the Delete.
+        for child in &mut children {
+            child.retire(cx);
+        }
         let delete = Payload::Delete(Delete { protocol: ProtocolId::IKE, spis: Vec::new() });
         Self::send(core, cx, secured, ids, answered, children, reason, delete)
     }

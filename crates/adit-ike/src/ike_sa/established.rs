@@ -1,6 +1,8 @@
-//! The IKE SA between its exchanges: both request windows, what waits to be asked, liveness, and NAT keepalives.
+//! The IKE SA between its exchanges: what waits to be asked, the Child SAs and when each is replaced, liveness, and NAT
+//! keepalives.
 //!
-//! One request is outstanding at a time (RFC 7296 2.3); the others wait in a queue.
+//! As many requests are outstanding as the peer's window holds, usually one (RFC 7296 2.3); the others wait in a queue,
+//! and whether there is still something to ask is looked at when their turn comes.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,8 +10,10 @@ use std::time::{Duration, Instant};
 use adit_wire::ikev2::{ExchangeType, Notify, NotifyType, Payload, Spi};
 use tracing::{debug, info};
 
+use super::child::Phase;
 use super::closing::DELETE_TIMEOUT;
-use super::create_child::CreateChild;
+use super::create_child::{Answer, Collision, CreateChild, Replaces};
+use super::generation::Generation;
 use super::informational::Deletion;
 use super::secured::Secured;
 use super::window::{Answered, Fate, Outstanding};
@@ -17,7 +21,7 @@ use super::{
     AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, Refused, State, Wanted,
     keep_nat_open,
 };
-use crate::output::{ChildHandle, DownReason, RequestId};
+use crate::output::{ChildHandle, DownReason, Event, IkeSaState, Output, RequestId};
 use crate::shared::Shared;
 
 /// Least time between two liveness checks that strangers can cause (RFC 7296 2.21.4).
@@ -26,17 +30,30 @@ const SUSPICION_INTERVAL: Duration = Duration::from_secs(30);
 /// SPIs remembered that the peer deletes while we await its answer for a child.
 const MOST_DELETED_EARLY: usize = 16;
 
+/// How long to wait before something is asked once more that the peer could not do, less a random part of up to
+/// `RETRY_JITTER` (RFC 7296 2.25).
+const RETRY: Duration = Duration::from_secs(15);
+const RETRY_JITTER: Duration = Duration::from_secs(10);
+
+/// How often a child is asked for that the peer puts off: a few minutes.
+const MOST_PUT_OFF: u32 = 20;
+
+/// An IKE SA and what is asked on it.
+pub(super) type Ike = Generation<Exchange>;
+
 /// Something to ask the peer.
 pub(super) enum Task {
     CreateChild(Wanted),
+    /// The successor of a child.
+    RekeyChild(ChildHandle, Vec<RequestId>),
     /// CREATE_CHILD_SA once more, with another key exchange method.
     CreateChildAgain(Box<CreateChild>),
     Delete(Deletion),
     Liveness,
 }
 
-/// What the outstanding request asks.
-enum Exchange {
+/// What an outstanding request asks.
+pub(super) enum Exchange {
     CreateChild(Box<CreateChild>),
     Delete(Deletion),
     Liveness,
@@ -51,36 +68,30 @@ pub(super) enum Handled {
 
 /// Both sides are authentic.
 pub(crate) struct Established {
-    pub(super) secured: Secured,
-    next_request: u32,
-    expected_request: u32,
-    answered: Option<Answered>,
-    outstanding: Option<(Outstanding, Exchange)>,
+    pub(super) ike: Ike,
     queue: VecDeque<Task>,
+    /// What waits for its time to be queued.
+    later: Vec<(Instant, Task)>,
     pub(super) children: Vec<ChildSa>,
     /// What the peer deleted, unknown to us, while we await its answer for a child: it may be that child.
     deleted_early: Vec<Spi>,
-    /// It is to be deleted as soon as the outstanding request is answered, at the latest then.
+    /// It is to be deleted as soon as the outstanding requests are answered, at the latest then.
     closing: Option<Instant>,
     last_suspicion: Option<Instant>,
 }
 
 impl Established {
     /// Message IDs: that of our next request, and that of the peer's.
-    pub(super) fn new(
-        core: &Core,
-        secured: Secured,
-        (next_request, expected_request): (u32, u32),
-        answered: Option<Answered>,
-    ) -> Self {
+    pub(super) fn new(core: &Core, secured: Secured, ids: (u32, u32), answered: Option<Answered>) -> Self {
         debug!(handle = core.handle.0, "IKE SA established");
+        let mut ike = Ike::new((core.spi_i, core.spi_r), core.initiator, secured, ids);
+        if let Some(answered) = answered {
+            ike.answer(answered);
+        }
         Self {
-            secured,
-            next_request,
-            expected_request,
-            answered,
-            outstanding: None,
+            ike,
             queue: VecDeque::new(),
+            later: Vec::new(),
             children: Vec::new(),
             deleted_early: Vec::new(),
             closing: None,
@@ -99,7 +110,7 @@ impl Established {
 
     /// The peer deleted a child that we do not have. Its response that creates it may be late (RFC 7296 2.25.1).
     pub(super) fn deleted_unknown(&mut self, spi: Spi) {
-        let creating = matches!(self.outstanding, Some((_, Exchange::CreateChild(_))));
+        let creating = self.ike.exchanges().any(|e| matches!(e, Exchange::CreateChild(_)));
         if creating && self.deleted_early.len() < MOST_DELETED_EARLY {
             self.deleted_early.push(spi);
         }
@@ -128,7 +139,7 @@ impl Established {
 
     fn want(&mut self, core: &Core, cx: &mut Shared, wanted: Wanted) {
         let name = &wanted.child.name;
-        if self.children.iter().any(|c| !c.deleting && c.config.name == *name) {
+        if self.children.iter().any(|c| c.phase != Phase::Deleting && c.config.name == *name) {
             let line = format!("CHILD_SA {name} is established already on IKE_SA [{}]", core.handle.0);
             cx.progress(&wanted.requests, &line);
             for request in wanted.requests {
@@ -136,25 +147,44 @@ impl Established {
             }
             return;
         }
-        let pending = match &mut self.outstanding {
-            Some((_, Exchange::CreateChild(create))) if create.name() == *name => Some(create.requests()),
-            _ => self.queue.iter_mut().find_map(|task| match task {
-                Task::CreateChild(other) if other.child.name == *name => Some(&mut other.requests),
-                Task::CreateChildAgain(create) if create.name() == *name => Some(create.requests()),
-                _ => None,
-            }),
-        };
+        let mut pending = self.ike.exchanges_mut().find_map(|exchange| match exchange {
+            Exchange::CreateChild(create) if create.name() == *name => Some(create.requests()),
+            _ => None,
+        });
+        let waiting = self.queue.iter_mut().chain(self.later.iter_mut().map(|(_, task)| task));
+        for task in waiting {
+            match task {
+                Task::CreateChild(other) if other.child.name == *name => pending = Some(&mut other.requests),
+                Task::CreateChildAgain(create) if create.name() == *name => pending = Some(create.requests()),
+                _ => {}
+            }
+        }
         match pending {
             Some(requests) => requests.extend(wanted.requests),
             None => self.queue.push_back(Task::CreateChild(wanted)),
         }
     }
 
+    /// Asks for successors of these children now; what cannot be replaced is left alone.
+    pub(super) fn rekey_children(
+        mut self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        handles: &[ChildHandle],
+        requests: &[RequestId],
+    ) -> State {
+        for handle in handles {
+            self.queue.push_back(Task::RekeyChild(*handle, requests.to_vec()));
+        }
+        self.pump(core, cx)
+    }
+
     /// As initiator we made this IKE SA for children: if none came and none is on its way, it goes. An IKE SA
     /// without children would look up and carry nothing.
     pub(super) fn close_if_useless(&mut self, core: &Core, cx: &Shared) {
-        let creating = matches!(self.outstanding, Some((_, Exchange::CreateChild(_))))
-            || self.queue.iter().any(|t| matches!(t, Task::CreateChild(_) | Task::CreateChildAgain(_)));
+        let waiting = self.queue.iter().chain(self.later.iter().map(|(_, task)| task));
+        let creating = self.ike.exchanges().any(|e| matches!(e, Exchange::CreateChild(_)))
+            || waiting.into_iter().any(|t| matches!(t, Task::CreateChild(_) | Task::CreateChildAgain(_)));
         if core.initiator && self.children.is_empty() && !creating && self.closing.is_none() {
             self.closing = Some(cx.now + DELETE_TIMEOUT);
         }
@@ -181,26 +211,30 @@ impl Established {
 
     pub(super) fn suspect(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
         let recently = self.last_suspicion.is_some_and(|at| cx.now < at + SUSPICION_INTERVAL);
-        if !recently && self.outstanding.is_none() && self.queue.is_empty() {
+        if !recently && self.ike.is_idle() && self.queue.is_empty() {
             self.last_suspicion = Some(cx.now);
             self.queue.push_back(Task::Liveness);
         }
         self.pump(core, cx)
     }
 
-    /// Sends the next request if none is outstanding.
+    /// Does one of our requests to replace this IKE SA wait for its answer?
+    pub(super) fn rekeys_ike(&self) -> bool {
+        false
+    }
+
+    /// Sends what is next while the peer's window has room.
     fn pump(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
-        while self.outstanding.is_none() {
-            if self.closing.is_some() {
-                return self.start_delete(core, cx);
-            }
-            // RFC 7296 2.2: Message IDs never wrap.
-            if self.next_request == u32::MAX {
-                return self.close(core, cx, DownReason::Failed, "Message IDs are used up");
-            }
+        if self.closing.is_some() && self.ike.is_idle() {
+            return self.start_delete(core, cx);
+        }
+        while self.closing.is_none() && self.ike.has_room() {
             let Some(task) = self.queue.pop_front() else { break };
             if let Err(failure) = self.begin(core, cx, task) {
                 return self.close(core, cx, DownReason::Failed, failure);
+            }
+            if self.closing.is_some() {
+                return self.pump(core, cx);
             }
         }
         State::Established(self)
@@ -220,53 +254,97 @@ impl Established {
                     return Ok(());
                 }
             },
+            Task::RekeyChild(handle, requests) => {
+                let old = self.children.iter_mut().find(|c| c.handle == handle && c.may_be_rekeyed());
+                let Some(old) = old else {
+                    // The peer was quicker, or it is gone.
+                    for request in requests {
+                        cx.finish_part(request, Ok(()));
+                    }
+                    return Ok(());
+                };
+                let wanted = Wanted::new(old.config.clone(), requests);
+                let Some(create) = CreateChild::successor(core, cx, wanted, old) else {
+                    old.rekey_at = None;
+                    return Ok(());
+                };
+                old.phase = Phase::Rekeying;
+                old.rekey_at = None;
+                (ExchangeType::CREATE_CHILD_SA, create.payloads(), Exchange::CreateChild(Box::new(create)))
+            }
             Task::CreateChildAgain(create) => {
+                // RFC 7296 2.25.1: the peer may have replaced or deleted the child meanwhile.
+                if let Some(handle) = create.replaced()
+                    && !self.children.iter().any(|c| c.handle == handle && c.successor.is_none())
+                {
+                    create.abandon(cx, "the peer has replaced or deleted the child");
+                    self.not_rekeying(handle, None);
+                    return Ok(());
+                }
                 (ExchangeType::CREATE_CHILD_SA, create.payloads(), Exchange::CreateChild(create))
             }
-            Task::Delete(mut deletion) => match deletion.start(&mut self.children) {
+            Task::Delete(mut deletion) => match deletion.start(cx, &mut self.children) {
                 Some(payload) => (ExchangeType::INFORMATIONAL, vec![payload], Exchange::Delete(deletion)),
                 None => {
-                    deletion.finish(core, cx, &mut self.children);
+                    deletion.done(cx);
                     return Ok(());
                 }
             },
             Task::Liveness => (ExchangeType::INFORMATIONAL, Vec::new(), Exchange::Liveness),
         };
-        let id = self.next_request;
-        let header = core.header(exchange_type, false, id);
-        let Ok(datagram) = self.secured.seal(&header, &payloads) else {
-            Self::abandon(exchange, core, cx, &mut self.children, "the request cannot be encrypted");
-            return Err("a request cannot be encrypted");
-        };
-        self.next_request += 1;
-        let outstanding = Outstanding::send(core, cx, id, datagram, core.schedule());
-        self.outstanding = Some((outstanding, exchange));
-        Ok(())
+        let sealed = self.ike.next_request().ok_or("Message IDs are used up").and_then(|id| {
+            let header = self.ike.header(exchange_type, false, id);
+            let datagram =
+                self.ike.secured.seal(&header, &payloads).map_err(|_| "a request cannot be encrypted")?;
+            Ok((id, datagram))
+        });
+        match sealed {
+            Ok((id, datagram)) => {
+                let outstanding = Outstanding::send(core, cx, id, datagram, core.schedule());
+                self.ike.sent(outstanding, exchange);
+                Ok(())
+            }
+            Err(failure) => {
+                Self::abandon(exchange, core, cx, &mut self.children, failure);
+                Err(failure)
+            }
+        }
     }
 
     fn start_delete(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
-        let failure = "the IKE SA is being deleted";
-        for task in std::mem::take(&mut self.queue) {
-            Self::drop_task(task, core, cx, &mut self.children, failure);
-        }
-        let Self { secured, next_request, expected_request, answered, children, .. } = *self;
-        let ids = (next_request, expected_request);
+        self.drop_waiting(core, cx, "the IKE SA is being deleted");
+        let Self { ike, children, .. } = *self;
+        let (secured, ids, answered) = ike.into_parts();
         AwaitDeleteResponse::start(core, cx, secured, ids, answered, children, DownReason::DeletedByUs)
     }
 
-    fn drop_task(task: Task, core: &Core, cx: &mut Shared, children: &mut Vec<ChildSa>, failure: &str) {
-        match task {
-            Task::CreateChild(wanted) => wanted.fail(cx, failure),
-            Task::CreateChildAgain(create) => create.abandon(cx, failure),
-            // With the IKE SA all children go.
-            Task::Delete(deletion) => deletion.finish(core, cx, children),
-            Task::Liveness => {}
+    fn drop_waiting(&mut self, core: &Core, cx: &mut Shared, failure: &str) {
+        let later = std::mem::take(&mut self.later).into_iter().map(|(_, task)| task);
+        for task in std::mem::take(&mut self.queue).into_iter().chain(later) {
+            match task {
+                Task::CreateChild(wanted) => wanted.fail(cx, failure),
+                Task::RekeyChild(_, requests) => {
+                    for request in requests {
+                        cx.finish_part(request, Err(failure));
+                    }
+                }
+                Task::CreateChildAgain(create) => create.abandon(cx, failure),
+                // With the IKE SA all children go.
+                Task::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
+                Task::Liveness => {}
+            }
         }
     }
 
     fn abandon(exchange: Exchange, core: &Core, cx: &mut Shared, children: &mut Vec<ChildSa>, failure: &str) {
         match exchange {
-            Exchange::CreateChild(create) => create.abandon(cx, failure),
+            Exchange::CreateChild(mut create) => {
+                // Whoever was promised a successor learns that there will be none.
+                if let Some((child, reason)) = create.replaces.as_mut().and_then(|r| r.gone.take()) {
+                    cx.event(Event::ChildDown(core.view(IkeSaState::Established, &[]), child, reason));
+                }
+                create.abandon(cx, failure);
+            }
             Exchange::Delete(deletion) => deletion.finish(core, cx, children),
             Exchange::Liveness => {}
         }
@@ -280,25 +358,24 @@ impl Established {
         reason: DownReason,
         failure: &str,
     ) -> State {
-        if let Some((_, exchange)) = self.outstanding.take() {
+        for exchange in self.ike.take_all() {
             Self::abandon(exchange, core, cx, &mut self.children, failure);
         }
-        for task in std::mem::take(&mut self.queue) {
-            Self::drop_task(task, core, cx, &mut self.children, failure);
-        }
+        self.drop_waiting(core, cx, failure);
         core.close(cx, self.children, reason, failure)
     }
 
     pub(super) fn deadline(&self, core: &Core) -> Option<Instant> {
-        let keepalive = core.keepalive_due();
         [
-            self.outstanding.as_ref().map(|(o, _)| o.deadline()),
+            self.ike.deadline(),
+            self.ike.secured.deadline(),
             self.closing,
             self.liveness_due(core),
-            self.secured.deadline(),
-            keepalive,
+            core.keepalive_due(),
         ]
         .into_iter()
+        .chain(self.later.iter().map(|(at, _)| Some(*at)))
+        .chain(self.children.iter().flat_map(|c| [c.rekey_at, c.expires_at]))
         .flatten()
         .min()
     }
@@ -306,27 +383,88 @@ impl Established {
     /// When the peer must be asked whether it lives (RFC 7296 2.4).
     fn liveness_due(&self, core: &Core) -> Option<Instant> {
         let delay = core.connection.dpd_delay;
-        (!delay.is_zero() && self.outstanding.is_none() && self.closing.is_none())
-            .then(|| core.last_proof + delay)
+        (!delay.is_zero() && self.ike.is_idle() && self.closing.is_none()).then(|| core.last_proof + delay)
     }
 
     pub(super) fn handle_timeout(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
         if self.closing.is_some_and(|at| cx.now >= at) {
             return self.close(core, cx, DownReason::DeletedByUs, "the IKE SA is being deleted");
         }
-        if let Some((outstanding, _)) = &mut self.outstanding
-            && outstanding.on_timeout(core, cx) == Fate::GivenUp
-        {
+        let given_up = |outstanding: &mut Outstanding| outstanding.on_timeout(core, cx) == Fate::GivenUp;
+        if self.ike.outstanding_mut().any(given_up) {
             return self.peer_is_dead(core, cx);
         }
+        for (_, task) in self.later.extract_if(.., |(at, _)| *at <= cx.now) {
+            self.queue.push_back(task);
+        }
+        self.renew_children(core, cx);
         if self.liveness_due(core).is_some_and(|at| cx.now >= at) && self.queue.is_empty() {
             debug!(handle = core.handle.0, "peer was silent, checking its liveness");
             self.queue.push_back(Task::Liveness);
         }
-        self.secured.handle_timeout(cx.now);
+        self.ike.secured.handle_timeout(cx.now);
         if core.keepalive_due().is_some_and(|at| cx.now >= at) {
             keep_nat_open(core, cx);
         }
+        self.pump(core, cx)
+    }
+
+    /// Soft and hard limits in time (RFC 4301 4.4.2.1, RFC 7296 2.8).
+    fn renew_children(&mut self, core: &Core, cx: &mut Shared) {
+        let mut expired = Vec::new();
+        for child in &mut self.children {
+            if child.expires_at.take_if(|at| *at <= cx.now).is_some() {
+                expired.push(child.handle);
+            } else if child.rekey_at.take_if(|at| *at <= cx.now).is_some() && child.may_be_rekeyed() {
+                self.queue.push_back(Task::RekeyChild(child.handle, Vec::new()));
+            }
+        }
+        for handle in expired {
+            self.expire(core, cx, handle);
+        }
+    }
+
+    /// A hard limit is reached: it sends nothing more (RFC 4301 4.4.2.1), and goes. What the peer has made to replace it
+    /// takes over.
+    fn expire(&mut self, core: &Core, cx: &mut Shared, handle: ChildHandle) {
+        let Some(old) = self.children.iter().find(|c| c.handle == handle) else { return };
+        let view = old.view();
+        info!("connection \"{}\", child \"{}\": its hard limit is reached", core.connection.name, view.name);
+        let new = self.children.iter().find(|c| c.succeeds(old)).map(ChildSa::view);
+        let deletion = match new {
+            Some(new) => {
+                cx.outputs.push_back(Output::SwitchChild(new.handle));
+                let ike_sa = core.view(IkeSaState::Established, &[]);
+                cx.event(Event::ChildRekeyed { ike_sa, old: view, new });
+                Deletion::of_replaced(handle)
+            }
+            None => Deletion::of_children(&[handle], Vec::new(), DownReason::Expired),
+        };
+        if let Some(old) = self.children.iter_mut().find(|c| c.handle == handle) {
+            old.retire(cx);
+        }
+        self.queue.push_back(Task::Delete(deletion));
+    }
+
+    /// A child has carried its soft limit.
+    pub(super) fn child_expiring(
+        mut self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        handle: ChildHandle,
+    ) -> State {
+        self.queue.push_back(Task::RekeyChild(handle, Vec::new()));
+        self.pump(core, cx)
+    }
+
+    /// A child has carried its hard limit.
+    pub(super) fn child_expired(
+        mut self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        handle: ChildHandle,
+    ) -> State {
+        self.expire(core, cx, handle);
         self.pump(core, cx)
     }
 
@@ -338,10 +476,10 @@ impl Established {
             core.remote.port(),
         );
         info!("connection \"{}\": {message}", core.connection.name);
-        if let Some((_, Exchange::CreateChild(create))) = &self.outstanding {
-            core.record(cx, create.timeout(&message));
-        }
-        if let Some((_, exchange)) = self.outstanding.take() {
+        for exchange in self.ike.take_all() {
+            if let Exchange::CreateChild(create) = &exchange {
+                core.record(cx, create.timeout(&message));
+            }
             Self::abandon(exchange, core, cx, &mut self.children, &message);
         }
         self.close(core, cx, DownReason::PeerDead, &message)
@@ -362,17 +500,15 @@ impl Established {
 
     fn handle_request(mut self: Box<Self>, core: &mut Core, cx: &mut Shared, m: &Incoming<'_>) -> State {
         let (id, exchange) = (m.header().message_id, m.header().exchange);
-        if self.answered.as_ref().is_some_and(|a| a.repeat(core, cx, Some(&self.secured), m)) {
+        if self.ike.repeat(core, cx, m) {
             return State::Established(self);
         }
-        // Window size 1: what is older is answered, what is newer cannot be (RFC 7296 2.3).
-        let expected = id == self.expected_request
-            && matches!(exchange, ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL);
-        let (true, Some(after)) = (expected, id.checked_add(1)) else {
+        let known = matches!(exchange, ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL);
+        if !known || !self.ike.is_new(id) {
             cx.counters.ignored += 1;
             return State::Established(self);
-        };
-        let Some(opened) = self.secured.open(core, cx, m) else { return State::Established(self) };
+        }
+        let Some(opened) = self.ike.secured.open(core, cx, m) else { return State::Established(self) };
         let handled = match &opened.payloads {
             Err(error) => {
                 info!(
@@ -393,12 +529,12 @@ impl Established {
             },
         };
         core.alive(cx, m);
-        self.expected_request = after;
         let (payloads, end) = match handled {
             Handled::Respond(payloads) => (payloads, None),
             Handled::RespondAndClose(payloads, reason, why) => (payloads, Some((reason, why))),
         };
-        let Ok(response) = self.secured.seal(&core.header(exchange, true, id), &payloads) else {
+        let header = self.ike.header(exchange, true, id);
+        let Ok(response) = self.ike.secured.seal(&header, &payloads) else {
             return self.close(core, cx, DownReason::Failed, "a response cannot be encrypted");
         };
         core.reply(cx, m, &response);
@@ -409,23 +545,21 @@ impl Established {
                 AwaitRepetition::start(cx, answered)
             }
             None => {
-                self.answered = Some(answered);
+                self.ike.answer(answered);
                 self.pump(core, cx)
             }
         }
     }
 
     fn handle_response(mut self: Box<Self>, core: &mut Core, cx: &mut Shared, m: &Incoming<'_>) -> State {
-        let awaited = self.outstanding.as_ref().is_some_and(|(outstanding, exchange)| {
-            outstanding.message_id == m.header().message_id && exchange.exchange_type() == m.header().exchange
-        });
-        if !awaited {
+        let id = m.header().message_id;
+        if self.ike.awaited(id).is_none_or(|e| e.exchange_type() != m.header().exchange) {
             cx.counters.ignored += 1;
             return State::Established(self);
         }
-        let Some(opened) = self.secured.open(core, cx, m) else { return State::Established(self) };
+        let Some(opened) = self.ike.secured.open(core, cx, m) else { return State::Established(self) };
         core.alive(cx, m);
-        let Some((_, exchange)) = self.outstanding.take() else { return State::Established(self) };
+        let Some(exchange) = self.ike.take_awaited(id) else { return State::Established(self) };
         let contents = opened.payloads.as_ref().ok().and_then(|payloads| Contents::read(payloads).ok());
         let Some(contents) = contents else {
             // RFC 7296 2.21: no error goes back for a response; the state is cleaned up instead.
@@ -446,23 +580,158 @@ impl Established {
     }
 
     fn child_answered(&mut self, core: &mut Core, cx: &mut Shared, create: CreateChild, c: &Contents<'_>) {
-        use super::create_child::Answer;
         let deleted_early = std::mem::take(&mut self.deleted_early);
-        match create.answered(core, cx, &self.secured, c) {
-            Answer::Child(child) if deleted_early.contains(&child.outbound_spi) => {
-                child.remove(core, cx, DownReason::DeletedByPeer);
-                self.close_if_useless(core, cx);
+        match create.answered(core, cx, &self.ike.secured, c, &deleted_early) {
+            Answer::Child { child, replaces: None, .. } => self.children.push(child),
+            Answer::Child { child, replaces: Some(replaces), lost } => {
+                self.succeeded(core, cx, child, replaces, lost);
             }
-            Answer::Child(child) => self.children.push(child),
             Answer::Again(create) => self.queue.push_front(Task::CreateChildAgain(create)),
-            Answer::Failed { discard } => {
+            Answer::Later(mut wanted, None) => {
+                wanted.put_off += 1;
+                if wanted.put_off < MOST_PUT_OFF {
+                    self.later.push((retry_at(cx), Task::CreateChild(wanted)));
+                } else {
+                    wanted.fail(cx, "the peer puts the child off again and again (TEMPORARY_FAILURE)");
+                    self.close_if_useless(core, cx);
+                }
+            }
+            Answer::Later(mut wanted, Some(replaces)) => {
+                wanted.tell_failure(cx, "the peer puts the rekeying off (TEMPORARY_FAILURE)");
+                self.not_replaced(core, cx, replaces);
+            }
+            Answer::Failed { wanted, discard, replaces, notify } => {
                 if let Some(spi) = discard {
                     self.discard(spi);
                 }
-                self.close_if_useless(core, cx);
+                let Some(replaces) = replaces else { return self.close_if_useless(core, cx) };
+                // RFC 7296 2.25: the peer does not have the child; that it deleted it would have been told first.
+                let lost_it = notify == Some(NotifyType::CHILD_SA_NOT_FOUND) && replaces.collision.is_none();
+                let lost: Vec<ChildSa> =
+                    self.children.extract_if(.., |c| lost_it && c.handle == replaces.handle).collect();
+                if lost.is_empty() {
+                    self.not_replaced(core, cx, replaces);
+                }
+                for child in lost {
+                    child.leave(core, cx, Some(DownReason::DeletedByPeer));
+                    self.want(core, cx, Wanted::new(wanted.child.clone(), Vec::new()));
+                }
             }
         }
     }
+
+    /// Our request for a successor is answered with one.
+    fn succeeded(
+        &mut self,
+        core: &Core,
+        cx: &mut Shared,
+        mut child: ChildSa,
+        replaces: Replaces,
+        lost: bool,
+    ) {
+        let old = self.children.iter_mut().find(|c| c.handle == replaces.handle);
+        if lost {
+            // RFC 7296 2.8.1: who made what is one too many deletes it. The old one is deleted by the peer.
+            debug!(handle = core.handle.0, child = child.handle.0, "lost a collision of rekeyings");
+            child.redundant = true;
+            self.queue.push_front(Task::Delete(Deletion::of_replaced(child.handle)));
+            self.children.push(child);
+            self.not_rekeying(replaces.handle, None);
+            return;
+        }
+        let view = old.as_deref().map(ChildSa::view).or(replaces.gone.map(|(view, _)| view));
+        if let Some(old) = old {
+            old.phase = Phase::Rekeyed;
+            // RFC 7296 2.8: the one who asked for the successor deletes the old one.
+            self.queue.push_front(Task::Delete(Deletion::of_replaced(old.handle)));
+        }
+        let ike_sa = core.view(IkeSaState::Established, &[]);
+        if let Some(old) = view {
+            cx.event(Event::ChildRekeyed { ike_sa, old, new: child.view() });
+        }
+        for task in &mut self.queue {
+            if let Task::Delete(deletion) = task {
+                deletion.extend(replaces.handle, child.handle);
+            }
+        }
+        // The peer's own successor is one too many, and the peer deletes it.
+        let theirs = replaces.collision.and_then(|c| c.child);
+        if let Some(theirs) = self.children.iter_mut().find(|c| Some(c.handle) == theirs) {
+            theirs.redundant = true;
+        }
+        self.children.push(child);
+    }
+
+    /// Our request for a successor has failed: the old one stays until its end, and it is asked for again.
+    fn not_replaced(&mut self, core: &Core, cx: &mut Shared, replaces: Replaces) {
+        if let Some((child, reason)) = replaces.gone {
+            cx.event(Event::ChildDown(core.view(IkeSaState::Established, &[]), child, reason));
+        }
+        let again = retry_at(cx);
+        self.not_rekeying(replaces.handle, Some(again));
+    }
+
+    fn not_rekeying(&mut self, handle: ChildHandle, again: Option<Instant>) {
+        let old = self.children.iter_mut().find(|c| c.handle == handle && c.phase == Phase::Rekeying);
+        if let Some(old) = old {
+            old.phase = Phase::Installed;
+            old.rekey_at = again.filter(|_| old.successor.is_none());
+        }
+    }
+
+    /// The peer has made the successor of a child, in an exchange whose lower nonce is `lowest_nonce`.
+    pub(super) fn replaced_by_peer(&mut self, old: ChildHandle, new: ChildHandle, lowest_nonce: &[u8]) {
+        let collision = Collision { lowest_nonce: lowest_nonce.to_vec(), child: Some(new) };
+        for exchange in self.ike.exchanges_mut() {
+            if let Exchange::CreateChild(create) = exchange
+                && let Some(replaces) = create.replaces.as_mut().filter(|r| r.handle == old)
+            {
+                replaces.collision = Some(collision.clone());
+            }
+        }
+        for task in &mut self.queue {
+            if let Task::Delete(deletion) = task {
+                deletion.extend(old, new);
+            }
+        }
+        if let Some(old) = self.children.iter_mut().find(|c| c.handle == old) {
+            old.successor = Some(new);
+            old.rekey_at = None;
+        }
+    }
+
+    /// The peer has deleted a child, which is out of the list already.
+    pub(super) fn deleted_by_peer(&mut self, core: &Core, cx: &mut Shared, old: ChildSa) {
+        let ike_sa = || core.view(IkeSaState::Established, &[]);
+        // RFC 7296 2.8: its successor, if the peer made one, is in use from now on.
+        let successor = self.children.iter().find(|c| c.succeeds(&old));
+        if let Some(new) = successor {
+            cx.outputs.push_back(Output::SwitchChild(new.handle));
+            cx.event(Event::ChildRekeyed { ike_sa: ike_sa(), old: old.view(), new: new.view() });
+            return old.leave(core, cx, None);
+        }
+        // Our own request for its successor may be answered yet.
+        let replaces = self.ike.exchanges_mut().find_map(|exchange| match exchange {
+            Exchange::CreateChild(create) => create.replaces.as_mut().filter(|r| r.handle == old.handle),
+            _ => None,
+        });
+        if let Some(replaces) = replaces {
+            replaces.gone = Some((old.view(), DownReason::DeletedByPeer));
+            return old.leave(core, cx, None);
+        }
+        // A successor that never took over: what it was to replace goes on.
+        let replaced = self.children.iter_mut().find(|c| c.successor == Some(old.handle));
+        let quiet = replaced.is_some() || old.phase == Phase::Rekeyed;
+        if let Some(replaced) = replaced {
+            replaced.successor = None;
+        }
+        old.leave(core, cx, (!quiet).then_some(DownReason::DeletedByPeer));
+    }
+}
+
+/// When something is asked once more.
+fn retry_at(cx: &mut Shared) -> Instant {
+    cx.now + RETRY - RETRY_JITTER.mul_f64(cx.fraction())
 }
 
 impl Handled {

@@ -2,6 +2,7 @@
 
 use adit_wire::ikev2::{Delete, NotifyType, Payload, ProtocolId, Spi};
 
+use super::child::Phase;
 use super::established::{Established, Handled};
 use super::{ChildSa, Contents, Core};
 use crate::output::{Blame, ChildHandle, DownReason, OutcomeCode, RequestId, Stage};
@@ -14,24 +15,34 @@ pub(super) struct Deletion {
     /// Inbound SPIs of children that the peer believes in and we do not.
     spis: Vec<Spi>,
     requests: Vec<RequestId>,
-    reason: DownReason,
+    /// `None` where something else carries the traffic.
+    reason: Option<DownReason>,
 }
 
 impl Deletion {
     pub(super) fn of_children(handles: &[ChildHandle], requests: Vec<RequestId>, reason: DownReason) -> Self {
-        Self { handles: handles.to_vec(), spis: Vec::new(), requests, reason }
+        Self { handles: handles.to_vec(), spis: Vec::new(), requests, reason: Some(reason) }
+    }
+
+    /// A child that another has taken the place of.
+    pub(super) fn of_replaced(handle: ChildHandle) -> Self {
+        Self { handles: vec![handle], spis: Vec::new(), requests: Vec::new(), reason: None }
     }
 
     pub(super) fn of_spi(spi: Spi) -> Self {
-        Self { handles: Vec::new(), spis: vec![spi], requests: Vec::new(), reason: DownReason::Failed }
+        Self { handles: Vec::new(), spis: vec![spi], requests: Vec::new(), reason: None }
     }
 
-    /// The Delete payload, unless all of it is gone by now. It names our inbound SPIs (RFC 7296 1.4.1).
-    pub(super) fn start(&mut self, children: &mut [ChildSa]) -> Option<Payload> {
+    /// The Delete payload, unless all of it is gone by now. It names our inbound SPIs (RFC 7296 1.4.1). What is
+    /// deleted sends nothing any more.
+    pub(super) fn start(&mut self, cx: &mut Shared, children: &mut [ChildSa]) -> Option<Payload> {
         let mut spis = self.spis.clone();
-        for child in children.iter_mut().filter(|c| self.handles.contains(&c.handle) && !c.deleting) {
-            child.deleting = true;
-            spis.push(child.inbound_spi);
+        for child in children.iter_mut() {
+            if self.handles.contains(&child.handle) && child.phase != Phase::Deleting {
+                child.phase = Phase::Deleting;
+                child.retire(cx);
+                spis.push(child.inbound_spi);
+            }
         }
         (!spis.is_empty()).then_some(Payload::Delete(Delete { protocol: ProtocolId::ESP, spis }))
     }
@@ -39,10 +50,22 @@ impl Deletion {
     /// The peer has confirmed, or never will.
     pub(super) fn finish(self, core: &Core, cx: &mut Shared, children: &mut Vec<ChildSa>) {
         for child in children.extract_if(.., |c| self.handles.contains(&c.handle)) {
-            child.remove(core, cx, self.reason);
+            child.leave(core, cx, self.reason);
         }
+        self.done(cx);
+    }
+
+    /// Nothing is left to delete.
+    pub(super) fn done(self, cx: &mut Shared) {
         for request in self.requests {
             cx.finish_part(request, Ok(()));
+        }
+    }
+
+    /// Whoever wanted the old one gone wants its successor gone.
+    pub(super) fn extend(&mut self, old: ChildHandle, new: ChildHandle) {
+        if self.reason.is_some() && self.handles.contains(&old) {
+            self.handles.push(new);
         }
     }
 }
@@ -100,9 +123,11 @@ impl Established {
         // Where both sides delete at once, each response leaves out what the other has asked for already, and it is
         // gone when our own request is answered (RFC 7296 1.4.1).
         let mut spis = Vec::new();
-        for child in self.children.extract_if(.., |child| !child.deleting && asked(child)) {
+        let gone: Vec<ChildSa> =
+            self.children.extract_if(.., |child| child.phase != Phase::Deleting && asked(child)).collect();
+        for child in gone {
             spis.push(child.inbound_spi);
-            child.remove(core, cx, DownReason::DeletedByPeer);
+            self.deleted_by_peer(core, cx, child);
         }
         if spis.is_empty() {
             Handled::Respond(Vec::new())

@@ -63,11 +63,13 @@ impl AwaitInitResponse {
         let Some(method) = methods(&connection.proposals).first().copied() else { return Err(wanted) };
         let Ok(secret) = KeyExchangeSecret::generate(method, &mut *cx.entropy) else { return Err(wanted) };
         let fake = connection.encap;
+        let handle = cx.next_ike_sa();
+        let spi_i = cx.take_ike_spi(handle);
         let mut core = Core {
-            handle: cx.next_ike_sa(),
+            handle,
             connection,
             initiator: true,
-            spi_i: cx.random_ike_spi(),
+            spi_i,
             spi_r: IkeSpi::ZERO,
             local,
             remote,
@@ -82,6 +84,7 @@ impl AwaitInitResponse {
             nat_keepalive: cx.settings.nat_keepalive,
             last_proof: cx.now,
             delete_requests: Vec::new(),
+            spis: vec![spi_i],
             first_request: None,
         };
         let nonce = cx.random::<NONCE_LEN>().to_vec();
@@ -592,12 +595,14 @@ impl InitRequest<'_> {
         let nonce = cx.random::<NONCE_LEN>().to_vec();
         let detected = nat::detect(&self.contents.notifies, self.spi_i(), IkeSpi::ZERO, local, remote);
         let fake = connection.encap;
+        let handle = cx.next_ike_sa();
+        let spi_r = cx.take_ike_spi(handle);
         let core = Core {
-            handle: cx.next_ike_sa(),
+            handle,
             connection,
             initiator: false,
             spi_i: self.spi_i(),
-            spi_r: cx.random_ike_spi(),
+            spi_r,
             local,
             remote,
             nat: detected.map_or_else(Nat::default, |nat| Nat { fake, ..nat }),
@@ -611,9 +616,13 @@ impl InitRequest<'_> {
             nat_keepalive: cx.settings.nat_keepalive,
             last_proof: cx.now,
             delete_requests: Vec::new(),
+            spis: vec![spi_r],
             first_request: None,
         };
-        let mut secured = derive(cx, &core, transforms, shared, &peer_nonce.0, &nonce).ok()?;
+        let Ok(mut secured) = derive(cx, &core, transforms, shared, &peer_nonce.0, &nonce) else {
+            cx.release_ike_spi(spi_r);
+            return None;
+        };
         secured.largest = fragment::agree(&core.connection, &cx.settings, &self.contents);
         let mut payloads = vec![
             Payload::SecurityAssociation(SecurityAssociation { proposals: vec![proposal.clone()] }),

@@ -13,6 +13,7 @@ mod contents;
 mod create_child;
 mod established;
 mod fragment;
+mod generation;
 mod informational;
 mod init;
 mod intermediate;
@@ -92,15 +93,13 @@ pub(crate) struct Core {
     pub(crate) last_proof: Instant,
     /// `terminate` requests that wait for the end of this IKE SA.
     delete_requests: Vec<RequestId>,
+    /// All SPIs of ours that lead here.
+    pub(crate) spis: Vec<IkeSpi>,
     /// Responder: the hash by which the gateway knows the request that made it.
     pub(crate) first_request: Option<[u8; 20]>,
 }
 
 impl Core {
-    pub(crate) fn our_spi(&self) -> IkeSpi {
-        if self.initiator { self.spi_i } else { self.spi_r }
-    }
-
     /// Header of a message of ours.
     fn header(&self, exchange: ExchangeType, response: bool, message_id: u32) -> Header {
         Header {
@@ -199,7 +198,7 @@ impl Core {
     /// The end: nothing of it is left in the data plane, and everybody who waits is told.
     fn close(&mut self, cx: &mut Shared, children: Vec<ChildSa>, reason: DownReason, failure: &str) -> State {
         for child in children {
-            child.remove(self, cx, reason);
+            child.leave(self, cx, Some(reason));
         }
         if self.established.is_some() {
             if let (Some(local), Some(remote)) = (&self.local_id, &self.remote_id) {
@@ -455,6 +454,45 @@ impl IkeSa {
         });
     }
 
+    /// Asks for successors of Child SAs.
+    pub(crate) fn rekey_children(
+        &mut self,
+        cx: &mut Shared,
+        handles: &[ChildHandle],
+        requests: &[RequestId],
+    ) {
+        self.established(cx, |s, core, cx| s.rekey_children(core, cx, handles, requests));
+    }
+
+    /// A Child SA has carried its soft limit.
+    pub(crate) fn child_expiring(&mut self, cx: &mut Shared, child: ChildHandle) {
+        self.established(cx, |s, core, cx| s.child_expiring(core, cx, child));
+    }
+
+    /// A Child SA has carried its hard limit.
+    pub(crate) fn child_expired(&mut self, cx: &mut Shared, child: ChildHandle) {
+        self.established(cx, |s, core, cx| s.child_expired(core, cx, child));
+    }
+
+    /// For what concerns established IKE SAs only.
+    fn established(
+        &mut self,
+        cx: &mut Shared,
+        input: impl FnOnce(Box<Established>, &mut Core, &mut Shared) -> State,
+    ) {
+        self.step(cx, |state, core, cx| match state {
+            State::Established(s) => input(s, core, cx),
+            state => state,
+        });
+    }
+
+    /// Do these SPIs and this role make a message one for us? `ours` leads here.
+    pub(crate) fn accepts(&self, theirs: IkeSpi, from_initiator: bool) -> bool {
+        // The sender has the other role, and where its SPI is known, that one.
+        let its_spi = if self.core.initiator { self.core.spi_r } else { self.core.spi_i };
+        self.core.initiator != from_initiator && (its_spi == theirs || its_spi == IkeSpi::ZERO)
+    }
+
     /// The peer says it no longer has it (INITIAL_CONTACT).
     pub(crate) fn forget(&mut self, cx: &mut Shared) {
         self.step(cx, |state, core, cx| match state {
@@ -466,10 +504,7 @@ impl IkeSa {
 
     /// Something unauthenticated says that the peer may have lost it: worth a question, no more (RFC 7296 2.21.4).
     pub(crate) fn suspect(&mut self, cx: &mut Shared) {
-        self.step(cx, |state, core, cx| match state {
-            State::Established(s) => s.suspect(core, cx),
-            state => state,
-        });
+        self.established(cx, |s, core, cx| s.suspect(core, cx));
     }
 
     pub(crate) fn children(&self) -> &[ChildSa] {

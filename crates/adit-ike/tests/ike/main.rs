@@ -15,6 +15,7 @@ mod handshake;
 mod pair;
 mod post_quantum;
 mod refusals;
+mod rekey;
 mod repetition;
 mod sim;
 mod states;

@@ -151,6 +151,9 @@ pub(crate) fn notifies(payloads: &[Payload]) -> Vec<NotifyType> {
 pub(crate) struct Peer {
     pub(crate) gateway: Gateway,
     pub(crate) installed: BTreeMap<ChildHandle, InstallChild>,
+    /// Children that send nothing any more and still take what is on its way.
+    pub(crate) retired: BTreeMap<ChildHandle, InstallChild>,
+    /// Children that were retired or removed.
     pub(crate) removed: usize,
     pub(crate) events: Vec<String>,
     pub(crate) down: Vec<DownReason>,
@@ -174,6 +177,7 @@ impl Peer {
         Self {
             gateway,
             installed: BTreeMap::new(),
+            retired: BTreeMap::new(),
             removed: 0,
             events: Vec::new(),
             down: Vec::new(),
@@ -200,9 +204,21 @@ impl Peer {
                         assert!(self.installed.insert(install.handle, *install).is_none());
                     }
                 }
-                Output::SwitchChild(_) | Output::RetireChild(_) | Output::MoveChild { .. } => {}
+                Output::SwitchChild(handle) => {
+                    self.installed.get_mut(&handle).expect("installed").active = true;
+                }
+                Output::RetireChild(handle) => {
+                    let child = self.installed.remove(&handle);
+                    assert!(child.is_some() || self.broken_data_plane.is_some(), "retired twice");
+                    self.removed += usize::from(child.is_some());
+                    self.retired.extend(child.map(|child| (handle, child)));
+                }
+                Output::MoveChild { .. } => {}
                 Output::RemoveChild(handle) => {
-                    self.removed += usize::from(self.installed.remove(&handle).is_some());
+                    let installed = self.installed.remove(&handle).is_some();
+                    self.removed += usize::from(installed);
+                    let retired = self.retired.remove(&handle).is_some();
+                    assert!(installed || retired || self.broken_data_plane.is_some());
                 }
                 Output::Event(event) => self.event(event),
                 Output::Record(record) => self.records.push(*record),

@@ -1,0 +1,200 @@
+//! Rekeying of Child SAs without collisions (RFC 7296 2.8), and what ends them. Collisions are the simulator's.
+
+use std::time::Duration;
+
+use adit_ike::config::{ChildLimits, Lifetime, Volume};
+use adit_ike::proposal;
+use adit_wire::ikev2::{ExchangeType, KeId, NotifyType, ProtocolId};
+
+use crate::pair::*;
+
+fn seconds(soft: u64, hard: u64) -> Lifetime {
+    Lifetime { soft: Duration::from_secs(soft), hard: Duration::from_secs(hard), jitter: Duration::ZERO }
+}
+
+fn handles(peer: &Peer) -> Vec<u64> {
+    peer.installed.keys().map(|handle| handle.0).collect()
+}
+
+/// Which payloads of a request were there, by name.
+fn request(pair: &Pair, exchange: ExchangeType) -> Vec<String> {
+    let packet = pair.sent.iter().rfind(|p| p.is(exchange, false)).unwrap();
+    pair.open(packet).iter().map(|p| p.payload_type().to_string()).collect()
+}
+
+#[test]
+fn either_side_rekeys_at_its_soft_limit() {
+    for initiator in [true, false] {
+        for esp in ["aes256gcm16-noesn", "aes256gcm16-x25519-noesn"] {
+            let (mut a, mut b) = sides();
+            let side = if initiator { &mut a } else { &mut b };
+            side.connection().children[0].limits.time = seconds(60, 90);
+            for side in [&mut a, &mut b] {
+                side.connection().children[0].proposals = proposal::parse_esp(esp).unwrap();
+            }
+            let mut pair = Pair::established((a, b));
+            let old = handles(&pair.a);
+            pair.run(Duration::from_secs(59));
+            assert_eq!(handles(&pair.a), old, "not before its time");
+            pair.run(Duration::from_secs(2));
+            pair.assert_children(1);
+            assert_ne!(handles(&pair.a), old);
+            assert_eq!((pair.a.retired.len(), pair.b.retired.len()), (1, 1), "what is on its way is taken");
+            for peer in [&pair.a, &pair.b] {
+                assert_eq!(peer.events.iter().filter(|e| e.starts_with("child-rekeyed net")).count(), 1);
+                assert!(!peer.events.iter().any(|e| e.starts_with("child-down")), "{:?}", peer.events);
+            }
+            let sent = request(&pair, ExchangeType::CREATE_CHILD_SA);
+            assert_eq!(sent.contains(&"KE".to_owned()), esp.contains("x25519"), "{sent:?}");
+            // Five seconds later the old one is gone for good, and life goes on.
+            pair.run(Duration::from_secs(6));
+            assert_eq!((pair.a.retired.len(), pair.b.retired.len()), (0, 0));
+            pair.run(Duration::from_secs(600));
+            pair.assert_children(1);
+            assert!(
+                pair.a.codes().iter().chain(&pair.b.codes()).all(|c| !format!("{c:?}").contains("Failed"))
+            );
+        }
+    }
+}
+
+/// RFC 7296 2.8: the responder can take packets on the new SA before it says so, and sends on the old one until the
+/// initiator uses the new one or deletes the old one.
+#[test]
+fn the_responder_stands_by_until_the_old_one_is_deleted() {
+    let (mut a, b) = sides();
+    a.connection().children[0].limits.time = seconds(60, 90);
+    let mut pair = Pair::established((a, b));
+    // The request that deletes the old one gets lost.
+    pair.link = Box::new(|_, p| {
+        let delete = p.is(ExchangeType::INFORMATIONAL, false);
+        if delete { Fate::Lose } else { Fate::Deliver }
+    });
+    pair.run(Duration::from_secs(61));
+    let active = |peer: &Peer| peer.installed.values().map(|c| c.active).collect::<Vec<_>>();
+    assert_eq!(active(&pair.b), [true, false]);
+    assert_eq!((pair.a.installed.len(), pair.a.retired.len(), active(&pair.a)), (1, 1, vec![true]));
+    pair.link = Box::new(|_, _| Fate::Deliver);
+    pair.run(Duration::from_secs(5));
+    pair.assert_children(1);
+    assert_eq!(active(&pair.b), [true]);
+}
+
+#[test]
+fn a_wrong_key_exchange_method_is_corrected() {
+    let (mut a, mut b) = sides();
+    a.connection().children[0].limits.time = seconds(60, 90);
+    a.connection().children[0].proposals = proposal::parse_esp("aes256gcm16-x25519-ecp256-noesn").unwrap();
+    b.connection().children[0].proposals = proposal::parse_esp("aes256gcm16-ecp256-noesn").unwrap();
+    let mut pair = Pair::established((a, b));
+    pair.run(Duration::from_secs(61));
+    pair.assert_children(1);
+    let ke = |pair: &Pair| pair.a.gateway.ike_sas().next().unwrap().children[0].ke;
+    assert_eq!(ke(&pair), Some(KeId::ECP_256));
+    // The method that served is tried first the next time.
+    let before = pair.sent.iter().filter(|p| p.is(ExchangeType::CREATE_CHILD_SA, false)).count();
+    pair.run(Duration::from_secs(60));
+    let after = pair.sent.iter().filter(|p| p.is(ExchangeType::CREATE_CHILD_SA, false)).count();
+    assert_eq!((before, after), (2, 3));
+}
+
+#[test]
+fn volume_limits_are_drawn_once_and_obeyed() {
+    let (mut a, b) = sides();
+    let bytes = Volume { soft: 1_000_000, hard: 2_000_000, jitter: 100_000 };
+    let packets = Volume { soft: 1_000, hard: 0, jitter: 0 };
+    a.connection().children[0].limits = ChildLimits { bytes, packets, ..ChildLimits::default() };
+    let mut pair = Pair::established((a, b));
+    let (handle, limits) = pair.a.installed.iter().map(|(h, c)| (*h, c.limits)).next().unwrap();
+    let soft = limits.soft_bytes.unwrap();
+    assert!((900_000..=1_000_000).contains(&soft), "{soft}");
+    assert_eq!(
+        (limits.hard_bytes, limits.soft_packets, limits.hard_packets),
+        (Some(2_000_000), Some(1_000), None)
+    );
+    pair.a.gateway.child_expiring(pair.now, handle);
+    pair.settle();
+    pair.assert_children(1);
+    assert!(!pair.a.installed.contains_key(&handle));
+}
+
+#[test]
+fn a_hard_limit_ends_it() {
+    let (mut a, b) = sides();
+    // It may not be rekeyed: only the hard limit is set.
+    a.connection().children[0].limits.time = seconds(0, 90);
+    let mut pair = Pair::established((a, b));
+    pair.run(Duration::from_secs(91));
+    pair.assert_children(0);
+    assert!(pair.a.events.contains(&"child-down net Expired".to_owned()), "{:?}", pair.a.events);
+    assert!(pair.b.events.contains(&"child-down net DeletedByPeer".to_owned()), "{:?}", pair.b.events);
+}
+
+/// RFC 7296 2.25: the peer does not know the child. As ours always does, its answer is made up.
+#[test]
+fn a_child_that_the_peer_has_lost_is_made_anew() {
+    let (mut a, b) = sides();
+    a.connection().children[0].limits.time = seconds(60, 90);
+    let mut pair = Pair::established((a, b));
+    let keys = pair.b.keys.pop().unwrap();
+    pair.link = Box::new(move |_, p| {
+        if !p.is(ExchangeType::CREATE_CHILD_SA, false) || p.header().message_id != 2 {
+            return Fate::Deliver;
+        }
+        let h = header(&keys, ExchangeType::CREATE_CHILD_SA, false, true, 2);
+        let datagram = seal(&keys, &h, &[notify(NotifyType::CHILD_SA_NOT_FOUND)], 1000);
+        Fate::Replace(vec![Packet { source: p.destination, destination: p.source, datagram }])
+    });
+    pair.run(Duration::from_secs(61));
+    assert_eq!(handles(&pair.a), [0; 0], "{:?}", pair.a.events);
+    assert!(pair.a.events.contains(&"child-down net DeletedByPeer".to_owned()), "{:?}", pair.a.events);
+    // The request for a new one has Message ID 3, which the real peer, who has not seen 2, does not take.
+    let again = pair.sent.iter().rfind(|p| p.is(ExchangeType::CREATE_CHILD_SA, false)).unwrap();
+    assert_eq!(again.header().message_id, 3);
+    assert!(!notifies(&open(&pair.a.keys[0], again)).contains(&NotifyType::REKEY_SA));
+}
+
+#[test]
+fn an_operator_rekeys_and_hears_of_it() {
+    let mut pair = Pair::established(sides());
+    let request = pair.a.next_request();
+    let target = adit_ike::TerminateTarget { child: Some("net".into()), ..Default::default() };
+    assert_eq!(pair.a.gateway.rekey(pair.now, &target, request), Ok(1));
+    pair.settle();
+    assert_eq!(pair.a.done.get(&request), Some(&Ok(())));
+    pair.assert_children(1);
+    let rekey = pair.sent.iter().find(|p| p.is(ExchangeType::CREATE_CHILD_SA, false)).unwrap();
+    let named = pair.open(rekey).into_iter().find_map(|p| match p {
+        adit_wire::ikev2::Payload::Notify(n) if n.notify_type == NotifyType::REKEY_SA => Some(n),
+        _ => None,
+    });
+    assert_eq!(named.map(|n| (n.protocol, n.spi.len())), Some((ProtocolId::ESP, 4)));
+}
+
+/// With a window of four, two children are rekeyed at once (RFC 7296 2.3).
+#[test]
+fn a_larger_window_lets_requests_overlap() {
+    for window in [1, 4] {
+        let (mut a, mut b) = sides();
+        for (side, local, remote) in
+            [(&mut a, "10.3.0.0/16", "10.4.0.0/16"), (&mut b, "10.4.0.0/16", "10.3.0.0/16")]
+        {
+            side.settings.window = window;
+            side.connection().children.push(child("second", local, remote));
+        }
+        let mut pair = Pair::new((a, b));
+        pair.up();
+        pair.settle();
+        pair.assert_children(2);
+        let before = pair.sent.len();
+        let request = pair.a.next_request();
+        let target = adit_ike::TerminateTarget { connection: Some("to-b".into()), ..Default::default() };
+        assert_eq!(pair.a.gateway.rekey(pair.now, &target, request), Ok(2));
+        pair.settle();
+        assert_eq!(pair.a.done.get(&request), Some(&Ok(())));
+        pair.assert_children(2);
+        let first: Vec<bool> =
+            pair.sent[before..].iter().map(|p| p.is(ExchangeType::CREATE_CHILD_SA, false)).take(2).collect();
+        assert_eq!(first, [true, window > 1], "the second request waits for the first answer or not");
+    }
+}
