@@ -760,6 +760,9 @@ fn reason_text(reason: DownReason) -> &'static str {
         DownReason::PeerDead => "the peer no longer answers",
         DownReason::Failed => "the negotiation failed",
         DownReason::DataPlane => "the data plane cannot go on with it",
+        DownReason::Expired => "its hard limit is reached",
+        DownReason::Replaced => "a new one with the same peer takes its place",
+        DownReason::Reauthenticated => "the peers have authenticated anew",
     }
 }
 

@@ -359,6 +359,10 @@ impl Agreed {
     }
 
     /// Derives the keys and puts it into the data plane. `initiator` tells whether the exchange was ours.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "they are the inputs of RFC 7296 2.17, each of its own kind"
+    )]
     pub(super) fn install(
         self,
         core: &Core,

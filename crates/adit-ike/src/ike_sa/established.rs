@@ -639,7 +639,7 @@ impl Established {
             self.not_rekeying(replaces.handle, None);
             return;
         }
-        let view = old.as_deref().map(ChildSa::view).or(replaces.gone.map(|(view, _)| view));
+        let view = old.as_deref().map(ChildSa::view).or_else(|| replaces.gone.map(|(view, _)| view));
         if let Some(old) = old {
             old.phase = Phase::Rekeyed;
             // RFC 7296 2.8: the one who asked for the successor deletes the old one.

@@ -6,9 +6,7 @@ use std::time::Duration;
 use adit_ike::{Blame, DownReason, OutcomeCode, Stage, TerminateTarget, proposal};
 use adit_wire::ikev2::{ExchangeType, NotifyType};
 
-use crate::pair::{
-    A, Fate, KEY, Pair, Side, at, child, connection, header, ip, notifies, seal, secret, sides,
-};
+use crate::pair::{A, Fate, KEY, Pair, Side, at, child, connection, ip, notifies, secret, sides};
 
 /// Brings it up, which must fail, and lets everything that follows happen.
 fn refused(sides: (Side, Side)) -> Pair {
