@@ -287,7 +287,12 @@ impl Reconciler {
             DownReason::PeerDead => wish.on_dead_peer,
             // Nobody held it: it was idle for too long.
             DownReason::DeletedByUs if wish.inactivity => Action::None,
-            DownReason::DeletedByUs | DownReason::Failed | DownReason::DataPlane => wish.initial,
+            DownReason::DeletedByUs
+            | DownReason::Failed
+            | DownReason::DataPlane
+            | DownReason::Expired
+            | DownReason::Replaced
+            | DownReason::Reauthenticated => wish.initial,
         };
         if entry.goal == Action::None && !entry.held {
             entry.goal = by_trap;
