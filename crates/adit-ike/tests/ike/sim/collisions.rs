@@ -52,7 +52,6 @@ fn far(scenario: Scenario) -> Scenario {
 }
 
 #[test]
-#[ignore = "no rekeying yet"]
 fn child_rekeying_without_collision() {
     run(vec![
         Scenario::new("rekey", &[NET], &[]),
@@ -68,7 +67,6 @@ fn child_rekeying_without_collision() {
 
 /// C1, and with the messages that come late or not at all C7 and C8.
 #[test]
-#[ignore = "no rekeying yet"]
 fn c1_c7_c8_both_rekey_the_child() {
     let both = |name| Scenario::new(name, &[NET], &[NET]);
     run(vec![
@@ -80,7 +78,6 @@ fn c1_c7_c8_both_rekey_the_child() {
 }
 
 #[test]
-#[ignore = "no rekeying yet"]
 fn c1_the_lowest_nonce_loses() {
     let scenario = |(n, (nonces, loses)): (usize, ([Nonces; 2], usize))| Scenario {
         nonces: Some(nonces),
@@ -92,7 +89,6 @@ fn c1_the_lowest_nonce_loses() {
 }
 
 #[test]
-#[ignore = "no rekeying yet"]
 fn c2_c3_one_rekeys_the_child_that_the_other_deletes() {
     let down = DownChild("net");
     run(vec![
@@ -103,7 +99,6 @@ fn c2_c3_one_rekeys_the_child_that_the_other_deletes() {
 }
 
 #[test]
-#[ignore = "no rekeying yet"]
 fn c4_both_delete_the_child() {
     let down = DownChild("net");
     run(vec![
@@ -128,7 +123,6 @@ fn c6_one_creates_the_other_deletes() {
 }
 
 #[test]
-#[ignore = "no rekeying yet"]
 fn c12_the_ike_sa_goes_while_something_else_happens() {
     let scenario = |name: &str, a: &[Command], b: &[Command]| Scenario {
         sides: two_children,
@@ -143,7 +137,6 @@ fn c12_the_ike_sa_goes_while_something_else_happens() {
 }
 
 #[test]
-#[ignore = "no rekeying yet"]
 fn c13_both_rekey_and_change_the_method() {
     run(vec![Scenario { sides: other_methods, ..Scenario::new("C13", &[NET], &[NET]) }]);
 }

@@ -3,8 +3,8 @@
 //! for.
 //!
 //! `cargo test -p adit-ike --test ike sim:: -- --show-output` prints how many schedules each test ran.
-//! `ADIT_SIM=long` runs all of them, up to [`LONG`] per scenario and number of faults. A failing schedule is shown as
-//! a message chart, with the setting of `ADIT_SIM_REPLAY` that repeats it.
+//! `ADIT_SIM=100000` runs all of them, up to so many per scenario and number of faults. A failing schedule is shown
+//! as a message chart, with the setting of `ADIT_SIM_REPLAY` that repeats it.
 
 mod chart;
 mod choices;
@@ -21,9 +21,6 @@ use crate::pair::{Side, sides};
 
 /// Schedules of one scenario with no, one and two faults.
 const SHORT: [usize; 3] = [300, 400, 150];
-
-/// The same with `ADIT_SIM=long`.
-const LONG: usize = 1_000_000;
 
 /// What happens, and what must come of it.
 struct Scenario {
@@ -99,8 +96,7 @@ impl Scenario {
 
     /// Runs the schedules with so many faults.
     fn explore(&self, faults: usize) -> Result<Tally, String> {
-        let long = std::env::var("ADIT_SIM").is_ok_and(|v| v == "long");
-        let limit = if long { LONG } else { SHORT[faults] };
+        let limit = std::env::var("ADIT_SIM").ok().and_then(|n| n.parse().ok()).unwrap_or(SHORT[faults]);
         let mut tally = Tally::default();
         let mut next = Some(Choices::given(Vec::new()));
         while let Some(choices) = next {
