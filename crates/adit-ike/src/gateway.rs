@@ -12,7 +12,7 @@ use adit_crypto::{Entropy, hash_sha1};
 use adit_wire::ikev2::{ExchangeType, Header, IkeSpi, Message, Notify, NotifyType, Payload, Version};
 use tracing::{debug, debug_span, info, trace};
 
-use crate::config::{Child, Configuration, Connection, Settings};
+use crate::config::{Child, Configuration, Connection, PostQuantumKey, Settings, SharedSecret};
 use crate::cookie::CookieJar;
 use crate::identity::Identity;
 use crate::ike_sa::{AwaitInitResponse, Contents, IkeSa, Incoming, InitRequest, Refused, Wanted};
@@ -125,6 +125,18 @@ impl Gateway {
         self.shared.connections = connections.into_iter().map(Arc::new).collect();
         self.shared.secrets = secrets;
         self.shared.ppks = ppks;
+    }
+
+    /// The secret with which we and a peer authenticate.
+    #[must_use]
+    pub fn secret_between(&self, local: &Identity, remote: &Identity) -> Option<&SharedSecret> {
+        self.shared.secret_for(local, |owner| owner.fit(remote))
+    }
+
+    /// The post-quantum pre-shared keys.
+    #[must_use]
+    pub fn ppks(&self) -> &[PostQuantumKey] {
+        &self.shared.ppks
     }
 
     /// Takes one datagram, without non-ESP marker. `local` is where it arrived, `remote` where it came from.

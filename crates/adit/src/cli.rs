@@ -73,6 +73,8 @@ enum Command {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u32>,
     },
+    /// Read the configuration again and apply what changed; nothing else is touched
+    Reload,
     /// Show what is up, what is not, and why
     Status {
         /// In JSON, for programs
@@ -132,12 +134,24 @@ fn run(cli: Cli) -> Exit {
         Command::Demo { keep } => return demonstrate(keep),
         Command::Up { name, timeout } => up(&uri, &name, timeout),
         Command::Down { name, timeout } => down(&uri, &name, timeout),
+        Command::Reload => reload(&uri),
         Command::Status { json } => show_status(&uri, json),
     };
     result.unwrap_or_else(|error| {
         complain(&error);
         Exit::Down
     })
+}
+
+fn reload(uri: &ControlUri) -> Result<Exit, ClientError> {
+    let answer = Client::connect(uri)?.request("reload", Message::new())?;
+    answer.list("warnings").for_each(|warning| explain(&format!("warning: {warning}")));
+    answer.list("errors").for_each(|error| explain(&format!("error: {error}")));
+    if answer.flag("success") {
+        say(answer.text("summary").unwrap_or_default());
+        return Ok(Exit::Ok);
+    }
+    Ok(mistake(answer.text("errmsg").unwrap_or_default()))
 }
 
 fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exit {
@@ -149,6 +163,8 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
     }
     let gateway = configuration.gateway;
     let setup = Setup {
+        file: path.to_owned(),
+        section: gateway.clone(),
         control: control.unwrap_or(gateway.control),
         settings: Settings {
             cookie_threshold: gateway.cookie_threshold,
@@ -346,6 +362,7 @@ mod tests {
             &["check", "/x"],
             &["up", "net", "--timeout", "5"],
             &["down", "gw/net"],
+            &["reload"],
             &["status", "--json", "--control", "tcp://127.0.0.1:4502"],
         ] {
             assert!(parse(good).is_ok(), "{good:?}");
@@ -380,7 +397,7 @@ mod tests {
     fn without_a_daemon_commands_fail() {
         let directory = tempfile::tempdir().unwrap();
         let uri = format!("unix://{}/none", directory.path().display());
-        for command in [&["up", "x"][..], &["down", "x"], &["status"]] {
+        for command in [&["up", "x"][..], &["down", "x"], &["reload"], &["status"]] {
             let mut arguments = vec!["--control", &uri];
             arguments.extend(command);
             assert_eq!(run(parse(&arguments).unwrap()), Exit::Down);

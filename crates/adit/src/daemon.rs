@@ -8,6 +8,7 @@ mod commands;
 pub mod logging;
 mod policies;
 mod reconciler;
+mod reload;
 #[cfg(test)]
 mod tests;
 
@@ -36,7 +37,8 @@ use tokio::sync::mpsc;
 use self::logging::LogLimit;
 use self::policies::Policies;
 use self::reconciler::{ChildName, Reconciler};
-use crate::config::ControlUri;
+use self::reload::{Changes, Loaded, Loader};
+use crate::config::{ControlUri, GatewaySettings};
 use crate::control::report::{self, ChildFacts};
 use crate::control::server::{ClaimError, Hub, Listener, Reply, Request, Server};
 use crate::control::vici::Message;
@@ -54,6 +56,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 /// Changes of addresses, links and routes come in bursts: all of them are looked at once, so long after the first.
 const PATHS_SETTLE: Duration = Duration::from_millis(200);
 
+/// Most names of a kind that the answer to a reload lists.
+const MOST_LISTED: usize = 1000;
+
 /// What the daemon is started with.
 #[derive(Debug)]
 pub struct Setup {
@@ -65,7 +70,11 @@ pub struct Setup {
     pub net: NetConfig,
     /// Directory of the debug key log.
     pub key_log: Option<PathBuf>,
-    /// The connections and secrets.
+    /// The file of the configuration, to be read again.
+    pub file: PathBuf,
+    /// Its section `gateway`.
+    pub section: GatewaySettings,
+    /// Its connections and secrets.
     pub configuration: Configuration,
 }
 
@@ -95,7 +104,10 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
     let wire = Box::new(SystemWire(network.ike_sender()));
     let settings = Settings { key_log: key_log.is_some(), ..setup.settings };
     let gateway = Gateway::new(settings, Box::new(SystemEntropy), Instant::now());
-    let mut daemon = Daemon::new(gateway, Box::new(network), wire, hub.clone(), inbox, key_log);
+    let (loaded, loads) = mpsc::unbounded_channel();
+    let loader = Loader::new(setup.file, loaded);
+    let mut daemon = Daemon::new(gateway, Box::new(network), wire, hub.clone(), inbox, key_log, loader);
+    daemon.section = Some(setup.section);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         // From here on a signal is an order to stop and not the end: nothing stays half done.
@@ -104,7 +116,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         daemon.configure(Instant::now(), setup.configuration)?;
         let server = listener.serve(hub)?;
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
-        daemon.serve(server, received, signals).await
+        daemon.serve(server, received, loads, signals).await
     });
     daemon.end(result)
 }
@@ -241,6 +253,9 @@ struct Daemon {
     activity_reported: Instant,
     /// When to look for the ways to the peers again, because something changed.
     paths_due: Option<Instant>,
+    loader: Loader,
+    /// The section `gateway` that the daemon was started with.
+    section: Option<GatewaySettings>,
     started: Instant,
     started_at: SystemTime,
     stopping: Option<Stopping>,
@@ -270,6 +285,7 @@ impl Daemon {
         hub: Hub,
         inbox: Inbox,
         key_log: Option<KeyLog>,
+        loader: Loader,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -289,20 +305,110 @@ impl Daemon {
             limit: LogLimit::default(),
             activity_reported: now,
             paths_due: None,
+            loader,
+            section: None,
             started: now,
             started_at: SystemTime::now(),
             stopping: None,
         }
     }
 
-    /// Puts a configuration in force, policies first.
-    fn configure(&mut self, now: Instant, configuration: Configuration) -> Result<(), adit_net::Error> {
-        self.policies = Policies::new(&configuration.connections);
-        self.backend.set_policies(self.policies.all())?;
-        self.reconciler.configure(now, &configuration.connections, |_| false);
+    /// Puts a configuration in force and says what is different. Only what changed is touched: what is new is protected
+    /// first, what is gone last. A system that refuses the new policies leaves everything as it is.
+    fn configure(&mut self, now: Instant, configuration: Configuration) -> Result<Changes, adit_net::Error> {
+        let mut changes = Changes::between(&self.connections, &configuration.connections);
+        let before = self.policies.clone();
+        self.policies.configure(&configuration.connections);
+        if let Err(error) = self.backend.set_policies(self.policies.all()) {
+            self.policies = before;
+            if let Err(error) = self.backend.set_policies(self.policies.all()) {
+                tracing::warn!("the policies of a refused configuration stay in force: {error}");
+            }
+            return Err(error);
+        }
+        let by_name: HashMap<&str, &Connection> =
+            self.connections.iter().map(|connection| (connection.name.as_str(), connection)).collect();
+        let lost: Vec<IkeSaView> = self
+            .gateway
+            .ike_sas()
+            .filter(|sa| {
+                let connection = by_name.get(sa.connection.as_str()).copied();
+                reload::has_lost_its_secret(&self.gateway, sa, connection, &configuration)
+            })
+            .collect();
         self.connections.clone_from(&configuration.connections);
         self.gateway.set_configuration(configuration);
-        Ok(())
+        let ends = changes
+            .connections
+            .iter()
+            .map(|name| TerminateTarget { connection: Some(name.clone()), ..TerminateTarget::default() });
+        let ends =
+            ends.chain(changes.children.iter().map(|ChildName { connection, child }| TerminateTarget {
+                connection: Some(connection.clone()),
+                child: Some(child.clone()),
+                ..TerminateTarget::default()
+            }));
+        let ends = ends.chain(
+            lost.iter().map(|sa| TerminateTarget { ike_sa: Some(sa.handle), ..TerminateTarget::default() }),
+        );
+        for target in ends.collect::<Vec<_>>() {
+            let request = self.request_id();
+            // There need not be any SA of it.
+            let _ = self.gateway.terminate(now, &target, request);
+        }
+        self.reconciler.configure(now, &self.connections, |name| changes.kept.contains(name));
+        self.policies.forget_obsolete();
+        if let Err(error) = self.backend.set_policies(self.policies.all()) {
+            tracing::warn!("policies that are gone stay in force: {error}");
+        }
+        for sa in lost {
+            if !changes.changed.contains(&sa.connection) {
+                changes.changed.push(sa.connection);
+            }
+        }
+        Ok(changes)
+    }
+
+    /// The configuration was read again.
+    fn loaded(&mut self, now: Instant, loaded: Loaded) -> Message {
+        let mut answer = Message::new();
+        let failed = |answer: &mut Message, why: String, errors: Vec<String>| {
+            tracing::error!("{why}");
+            answer.put("success", "no").put("errmsg", why).put_list("errors", errors);
+        };
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(diagnostics) => {
+                let errors: Vec<String> = diagnostics.to_string().lines().map(str::to_owned).collect();
+                errors.iter().for_each(|error| tracing::error!("{error}"));
+                failed(&mut answer, "the configuration is not reloaded: it has errors".to_owned(), errors);
+                return answer;
+            }
+        };
+        let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        if self.section.as_ref().is_some_and(|section| *section != loaded.gateway) {
+            warnings
+                .push("the section `gateway` has changed: that takes effect at the next start".to_owned());
+        }
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        match self.configure(now, loaded.ike) {
+            Ok(changes) => {
+                tracing::info!("configuration reloaded: {changes}");
+                answer.put("success", "yes").put_display("summary", &changes);
+                for (key, names) in
+                    [("added", changes.added), ("changed", changes.changed), ("removed", changes.removed)]
+                {
+                    answer.put_list(key, names.into_iter().take(MOST_LISTED));
+                }
+                answer.put_list("warnings", warnings);
+            }
+            Err(error) => {
+                let why =
+                    format!("the configuration is not reloaded: the system refuses its policies: {error}");
+                failed(&mut answer, why, Vec::new());
+            }
+        }
+        answer
     }
 
     /// The event loop.
@@ -310,6 +416,7 @@ impl Daemon {
         &mut self,
         mut server: Server,
         mut events: mpsc::UnboundedReceiver<NetEvent>,
+        mut loads: mpsc::UnboundedReceiver<Loaded>,
         mut signals: Signals,
     ) -> Result<(), RunError> {
         loop {
@@ -344,8 +451,10 @@ impl Daemon {
                 }
                 _ = signals.terminate.recv() => self.stop(Instant::now(), None),
                 _ = signals.interrupt.recv() => self.stop(Instant::now(), None),
-                _ = signals.hangup.recv() => {
-                    tracing::warn!("SIGHUP: reloading the configuration is not done yet; restart to apply changes");
+                _ = signals.hangup.recv() => self.loader.read(None),
+                Some(loaded) = loads.recv() => {
+                    let answer = self.loaded(Instant::now(), loaded);
+                    self.loader.done(&answer);
                 }
             }
         }

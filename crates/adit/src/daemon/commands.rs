@@ -25,6 +25,8 @@ const COMMANDS: &[Command] = &[
     Command { name: "list-conns", run: list_conns },
     Command { name: "get-conns", run: get_conns },
     Command { name: "list-negotiations", run: list_negotiations },
+    Command { name: "reload", run: reload },
+    Command { name: "reload-settings", run: reload },
 ];
 
 /// Runs a command of a client.
@@ -252,4 +254,9 @@ fn list_negotiations(daemon: &mut Daemon, now: Instant, arguments: &Message, rep
         }
     }
     reply.respond(Message::new());
+}
+
+/// Adit's own, and what `swanctl --reload-settings` asks for: reads the configuration again.
+fn reload(daemon: &mut Daemon, _: Instant, _: &Message, reply: Reply) {
+    daemon.loader.read(Some(reply));
 }

@@ -19,9 +19,11 @@ use super::reconciler::ChildName;
 const REMEMBERED: usize = 1024;
 
 /// All policies.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Policies {
     policies: BTreeMap<PolicyId, PolicySpec>,
+    /// By the selectors that the configuration tells.
+    by_selectors: HashMap<[Vec<TrafficSelector>; 2], PolicyId>,
     by_name: HashMap<ChildName, PolicyId>,
     /// The configured children of a policy.
     children: HashMap<PolicyId, Vec<ChildName>>,
@@ -31,7 +33,7 @@ pub(super) struct Policies {
 }
 
 /// A selector of the peer's side that the configuration does not tell.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Learned {
     policy: PolicyId,
     selector: TrafficSelector,
@@ -40,29 +42,43 @@ struct Learned {
 }
 
 impl Policies {
-    /// The policies of a configuration.
-    pub(super) fn new(connections: &[Connection]) -> Self {
-        let mut policies = Self::default();
+    /// Takes over a configuration. A policy with the same selectors is the same policy; what no child has any more stays
+    /// until [`Policies::forget_obsolete`].
+    pub(super) fn configure(&mut self, connections: &[Connection]) {
+        self.by_name.clear();
+        self.children.clear();
         for connection in connections {
             for child in &connection.children {
-                let (local_ts, remote_ts) = selectors(connection, child);
-                let shared = policies
-                    .policies
-                    .values()
-                    .find(|policy| same(&policy.local_ts, &local_ts) && same(&policy.remote_ts, &remote_ts));
                 let name = ChildName::new(&connection.name, &child.name);
-                let id = match shared {
-                    Some(policy) => policy.id,
-                    None => policies.add(&name, local_ts, remote_ts),
+                let (local_ts, remote_ts) = selectors(connection, child);
+                let key = [sorted(&local_ts), sorted(&remote_ts)];
+                let id = match self.by_selectors.get(&key) {
+                    Some(id) => *id,
+                    None => {
+                        let id = self.add(&name, local_ts, remote_ts);
+                        self.by_selectors.insert(key, id);
+                        id
+                    }
                 };
-                if let Some(policy) = policies.policies.get_mut(&id) {
-                    policy.trap |= child.trap || [child.on_close, child.on_dead_peer].contains(&Action::Trap);
+                let trap = child.trap || [child.on_close, child.on_dead_peer].contains(&Action::Trap);
+                let first = !self.children.contains_key(&id);
+                if let Some(policy) = self.policies.get_mut(&id) {
+                    policy.trap = trap || (policy.trap && !first);
+                    if first {
+                        policy.name = format!("{}/{}", name.connection, name.child);
+                    }
                 }
-                policies.children.entry(id).or_default().push(name.clone());
-                policies.by_name.insert(name, id);
+                self.children.entry(id).or_default().push(name.clone());
+                self.by_name.insert(name, id);
             }
         }
-        policies
+    }
+
+    /// Gives up what no child of the configuration has.
+    pub(super) fn forget_obsolete(&mut self) {
+        self.policies.retain(|id, _| self.children.contains_key(id));
+        self.by_selectors.retain(|_, id| self.policies.contains_key(id));
+        self.learned.retain(|learned| self.policies.contains_key(&learned.policy));
     }
 
     /// All that is to be protected now.
@@ -138,9 +154,12 @@ impl Policies {
     }
 }
 
-/// Do both select the same, in whatever order they are listed?
-fn same(a: &[TrafficSelector], b: &[TrafficSelector]) -> bool {
-    a.iter().all(|selector| b.contains(selector)) && b.iter().all(|selector| a.contains(selector))
+/// Selectors in an order that does not depend on how they were listed.
+fn sorted(selectors: &[TrafficSelector]) -> Vec<TrafficSelector> {
+    let mut sorted = selectors.to_vec();
+    sorted.sort_unstable_by_key(|s| (s.start, s.end, s.protocol, s.start_port, s.end_port));
+    sorted.dedup();
+    sorted
 }
 
 /// The selectors of a child as far as the configuration tells them. Our `dynamic` is all that it may become, which is
@@ -250,10 +269,16 @@ mod tests {
         }
     }
 
+    fn configured(connections: &[Connection]) -> Policies {
+        let mut policies = Policies::default();
+        policies.configure(connections);
+        policies
+    }
+
     #[test]
     fn what_the_configuration_fixes_is_protected_before_any_sa() {
         let fixed = SelectorSpec::Fixed(subnet("10.1.0.0/16"));
-        let mut policies = Policies::new(&[connection(&["192.0.2.1"], &["192.0.2.2"], fixed, DYNAMIC)]);
+        let mut policies = configured(&[connection(&["192.0.2.1"], &["192.0.2.2"], fixed, DYNAMIC)]);
         let all = policies.all();
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].name, "gw/net");
@@ -271,7 +296,7 @@ mod tests {
         let protected = |own: &[&str]| {
             let mut connection = connection(own, &["192.0.2.2"], DYNAMIC, remote());
             connection.children[0].local_ts.insert(0, SelectorSpec::Fixed(subnet("10.1.0.0/24")));
-            let policies = Policies::new(&[connection]).all();
+            let policies = configured(&[connection]).all();
             assert_eq!(policies[0].remote_ts, [subnet("10.2.0.0/16")]);
             policies[0].local_ts.clone()
         };
@@ -286,7 +311,7 @@ mod tests {
     fn what_only_an_sa_knows_stays_protected_after_it() {
         let fixed = SelectorSpec::Fixed(subnet("10.1.0.0/16"));
         let mut connection = connection(&["192.0.2.1"], &[], fixed, DYNAMIC);
-        let mut policies = Policies::new(&[connection.clone()]);
+        let mut policies = configured(&[connection.clone()]);
         assert!(policies.all().is_empty());
         let (id, grown) = policies.of(&sa(1, "net", "192.0.2.2/32"));
         assert!(grown);
@@ -299,7 +324,7 @@ mod tests {
 
         // What is fixed beside it is protected from the start.
         connection.children[0].remote_ts.push(SelectorSpec::Fixed(subnet("10.2.0.0/16")));
-        let mut policies = Policies::new(&[connection]);
+        let mut policies = configured(&[connection]);
         assert_eq!(policies.all()[0].remote_ts, [subnet("10.2.0.0/16")]);
         assert!(!policies.of(&sa(1, "net", "10.2.3.0/24")).1);
         assert!(policies.of(&sa(2, "net", "192.0.2.2/32")).1);
@@ -317,7 +342,7 @@ mod tests {
         let mut third = second.clone();
         third.name = "other".into();
         third.children[0].remote_ts.pop();
-        let mut policies = Policies::new(&[first, second, third]);
+        let mut policies = configured(&[first, second, third]);
         assert_eq!(policies.all().len(), 2);
         let mut of = |handle, connection: &str| {
             policies.of(&InstallChild { connection: connection.into(), ..sa(handle, "net", "10.4.0.0/16") })
@@ -328,9 +353,45 @@ mod tests {
     }
 
     #[test]
+    fn a_reload_keeps_what_stays_and_adds_before_it_removes() {
+        let net = |text: &str| SelectorSpec::Fixed(subnet(text));
+        let one = |name: &str, remote: &str, trap| {
+            let mut connection = connection(&["192.0.2.1"], &["192.0.2.2"], net("10.1.0.0/16"), net(remote));
+            connection.name = name.into();
+            connection.children[0].trap = trap;
+            connection
+        };
+        let mut policies = configured(&[
+            one("a", "10.2.0.0/16", false),
+            one("b", "10.3.0.0/16", true),
+            one("c", "10.3.0.0/16", false),
+        ]);
+        let before = policies.all();
+        assert_eq!(before.iter().map(|policy| policy.trap).collect::<Vec<_>>(), [false, true]);
+        let (of_a, _) = policies.of(&InstallChild { connection: "a".into(), ..sa(1, "net", "10.2.0.0/16") });
+        // `a` has become another, `b` is gone and leaves its selectors to `c`, `d` is new.
+        policies.configure(&[
+            one("a", "10.4.0.0/16", true),
+            one("c", "10.3.0.0/16", false),
+            one("d", "10.5.0.0/16", false),
+        ]);
+        assert_eq!(policies.all().len(), 4, "the old one of `a` is still there");
+        assert!(policies.children(of_a).is_empty());
+        policies.forget_obsolete();
+        let names: Vec<(String, bool, bool)> = policies
+            .all()
+            .into_iter()
+            .map(|policy| (policy.name, policy.trap, before.iter().any(|old| old.id == policy.id)))
+            .collect();
+        let expected = [("c/net", false, true), ("a/net", true, false), ("d/net", false, false)];
+        assert_eq!(names, expected.map(|(name, trap, same)| (name.to_owned(), trap, same)));
+        assert!(!policies.release(ChildHandle(1)));
+    }
+
+    #[test]
     fn a_wandering_peer_does_not_fill_the_memory() {
         let fixed = SelectorSpec::Fixed(subnet("10.1.0.0/16"));
-        let mut policies = Policies::new(&[connection(&["192.0.2.1"], &[], fixed, DYNAMIC)]);
+        let mut policies = configured(&[connection(&["192.0.2.1"], &[], fixed, DYNAMIC)]);
         policies.of(&sa(0, "net", "198.51.100.1/32"));
         for step in 1..=REMEMBERED as u64 + 5 {
             policies.of(&sa(step, "net", &format!("203.0.{}.{}/32", step / 256, step % 256)));

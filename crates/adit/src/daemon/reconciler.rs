@@ -70,7 +70,7 @@ struct Entry {
 }
 
 /// What the configuration says about a child.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Wish {
     initial: Action,
     trap: bool,
@@ -114,12 +114,18 @@ impl Reconciler {
         unchanged: impl Fn(&ChildName) -> bool,
     ) {
         let mut old = std::mem::take(&mut self.children);
+        let mut rewished = Vec::new();
         for connection in connections {
             for child in &connection.children {
                 let name = ChildName::new(&connection.name, &child.name);
                 let wish = Wish::of(connection, child);
                 let entry = match old.remove(&name) {
-                    Some(entry) if unchanged(&name) => Entry { wish, ..entry },
+                    Some(entry) if unchanged(&name) && entry.wish == wish => entry,
+                    // Other SAs are not wanted, but others at other times are.
+                    Some(entry) if unchanged(&name) => {
+                        rewished.push(name.clone());
+                        Entry { goal: wish.initial, wish, held: false, ..entry }
+                    }
                     _ => Entry {
                         goal: wish.initial,
                         wish,
@@ -133,14 +139,18 @@ impl Reconciler {
                 self.children.insert(name, entry);
             }
         }
-        let names: Vec<ChildName> = self.children.keys().filter(|name| !unchanged(name)).cloned().collect();
+        let new = self.children.keys().filter(|name| !unchanged(name)).cloned();
+        let names: Vec<ChildName> = new.chain(rewished).collect();
         self.due.retain(|(_, name)| self.children.contains_key(name) && unchanged(name));
         for children in self.requests.values_mut() {
             children.retain(|name| self.children.contains_key(name) && unchanged(name));
         }
         for name in names {
-            let goal = self.children.get(&name).map_or(Action::None, |entry| entry.goal);
-            self.pursue(&name, goal, now);
+            let Some(entry) = self.children.get(&name) else { continue };
+            let goal = entry.goal;
+            if entry.up.is_empty() && !matches!(entry.state, State::Running(_)) {
+                self.pursue(&name, goal, now);
+            }
         }
     }
 
@@ -782,6 +792,16 @@ mod tests {
         assert_eq!(world.reconciler.poll_timeout(), None);
         // The attempt in mid-handshake goes on and counts.
         assert_eq!(done(&mut world, &name("a", "trying"), false).len(), 1);
+        // What stays as it is but is wanted otherwise is neither taken down nor brought up twice.
+        let up = name("a", "up");
+        let after = [connection("a", vec![child("up", TRAP), child("trying", TRAP), child("down", TRAP)])];
+        world.reconciler.configure(world.now, &after, |_| true);
+        assert_eq!(world.reconciler.poll_timeout(), None);
+        assert!(!world.reconciler.acquire(world.now, &up));
+        assert!(world.reconciler.acquire(world.now, &name("a", "down")), "a changed wish ends an operator's");
+        world.pass(SETTLED);
+        world.reconciler.down(world.now, &up, ChildHandle(1), DownReason::DeletedByPeer);
+        assert!(world.reconciler.acquire(world.now, &up));
     }
 
     #[test]

@@ -31,6 +31,7 @@ struct World {
     /// Deeds before this have been looked at by the wire.
     delivered: usize,
     refuse_installs: bool,
+    refuse_policies: bool,
     last_in: Option<Instant>,
 }
 
@@ -78,6 +79,9 @@ impl Backend for Deeds {
     }
 
     fn set_policies(&mut self, policies: Vec<PolicySpec>) -> Result<(), adit_net::Error> {
+        if self.0.lock().unwrap().refuse_policies {
+            return Err(adit_net::Error::Stopped);
+        }
         self.push(Deed::Policies(policies.into_iter().map(|policy| policy.name).collect()));
         Ok(())
     }
@@ -118,12 +122,11 @@ struct Side {
     deeds: Deeds,
     inbox: mpsc::UnboundedReceiver<NetEvent>,
     queue: mpsc::UnboundedSender<NetEvent>,
+    loads: mpsc::UnboundedReceiver<Loaded>,
 }
 
-fn configuration(own: &str, peer: &str, secret: &str, child: &str) -> crate::config::Configuration {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("swanctl.conf");
-    let text = format!(
+fn text(own: &str, peer: &str, secret: &str, child: &str) -> String {
+    format!(
         "connections {{ gw {{
            local_addrs = 192.0.2.{own}
            remote_addrs = 192.0.2.{peer}
@@ -138,8 +141,13 @@ fn configuration(own: &str, peer: &str, secret: &str, child: &str) -> crate::con
              {child} }} }}
          }} }}
          secrets {{ ike-1 {{ secret = {secret} }} }}"
-    );
-    std::fs::write(&file, text).unwrap();
+    )
+}
+
+fn configuration(own: &str, peer: &str, secret: &str, child: &str) -> crate::config::Configuration {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("swanctl.conf");
+    std::fs::write(&file, text(own, peer, secret, child)).unwrap();
     crate::config::load(&file).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -149,6 +157,7 @@ impl Side {
         let gateway = Gateway::new(Settings::default(), Box::new(SystemEntropy), now);
         let deeds = Deeds::default();
         let (queue, inbox) = mpsc::unbounded_channel();
+        let (loaded, loads) = mpsc::unbounded_channel();
         let mut daemon = Daemon::new(
             gateway,
             Box::new(deeds.clone()),
@@ -156,9 +165,10 @@ impl Side {
             Hub::default(),
             Inbox::default(),
             None,
+            Loader::new(PathBuf::from("/nonexistent/swanctl.conf"), loaded),
         );
         daemon.configure(now, configuration.ike).unwrap();
-        Self { daemon, deeds, inbox, queue }
+        Self { daemon, deeds, inbox, queue, loads }
     }
 
     /// One turn of the event loop.
@@ -367,6 +377,101 @@ fn taken_down_during_the_handshake_it_does_not_come_up() {
     assert_eq!(a.daemon.reconciler.poll_timeout(), None);
 }
 
+/// `text` as the file that is read again.
+fn reload(side: &mut Side, now: Instant, text: &str) -> Message {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("swanctl.conf");
+    std::fs::write(&file, text).unwrap();
+    side.daemon.loaded(now, crate::config::load(&file))
+}
+
+#[test]
+fn a_reload_touches_only_what_changed() {
+    let mut now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    talk(now, &mut a, &mut b);
+    now += Duration::from_secs(60);
+    let text = |child: &str, more: &str, secret: &str| {
+        let (connection, rest) = text("1", "2", secret, child)
+            .split_once("children {")
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .unwrap();
+        format!("{connection}children {{ {more}{rest}")
+    };
+    const START: &str = "start_action = start";
+    let list =
+        |answer: &Message, key: &str| answer.list(key).map(|name| name.into_owned()).collect::<Vec<_>>();
+
+    let nothing = reload(&mut a, now, &text(START, "", SECRET));
+    assert_eq!(nothing.text("summary").as_deref(), Some("nothing has changed"), "{nothing:?}");
+    let added = reload(
+        &mut a,
+        now,
+        &text(START, "more { local_ts = 10.1.0.0/16\n remote_ts = 10.9.0.0/16 }\n", SECRET),
+    );
+    assert_eq!(list(&added, "added"), ["gw/more"]);
+    assert!(matches!(a.deeds.all().last(), Some(Deed::Policies(names)) if names.len() == 2));
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), a.removed().len()), (1, 0), "what is up stays");
+    // With errors nothing changes, and all of them are told.
+    let before = a.deeds.all().len();
+    let bad = reload(&mut a, now, &text("replay_window = x\n mode = y", "", SECRET));
+    assert_eq!((bad.text("success").as_deref(), list(&bad, "errors").len()), (Some("no"), 2), "{bad:?}");
+    talk(now, &mut a, &mut b);
+    assert_eq!(a.deeds.all().len(), before);
+    // A child that is not the same goes and comes again, with the IKE SA it has.
+    let ike_sa = a.daemon.gateway.ike_sas().next().unwrap().handle;
+    let changed = reload(&mut a, now, &text("start_action = start\n replay_window = 64", "", SECRET));
+    assert_eq!(
+        (list(&changed, "changed"), list(&changed, "removed")),
+        (vec!["gw/net".into()], vec!["gw/more".into()])
+    );
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), a.removed().len()), (2, 1));
+    assert_eq!(a.daemon.gateway.ike_sas().map(|sa| sa.handle).collect::<Vec<_>>(), [ike_sa]);
+    // A secret that is no longer there ends what rests on it, and there is no other now.
+    let other = reload(&mut a, now, &text("start_action = start\n replay_window = 64", "", "another"));
+    assert_eq!(list(&other, "changed"), ["gw"]);
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), a.removed().len()), (2, 2));
+    assert!(a.daemon.reconciler.poll_timeout().is_some(), "it is tried again");
+    // All of it gone.
+    let gone = reload(&mut a, now, "");
+    assert_eq!(list(&gone, "removed"), ["gw"]);
+    assert!(matches!(a.deeds.all().last(), Some(Deed::Policies(names)) if names.is_empty()));
+    assert_eq!(a.daemon.reconciler.poll_timeout(), None);
+}
+
+#[test]
+fn a_reload_in_mid_handshake_lets_it_end() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    a.turn(now);
+    reload(&mut a, now, &text("1", "2", SECRET, "start_action = start"));
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), b.installs().len()), (1, 1));
+    assert_eq!(a.daemon.gateway.ike_sas().count(), 1);
+    // If the connection has changed meanwhile, it begins again instead.
+    let (mut a, mut b) = pair(now, SECRET);
+    a.turn(now);
+    reload(&mut a, now, &text("1", "2", SECRET, "start_action = start").replace("10s", "20s"));
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), a.removed().len()), (1, 0));
+    assert_eq!(a.daemon.gateway.ike_sas().count(), 1);
+}
+
+#[test]
+fn policies_that_the_system_refuses_leave_everything_as_it_was() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    talk(now, &mut a, &mut b);
+    a.deeds.0.lock().unwrap().refuse_policies = true;
+    let refused = reload(&mut a, now, "");
+    assert_eq!(refused.text("success").as_deref(), Some("no"));
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.removed().len(), a.daemon.connections.len(), a.daemon.policies.all().len()), (0, 1, 1));
+}
+
 #[test]
 fn ups_and_downs_are_told() {
     let now = Instant::now();
@@ -516,9 +621,9 @@ fn a_signal_before_the_loop_is_an_order_to_stop() {
     let ended = runtime.block_on(async {
         let signals = Signals::register().unwrap();
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
-        let Side { mut daemon, inbox, .. } = Side::new(Instant::now(), "1", "2", SECRET, "");
+        let Side { mut daemon, inbox, loads, .. } = Side::new(Instant::now(), "1", "2", SECRET, "");
         let server = Listener::claim(&uri).unwrap().serve(&daemon.hub).unwrap();
-        daemon.serve(server, inbox, signals).await
+        daemon.serve(server, inbox, loads, signals).await
     });
     ended.unwrap();
 }

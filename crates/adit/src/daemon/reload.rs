@@ -1,0 +1,245 @@
+//! Reading the configuration again, and what is different between the one in force and a new one.
+//!
+//! It owns the comparison and never applies anything: what an SA rests on decides whether it is touched.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::PathBuf;
+
+use adit_ike::config::{Action, Child, Configuration, Connection, PostQuantumKey};
+use adit_ike::{Gateway, IkeSaView};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::reconciler::ChildName;
+use crate::config::{self, Diagnostics};
+use crate::control::server::Reply;
+use crate::control::vici::Message;
+
+/// The difference, in the order of the files.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// Connections and children that are new.
+    pub(super) added: Vec<String>,
+    /// Connections and children that are still there and are not the same.
+    pub(super) changed: Vec<String>,
+    /// Connections and children that are gone.
+    pub(super) removed: Vec<String>,
+    /// Connections whose IKE SAs rest on what is gone.
+    pub(super) connections: Vec<String>,
+    /// Children whose SAs do, while their IKE SAs do not.
+    pub(super) children: Vec<ChildName>,
+    /// Children whose SAs rest on the same as before.
+    pub(super) kept: HashSet<ChildName>,
+}
+
+impl Changes {
+    /// Compares connections.
+    pub(super) fn between(old: &[Connection], new: &[Connection]) -> Self {
+        let mut changes = Self::default();
+        let known: HashSet<&str> = old.iter().map(|connection| connection.name.as_str()).collect();
+        let by_name: HashMap<&str, &Connection> =
+            new.iter().map(|connection| (connection.name.as_str(), connection)).collect();
+        for old in old {
+            let Some(new) = by_name.get(old.name.as_str()) else {
+                changes.removed.push(old.name.clone());
+                changes.connections.push(old.name.clone());
+                continue;
+            };
+            if ground(old) != ground(new) {
+                changes.changed.push(old.name.clone());
+                changes.connections.push(old.name.clone());
+            } else {
+                if old.tries != new.tries {
+                    changes.changed.push(old.name.clone());
+                }
+                changes.compare_children(old, new);
+            }
+        }
+        let added = new.iter().filter(|connection| !known.contains(connection.name.as_str()));
+        changes.added.extend(added.map(|connection| connection.name.clone()));
+        changes
+    }
+
+    fn compare_children(&mut self, old: &Connection, new: &Connection) {
+        for child in &old.children {
+            let name = ChildName::new(&old.name, &child.name);
+            match new.children.iter().find(|other| other.name == child.name) {
+                None => {
+                    self.removed.push(short(&name));
+                    self.children.push(name);
+                }
+                Some(other) if ground_of_child(other) != ground_of_child(child) => {
+                    self.changed.push(short(&name));
+                    self.children.push(name);
+                }
+                Some(other) => {
+                    if other != child {
+                        self.changed.push(short(&name));
+                    }
+                    self.kept.insert(name);
+                }
+            }
+        }
+        for child in &new.children {
+            if !old.children.iter().any(|other| other.name == child.name) {
+                self.added.push(short(&ChildName::new(&old.name, &child.name)));
+            }
+        }
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 10;
+        let mut separator = "";
+        for (what, names) in [("added", &self.added), ("changed", &self.changed), ("removed", &self.removed)]
+        {
+            if names.is_empty() {
+                continue;
+            }
+            let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
+            let more = if names.len() > SHOWN { ", ..." } else { "" };
+            write!(f, "{separator}{} {what} ({}{more})", names.len(), shown.join(", "))?;
+            separator = ", ";
+        }
+        if separator.is_empty() { f.write_str("nothing has changed") } else { Ok(()) }
+    }
+}
+
+fn short(ChildName { connection, child }: &ChildName) -> String {
+    format!("{connection}/{child}")
+}
+
+/// What an IKE SA rests on.
+fn ground(connection: &Connection) -> Connection {
+    Connection { tries: 0, children: Vec::new(), ..connection.clone() }
+}
+
+/// What a Child SA rests on; the rest is about when there is one.
+fn ground_of_child(child: &Child) -> Child {
+    Child { start: false, trap: false, on_close: Action::None, on_dead_peer: Action::None, ..child.clone() }
+}
+
+/// Does an IKE SA rest on a secret that the new configuration does not have?
+pub(super) fn has_lost_its_secret(
+    gateway: &Gateway,
+    sa: &IkeSaView,
+    connection: Option<&Connection>,
+    new: &Configuration,
+) -> bool {
+    let has_ppk = |old: &PostQuantumKey| {
+        new.ppks.iter().any(|new| new.ids == old.ids && new.secret.ct_eq(old.secret.expose()))
+    };
+    // Which one a peer chose is known only if the connection leaves it no choice.
+    let id = connection.and_then(|connection| connection.ppk.id.as_ref());
+    let may_be_used = |ppk: &&PostQuantumKey| id.is_none_or(|id| ppk.ids.is_empty() || ppk.ids.contains(id));
+    let (Some(local), Some(remote)) = (&sa.local_id, &sa.remote_id) else { return false };
+    let secret = gateway.secret_between(local, remote);
+    secret.is_some_and(|old| !new.secrets.iter().any(|new| new.secret.ct_eq(old.secret.expose())))
+        || (sa.ppk && !gateway.ppks().iter().filter(may_be_used).all(has_ppk))
+}
+
+/// Reads the configuration again, beside the event loop.
+pub(super) struct Loader {
+    file: PathBuf,
+    loaded: UnboundedSender<Loaded>,
+    /// Who waits for what is being read; `None` if nothing is.
+    reading: Option<Vec<Reply>>,
+    /// Who came while that was under way: the file may have changed since it was read.
+    waiting: Vec<Option<Reply>>,
+}
+
+/// What was read.
+pub(super) type Loaded = Result<config::Configuration, Diagnostics>;
+
+impl Loader {
+    /// What is read is sent to `loaded`.
+    pub(super) fn new(file: PathBuf, loaded: UnboundedSender<Loaded>) -> Self {
+        Self { file, loaded, reading: None, waiting: Vec::new() }
+    }
+
+    /// Reads the file, now or when that is no longer under way.
+    pub(super) fn read(&mut self, reply: Option<Reply>) {
+        self.waiting.push(reply);
+        if self.reading.is_none() {
+            self.begin();
+        }
+    }
+
+    /// What was read has been dealt with: tells everybody who waits for it.
+    pub(super) fn done(&mut self, answer: &Message) {
+        for reply in self.reading.take().unwrap_or_default() {
+            reply.respond(answer.clone());
+        }
+        if !self.waiting.is_empty() {
+            self.begin();
+        }
+    }
+
+    fn begin(&mut self) {
+        let (file, loaded) = (self.file.clone(), self.loaded.clone());
+        let replies = std::mem::take(&mut self.waiting).into_iter().flatten().collect();
+        // Nobody takes it once the daemon is stopping.
+        let read = move || drop(loaded.send(config::load(&file)));
+        match std::thread::Builder::new().name("configuration".into()).spawn(read) {
+            Ok(_) => self.reading = Some(replies),
+            Err(error) => {
+                tracing::error!("the configuration cannot be read again: {error}");
+                replies.into_iter().for_each(|reply: Reply| reply.failure(&error));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn child(name: &str) -> Child {
+        Child { name: name.into(), ..Child::default() }
+    }
+
+    fn connection(name: &str, children: &[Child]) -> Connection {
+        Connection { name: name.into(), children: children.to_vec(), ..Connection::default() }
+    }
+
+    #[test]
+    fn only_what_an_sa_rests_on_touches_it() {
+        let old = [
+            connection("same", &[child("a"), child("b")]),
+            connection("other", &[child("a")]),
+            connection("gone", &[child("a")]),
+            connection("inner", &[child("same"), child("other"), child("gone"), child("wish")]),
+            connection("patience", &[child("a")]),
+        ];
+        let new = [
+            connection("new", &[child("a")]),
+            connection(
+                "inner",
+                &[
+                    child("new"),
+                    Child { inactivity: Duration::from_secs(1), ..child("other") },
+                    child("same"),
+                    Child { start: true, on_close: Action::Start, ..child("wish") },
+                ],
+            ),
+            Connection { tries: 3, ..connection("patience", &[child("a")]) },
+            Connection { encap: true, ..connection("other", &[child("a")]) },
+            connection("same", &[child("a"), child("b")]),
+        ];
+        let changes = Changes::between(&old, &new);
+        assert_eq!(changes.added, ["inner/new", "new"]);
+        assert_eq!(changes.changed, ["other", "inner/other", "inner/wish", "patience"]);
+        assert_eq!(changes.removed, ["gone", "inner/gone"]);
+        assert_eq!(changes.connections, ["other", "gone"]);
+        assert_eq!(changes.children, [ChildName::new("inner", "other"), ChildName::new("inner", "gone")]);
+        let kept = [("same", "a"), ("same", "b"), ("inner", "same"), ("inner", "wish"), ("patience", "a")];
+        assert_eq!(changes.kept, kept.map(|(connection, child)| ChildName::new(connection, child)).into());
+        assert_eq!(
+            Changes::between(&old, &old),
+            Changes { kept: Changes::between(&old, &old).kept, ..Changes::default() }
+        );
+    }
+}
