@@ -1,4 +1,4 @@
-//! Key exchange by method number. Owns the private half until it is used once; which method does what is in `curve`,
+//! Key exchange by method number. Owns the private half; which method does what is in `curve`,
 //! `modp` and `kem`. Every public value of a peer is checked before it touches a private key (RFC 6989) or gets a
 //! secret (FIPS 203 7.2).
 
@@ -13,7 +13,7 @@ use crate::kem::Kem;
 use crate::modp;
 use crate::{Entropy, Error, Secret};
 
-/// The private half of one key exchange; used once, wiped on drop.
+/// The private half of one key exchange, wiped on drop. It is for one exchange; several answers to it may be tried.
 pub struct KeyExchangeSecret {
     method: KeId,
     public: Vec<u8>,
@@ -63,11 +63,11 @@ impl KeyExchangeSecret {
     ///
     /// # Errors
     /// [`Error::BadPublicValue`] for a value RFC 6989, RFC 8031 or FIPS 203 7.3 forbids; the exchange has failed then.
-    pub fn agree(self, peer: &[u8]) -> Result<Secret, Error> {
-        match self.private {
-            Private::Curve(curve, private) => curve.agree(&private, peer),
-            Private::Modp(group, private) => group.agree(&private, peer),
-            Private::Kem(kem, private) => kem.decapsulate(&private, peer),
+    pub fn agree(&self, peer: &[u8]) -> Result<Secret, Error> {
+        match &self.private {
+            Private::Curve(curve, private) => curve.agree(private, peer),
+            Private::Modp(group, private) => group.agree(private, peer),
+            Private::Kem(kem, private) => kem.decapsulate(private, peer),
         }
     }
 }

@@ -181,9 +181,10 @@ impl Gateway {
         } else {
             (header.initiator_spi, header.responder_spi)
         };
-        let owner = self.shared.owner_of(ours).filter(|handle| {
-            self.ike_sas.get(handle).is_some_and(|sa| sa.accepts(theirs, header.flags.initiator))
-        });
+        let owner = self
+            .shared
+            .owner_of(ours)
+            .filter(|handle| self.ike_sas.get(handle).is_some_and(|sa| sa.accepts(theirs, &header)));
         let Some(handle) = owner else { return self.unknown_spi(&incoming) };
         if message.encrypted.is_none() && header.exchange != ExchangeType::IKE_SA_INIT {
             return self.unprotected(handle, &incoming);
@@ -416,10 +417,19 @@ impl Gateway {
         } else {
             settings.ike_port
         };
-        let (local, remote) =
-            (SocketAddr::new(local, local_port), SocketAddr::new(remote, connection.remote_port));
+        let path = (SocketAddr::new(local, local_port), SocketAddr::new(remote, connection.remote_port));
+        self.start(connection, path, wanted, false);
+    }
+
+    fn start(
+        &mut self,
+        connection: Arc<Connection>,
+        path: (SocketAddr, SocketAddr),
+        wanted: Vec<Wanted>,
+        wary: bool,
+    ) {
         let name = connection.name.clone();
-        match AwaitInitResponse::start(&mut self.shared, connection, local, remote, wanted) {
+        match AwaitInitResponse::start(&mut self.shared, connection, path, wanted, wary) {
             Ok(sa) => self.insert(sa),
             Err(wanted) => {
                 let failure =
@@ -717,6 +727,9 @@ impl Gateway {
                             }
                         });
                     }
+                }
+                Effect::DialAgain { connection, path, wanted } => {
+                    self.start(connection, path, wanted, true);
                 }
                 Effect::Established { keep, local_id, remote_id } => {
                     self.bound_peer(keep, &local_id, &remote_id);

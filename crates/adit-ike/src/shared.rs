@@ -13,6 +13,7 @@ use tracing::{info, trace};
 
 use crate::config::{Connection, Lifetime, PostQuantumKey, Settings, SharedSecret, Volume};
 use crate::identity::{Fit, Identity, IdentityPattern};
+use crate::ike_sa::Wanted;
 use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, RequestId, Transmit};
 use crate::rate::RateLimit;
 
@@ -62,6 +63,8 @@ pub struct Kept {
 pub(crate) enum Effect {
     /// The peer of `keep`, which began at `begun`, says it had no other IKE SA with us (RFC 7296 2.4).
     InitialContact { keep: IkeSaHandle, begun: Instant, local_id: Identity, remote_id: Identity },
+    /// An IKE SA that failed is begun once more, by another one.
+    DialAgain { connection: Arc<Connection>, path: (SocketAddr, SocketAddr), wanted: Vec<Wanted> },
     /// `keep` is one IKE SA more between two identities.
     Established { keep: IkeSaHandle, local_id: Identity, remote_id: Identity },
 }

@@ -224,6 +224,18 @@ impl AwaitAuthResponse {
         self.fail(core, cx, outcome)
     }
 
+    /// Gives up what was going on; the children are still wanted.
+    pub(super) fn release(self, cx: &mut Shared) -> Vec<Wanted> {
+        self.take_apart(cx).1
+    }
+
+    fn take_apart(self, cx: &mut Shared) -> (Secured, Vec<Wanted>) {
+        cx.release_inbound_spi(self.offer.spi);
+        let mut wanted = vec![self.offer.wanted];
+        wanted.extend(self.wanted);
+        (self.secured, wanted)
+    }
+
     /// The responder keeps nothing, or cannot be told.
     fn fail(self: Box<Self>, core: &mut Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
         let failure = core.record(cx, outcome);
@@ -233,6 +245,17 @@ impl AwaitAuthResponse {
 
     /// The responder believes that the IKE SA exists; it does not (RFC 7296 2.21.2).
     fn reject(self: Box<Self>, core: &mut Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
+        if let Some(dial) = core.dial.take_if(|dial| dial.has_others()) {
+            if dial.is_wary() {
+                let wanted = self.release(cx);
+                return dial.follow_next(core, cx, wanted);
+            }
+            // It may be the peer nevertheless, and only its IKE_SA_INIT response have been changed on the way.
+            let id = self.outstanding.message_id + 1;
+            let (secured, wanted) = self.take_apart(cx);
+            dial.again(core, cx, wanted);
+            return AwaitDeleteResponse::start_unauthenticated(core, cx, secured, id);
+        }
         let failure = core.record(cx, outcome.notify(NotifyType::AUTHENTICATION_FAILED));
         self.offer.abandon(cx).fail(cx, &failure);
         for wanted in self.wanted {
@@ -274,6 +297,11 @@ impl AwaitAuthResponse {
         if contents.auth.is_none()
             && let Some(error) = contents.error()
         {
+            let unbelieved = error.notify_type == NotifyType::AUTHENTICATION_FAILED;
+            if let Some(dial) = core.dial.take_if(|d| d.has_others() || unbelieved && d.is_spoilt()) {
+                let wanted = self.release(cx);
+                return dial.follow_next(core, cx, wanted);
+            }
             let outcome = self.refusal(core, error.notify_type);
             return self.fail(core, cx, outcome);
         }

@@ -3,6 +3,7 @@
 //! Nothing in this exchange is authenticated: a responder keeps no state for a request it refuses, and an initiator
 //! acts on no refusal at once.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ use crate::proposal::{
     NotationList, additional_kes, answers, choose, classical, ike_transforms, ke_name, methods,
 };
 use crate::record::{Facts, Outcome, bounded};
-use crate::shared::Shared;
+use crate::shared::{Effect, Shared};
 
 /// Octets of our nonces: at least half the key of any PRF (RFC 7296 2.10).
 pub(super) const NONCE_LEN: usize = 32;
@@ -36,29 +37,26 @@ pub(super) const NONCE_LEN: usize = 32;
 /// most often true, and somebody waits to read it (RFC 7296 2.21.1).
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// New starts because of COOKIE, INVALID_KE_PAYLOAD, or a public value that must not be used.
-const MOST_RESTARTS: u32 = 5;
+/// New starts because of COOKIE or INVALID_KE_PAYLOAD.
+const MOST_RESTARTS: usize = 5;
 
 /// Initiator: the first request is out.
 pub(crate) struct AwaitInitResponse {
-    secret: KeyExchangeSecret,
-    nonce: Vec<u8>,
-    cookie: Option<Vec<u8>>,
-    restarts: u32,
-    outstanding: Outstanding,
+    dial: Box<Dial>,
     /// Why it will have failed if nothing better comes in time.
     refusal: Option<Box<Outcome>>,
     wanted: Vec<Wanted>,
 }
 
 impl AwaitInitResponse {
-    /// Starts an IKE SA as initiator; `Err` gives the children back that now wait in vain.
+    /// Starts an IKE SA as initiator; `Err` gives the children back that now wait in vain. `wary` is the second attempt
+    /// after one that a forged cookie may have spoilt.
     pub(crate) fn start(
         cx: &mut Shared,
         connection: Arc<Connection>,
-        local: SocketAddr,
-        remote: SocketAddr,
+        (local, remote): (SocketAddr, SocketAddr),
         wanted: Vec<Wanted>,
+        wary: bool,
     ) -> Result<IkeSa, Vec<Wanted>> {
         let Some(method) = methods(&connection.proposals).first().copied() else { return Err(wanted) };
         let Ok(secret) = KeyExchangeSecret::generate(method, &mut *cx.entropy) else { return Err(wanted) };
@@ -86,6 +84,7 @@ impl AwaitInitResponse {
             delete_requests: Vec::new(),
             spis: vec![spi_i],
             first_request: None,
+            dial: None,
         };
         let nonce = cx.random::<NONCE_LEN>().to_vec();
         for w in &wanted {
@@ -94,8 +93,21 @@ impl AwaitInitResponse {
         }
         let request = Self::request(&core, cx, &secret, &nonce, None);
         let schedule = core.schedule();
-        let outstanding = Outstanding::send(&mut core, cx, 0, vec![request], schedule);
-        let state = Self { secret, nonce, cookie: None, restarts: 0, outstanding, refusal: None, wanted };
+        let outstanding = Outstanding::send(&mut core, cx, 0, vec![request.clone()], schedule);
+        let dial = Dial {
+            path: (local, remote),
+            nonce,
+            secrets: vec![secret],
+            sent: vec![Sent { method, cookie: None, datagram: request }],
+            outstanding,
+            restarts: 0,
+            wary,
+            held: None,
+            followed: Vec::new(),
+            others: VecDeque::new(),
+            patience: None,
+        };
+        let state = Self { dial: Box::new(dial), refusal: None, wanted };
         Ok(IkeSa::new(cx, core, State::AwaitInitResponse(Box::new(state))))
     }
 
@@ -135,15 +147,22 @@ impl AwaitInitResponse {
     }
 
     pub(super) fn deadline(&self) -> Instant {
-        self.outstanding.deadline()
+        let outstanding = self.dial.outstanding.deadline();
+        self.dial.held.as_ref().map_or(outstanding, |(at, _)| outstanding.min(*at))
     }
 
     pub(super) fn handle_timeout(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
-        if self.outstanding.on_timeout(core, cx) == Fate::Waiting {
+        if let Some((_, cookies)) = self.dial.held.take_if(|(at, _)| cx.now >= *at) {
+            let method = self.dial.method();
+            for cookie in cookies {
+                self = self.restart(core, cx, method, Some(cookie));
+            }
+        }
+        if self.dial.outstanding.on_timeout(core, cx) == Fate::Waiting {
             return State::AwaitInitResponse(self);
         }
         let outcome = self.refusal.take().unwrap_or_else(|| {
-            let (remote, times) = (core.remote, self.outstanding.times_sent());
+            let (remote, times) = (core.remote, self.dial.outstanding.times_sent());
             Outcome::new(
                 OutcomeCode::Timeout,
                 Stage::IkeSaInit,
@@ -162,7 +181,7 @@ impl AwaitInitResponse {
         self.fail(core, cx, outcome)
     }
 
-    pub(super) fn cancel(self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
+    pub(super) fn cancel(self, core: &mut Core, cx: &mut Shared) -> State {
         let outcome = Outcome::new(
             OutcomeCode::Cancelled,
             Stage::IkeSaInit,
@@ -173,7 +192,7 @@ impl AwaitInitResponse {
         self.fail(core, cx, outcome)
     }
 
-    fn fail(self: Box<Self>, core: &mut Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
+    fn fail(self, core: &mut Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
         let message = core.record(cx, outcome);
         for wanted in self.wanted {
             wanted.fail(cx, &message);
@@ -220,36 +239,52 @@ impl AwaitInitResponse {
 
     /// A refusal that nothing protects: it stands unless the real answer comes soon.
     fn refused(mut self: Box<Self>, core: &Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
+        self.refuse(core, cx, outcome);
+        State::AwaitInitResponse(self)
+    }
+
+    fn refuse(&mut self, core: &Core, cx: &mut Shared, outcome: Box<Outcome>) {
         debug!(handle = core.handle.0, message = %outcome.message, "refused, waiting whether that is all");
         if self.refusal.is_none() {
-            self.outstanding.give_up_by(cx.now + REFUSAL_PATIENCE);
+            self.dial.outstanding.give_up_by(cx.now + REFUSAL_PATIENCE);
             let requests: Vec<_> = self.wanted.iter().flat_map(|w| w.requests.iter().copied()).collect();
             cx.progress(&requests, &format!("peer {}: {}", core.remote, outcome.message));
         }
         self.refusal = Some(outcome.proposals(&core.connection.proposals, &[]));
-        State::AwaitInitResponse(self)
     }
 
     fn with_cookie(mut self: Box<Self>, core: &mut Core, cx: &mut Shared, cookie: &[u8]) -> State {
         // RFC 7296 2.6: 1 to 64 octets.
-        if cookie.is_empty() || cookie.len() > 64 || self.cookie.as_deref() == Some(cookie) {
+        let known = self.dial.sent.iter().any(|s| s.cookie.as_deref() == Some(cookie));
+        if cookie.is_empty() || cookie.len() > 64 || known {
             cx.counters.ignored += 1;
             return State::AwaitInitResponse(self);
         }
-        self.cookie = Some(cookie.to_vec());
-        self.restart(core, cx, None)
+        if self.dial.wary {
+            // Whoever answers without a cookie after all needs none, and would be asked twice.
+            let (_, held) = self.dial.held.get_or_insert_with(|| (cx.now + REFUSAL_PATIENCE, Vec::new()));
+            if held.len() < MOST_RESTARTS && !held.iter().any(|c| c == cookie) {
+                held.push(cookie.to_vec());
+            }
+            return State::AwaitInitResponse(self);
+        }
+        let method = self.dial.method();
+        State::AwaitInitResponse(self.restart(core, cx, method, Some(cookie.to_vec())))
     }
 
     /// INVALID_KE_PAYLOAD (RFC 7296 1.2, 2.7). Never to a method outside our own proposals, whoever wishes it.
     fn with_method(self: Box<Self>, core: &mut Core, cx: &mut Shared, method: Option<KeId>) -> State {
         let ours = methods(&core.connection.proposals);
         match method {
-            Some(method) if method == self.secret.method() => {
+            Some(method) if method == self.dial.method() => {
                 // A late answer to a request before this one.
                 cx.counters.ignored += 1;
                 State::AwaitInitResponse(self)
             }
-            Some(method) if ours.contains(&method) => self.restart(core, cx, Some(method)),
+            Some(method) if ours.contains(&method) => {
+                let cookie = self.dial.sent.last().and_then(|s| s.cookie.clone());
+                State::AwaitInitResponse(self.restart(core, cx, method, cookie))
+            }
             _ => {
                 let wish = method.map_or_else(|| "no method it names".to_owned(), ke_name);
                 let have: Vec<String> = ours.iter().map(|m| ke_name(*m)).collect();
@@ -267,32 +302,36 @@ impl AwaitInitResponse {
         }
     }
 
-    /// Sends a changed first request. SPI and nonce stay (a cookie is bound to them), the cookie too (RFC 7296 2.6.1).
-    fn restart(mut self: Box<Self>, core: &mut Core, cx: &mut Shared, method: Option<KeId>) -> State {
-        if self.restarts >= MOST_RESTARTS {
-            return self.refused(
-                core,
-                cx,
-                Outcome::new(
-                    OutcomeCode::InvalidKe,
-                    Stage::IkeSaInit,
-                    Blame::PeerMisbehaved,
-                    format!("it asked for a changed IKE_SA_INIT more than {MOST_RESTARTS} times"),
-                ),
-            );
+    /// Sends a changed first request. SPI and nonce stay (a cookie is bound to them), the cookie too (RFC 7296 2.6.1),
+    /// and whatever answers one of those before is as good.
+    fn restart(
+        mut self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        method: KeId,
+        cookie: Option<Vec<u8>>,
+    ) -> Box<Self> {
+        if self.dial.restarts >= MOST_RESTARTS {
+            let message = format!("it asked for a changed IKE_SA_INIT more than {MOST_RESTARTS} times");
+            let outcome =
+                Outcome::new(OutcomeCode::InvalidKe, Stage::IkeSaInit, Blame::PeerMisbehaved, message);
+            self.refuse(core, cx, outcome);
+            return self;
         }
-        self.restarts += 1;
-        if let Some(method) = method {
-            match KeyExchangeSecret::generate(method, &mut *cx.entropy) {
-                Ok(secret) => self.secret = secret,
-                Err(_) => return State::AwaitInitResponse(self),
-            }
-        }
-        debug!(handle = core.handle.0, cookie = self.cookie.is_some(), ?method, "starting IKE_SA_INIT again");
-        let request = Self::request(core, cx, &self.secret, &self.nonce, self.cookie.as_deref());
-        self.outstanding = Outstanding::send(core, cx, 0, vec![request], core.schedule());
+        self.dial.restarts += 1;
+        let secret = match self.dial.secret(method) {
+            Some(secret) => secret,
+            None => match KeyExchangeSecret::generate(method, &mut *cx.entropy) {
+                Ok(secret) => self.dial.secrets.push_mut(secret),
+                Err(_) => return self,
+            },
+        };
+        debug!(handle = core.handle.0, cookie = cookie.is_some(), %method, "starting IKE_SA_INIT again");
+        let datagram = Self::request(core, cx, secret, &self.dial.nonce, cookie.as_deref());
+        self.dial.outstanding = Outstanding::send(core, cx, 0, vec![datagram.clone()], core.schedule());
+        self.dial.sent.push(Sent { method, cookie, datagram });
         self.refusal = None;
-        State::AwaitInitResponse(self)
+        self
     }
 
     fn accepted(
@@ -329,33 +368,29 @@ impl AwaitInitResponse {
             return self.refused(core, cx, invalid(why).chosen(proposal));
         }
         // An echo of our own nonce or SPI is our own message come back.
-        if spi_r == IkeSpi::ZERO || spi_r == core.spi_i || nonce.0 == self.nonce {
+        if spi_r == IkeSpi::ZERO || spi_r == core.spi_i || nonce.0 == self.dial.nonce {
             return self.refused(core, cx, invalid("its SPI or nonce is zero or our own"));
         }
-        if ke.method != transforms.ke || ke.method != self.secret.method() {
+        // The last of the requests that it can answer: a cookie makes those before it void.
+        let sent = self.dial.sent.iter().rev().find(|sent| sent.method == ke.method);
+        let (Some(sent), Some(secret), true) =
+            (sent, self.dial.secret(ke.method), ke.method == transforms.ke)
+        else {
             return self.refused(core, cx, invalid("its public value is not of the method it chooses"));
-        }
+        };
         if short_nonce(&transforms, &nonce.0) {
             return self.refused(core, cx, invalid("its nonce is too short for the PRF"));
         }
-        let Self { secret, nonce: own_nonce, outstanding, wanted, cookie, restarts, .. } = *self;
-        let method = secret.method();
         let shared = match secret.agree(&ke.data) {
             Ok(shared) => shared,
-            Err(error) => {
-                // The key is spent on a value that may be forged: start over with a fresh one.
-                debug!(handle = core.handle.0, %error, "public value refused");
-                let Ok(secret) = KeyExchangeSecret::generate(method, &mut *cx.entropy) else {
-                    return core.close(cx, Vec::new(), DownReason::Failed, "no key");
-                };
-                let refusal = Some(invalid(&error.to_string()));
-                let again = Self { secret, nonce: own_nonce, cookie, restarts, outstanding, refusal, wanted };
-                return Box::new(again).restart(core, cx, None);
-            }
+            Err(error) => return self.refused(core, cx, invalid(&error.to_string())),
         };
+        let init_request = sent.datagram.clone();
+        let Self { mut dial, wanted, .. } = *self;
+        dial.followed = m.datagram.to_vec();
         core.spi_r = spi_r;
         core.transforms = Some(transforms);
-        let mut secured = match derive(cx, core, transforms, &shared, &own_nonce, &nonce.0) {
+        let mut secured = match derive(cx, core, transforms, &shared, &dial.nonce, &nonce.0) {
             Ok(secured) => secured,
             Err(failure) => {
                 let outcome = Outcome::new(
@@ -378,15 +413,132 @@ impl AwaitInitResponse {
             float(core, cx);
         }
         let handshake = Handshake {
-            init_request: outstanding.datagram().to_vec(),
+            init_request,
             init_response: m.datagram.to_vec(),
-            nonce_i: own_nonce,
+            nonce_i: dial.nonce.clone(),
             nonce_r: nonce.0.clone(),
             chosen: proposal.clone(),
             peer_proposals: Vec::new(),
             intermediate: Intermediate::new(&additional_kes(proposal).unwrap_or_default()),
         };
+        core.dial = Some(dial);
         intermediate::request(core, cx, secured, handshake, wanted)
+    }
+}
+
+/// What an initiator keeps of IKE_SA_INIT until the peer is authentic. Nothing in that exchange is: the answer we go on
+/// with may be forged and the true one still come, or a forged wish have made us ask twice (RFC 7296 2.4, 2.21.1).
+pub(crate) struct Dial {
+    path: (SocketAddr, SocketAddr),
+    nonce: Vec<u8>,
+    /// One for each method asked for so far.
+    secrets: Vec<KeyExchangeSecret>,
+    sent: Vec<Sent>,
+    /// The last one of `sent`.
+    outstanding: Outstanding,
+    restarts: usize,
+    /// Cookies are used only if nothing better comes for a while.
+    wary: bool,
+    held: Option<(Instant, Vec<Vec<u8>>)>,
+    /// The answer we go on with.
+    followed: Vec<u8>,
+    /// Other answers.
+    others: VecDeque<Vec<u8>>,
+    /// When the one we follow has had its time.
+    patience: Option<Instant>,
+}
+
+/// A first request that went out.
+struct Sent {
+    method: KeId,
+    cookie: Option<Vec<u8>>,
+    datagram: Vec<u8>,
+}
+
+impl Dial {
+    /// Answers kept.
+    const MOST_OTHERS: usize = 8;
+
+    fn method(&self) -> KeId {
+        self.sent.last().map_or(KeId::NONE, |sent| sent.method)
+    }
+
+    fn secret(&self, method: KeId) -> Option<&KeyExchangeSecret> {
+        self.secrets.iter().find(|secret| secret.method() == method)
+    }
+
+    /// One more answer, while another one is being followed.
+    pub(super) fn note(&mut self, cx: &mut Shared, m: &Incoming<'_>) {
+        let known = m.datagram == self.followed || self.others.iter().any(|other| other == m.datagram);
+        let accepts = m.message.payloads.iter().any(|p| matches!(p, Payload::KeyExchange(_)));
+        if known || !accepts || m.remote != self.path.1 || self.others.len() >= Self::MOST_OTHERS {
+            cx.counters.ignored += 1;
+            return;
+        }
+        debug!("another answer to IKE_SA_INIT");
+        self.others.push_back(m.datagram.to_vec());
+        let until = cx.now + self.wait();
+        self.patience.get_or_insert(until);
+    }
+
+    /// How long an answer that looks right is followed while there is something else to try.
+    fn wait(&self) -> Duration {
+        if self.wary { REFUSAL_PATIENCE * 5 } else { REFUSAL_PATIENCE }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.patience
+    }
+
+    /// Is there another answer to follow?
+    pub(super) fn has_others(&self) -> bool {
+        !self.others.is_empty()
+    }
+
+    /// Can a forged cookie be the reason why the peer does not believe us? Then it has answered a request before the
+    /// one that our AUTH payload covers.
+    pub(super) fn is_spoilt(&self) -> bool {
+        !self.wary && self.sent.iter().any(|sent| sent.cookie.is_some())
+    }
+
+    /// The one attempt more, which trusts less.
+    pub(super) fn is_wary(&self) -> bool {
+        self.wary
+    }
+
+    /// Dials once more.
+    pub(super) fn again(&self, core: &Core, cx: &mut Shared, wanted: Vec<Wanted>) {
+        debug!(handle = core.handle.0, "IKE_SA_INIT may have been forged, dialling again");
+        let (path, connection) = (self.path, Arc::clone(&core.connection));
+        cx.effects.push(Effect::DialAgain { connection, path, wanted });
+    }
+
+    /// Follows the next answer; without one, dials anew.
+    pub(super) fn follow_next(
+        mut self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        wanted: Vec<Wanted>,
+    ) -> State {
+        let Some(datagram) = self.others.pop_front() else {
+            self.again(core, cx, wanted);
+            return core.close(cx, Vec::new(), DownReason::Failed, "dialled again");
+        };
+        debug!(handle = core.handle.0, "following the next answer to IKE_SA_INIT");
+        self.patience = (self.has_others() || !self.wary).then(|| cx.now + self.wait());
+        (core.local, core.remote) = self.path;
+        core.spi_r = IkeSpi::ZERO;
+        core.additional_kes.clear();
+        core.nat = Nat { fake: core.connection.encap, ..Nat::default() };
+        let (local, remote) = self.path;
+        let state = Box::new(AwaitInitResponse { dial: self, refusal: None, wanted });
+        match Message::decode(&datagram) {
+            Ok(message) => {
+                let m = Incoming { local, remote, datagram: &datagram, message: &message };
+                state.handle_message(core, cx, &m)
+            }
+            Err(_) => State::AwaitInitResponse(state),
+        }
     }
 }
 
@@ -618,6 +770,7 @@ impl InitRequest<'_> {
             delete_requests: Vec::new(),
             spis: vec![spi_r],
             first_request: None,
+            dial: None,
         };
         let Ok(mut secured) = derive(cx, &core, transforms, shared, &peer_nonce.0, &nonce) else {
             cx.release_ike_spi(spi_r);

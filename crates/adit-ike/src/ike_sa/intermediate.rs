@@ -160,6 +160,11 @@ impl AwaitIntermediateResponse {
         self.wanted.push(wanted);
     }
 
+    /// Gives up what was going on; the children are still wanted.
+    pub(super) fn release(self) -> Vec<Wanted> {
+        self.wanted
+    }
+
     pub(super) fn deadline(&self) -> Instant {
         let own = self.outstanding.deadline();
         self.secured.deadline().map_or(own, |at| at.min(own))
@@ -246,6 +251,11 @@ impl AwaitIntermediateResponse {
 
 /// Nobody is authenticated: the responder is told nothing, it gives up by itself.
 fn fail(core: &mut Core, cx: &mut Shared, wanted: Vec<Wanted>, outcome: Box<Outcome>) -> State {
+    if outcome.code != OutcomeCode::Cancelled
+        && let Some(dial) = core.dial.take_if(|dial| dial.has_others())
+    {
+        return dial.follow_next(core, cx, wanted);
+    }
     let failure = core.record(cx, outcome);
     auth::give_up(core, cx, wanted, &failure)
 }

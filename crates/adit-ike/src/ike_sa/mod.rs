@@ -40,7 +40,7 @@ pub(crate) use child::{ChildSa, Wanted};
 pub(crate) use closing::{AwaitDeleteResponse, AwaitRepetition};
 pub(crate) use contents::{Contents, Refused};
 pub(crate) use established::Established;
-pub(crate) use init::{AwaitInitResponse, InitRequest};
+pub(crate) use init::{AwaitInitResponse, Dial, InitRequest};
 pub(crate) use intermediate::{AwaitIntermediateRequest, AwaitIntermediateResponse};
 pub(crate) use secured::Secured;
 
@@ -97,6 +97,8 @@ pub(crate) struct Core {
     pub(crate) spis: Vec<IkeSpi>,
     /// Responder: the hash by which the gateway knows the request that made it.
     pub(crate) first_request: Option<[u8; 20]>,
+    /// Initiator: until the peer is authentic, what there is to fall back on.
+    pub(crate) dial: Option<Box<Dial>>,
 }
 
 impl Core {
@@ -145,6 +147,11 @@ impl Core {
         (self.nat.local && !self.nat_keepalive.is_zero()).then(|| self.last_sent + self.nat_keepalive)
     }
 
+    /// The sooner of a deadline and the time to try another answer to IKE_SA_INIT.
+    fn dial_deadline(&self, deadline: Instant) -> Instant {
+        self.dial.as_ref().and_then(|dial| dial.deadline()).map_or(deadline, |at| at.min(deadline))
+    }
+
     fn schedule(&self) -> Retransmission {
         self.connection.retransmission
     }
@@ -184,6 +191,7 @@ impl Core {
     fn establish(&mut self, cx: &mut Shared) {
         self.established = Some(cx.now);
         self.last_proof = cx.now;
+        self.dial = None;
         if let (Some(local), Some(remote)) = (&self.local_id, &self.remote_id) {
             cx.add_peer(local, remote, self.handle);
             cx.effects.push(Effect::Established {
@@ -338,6 +346,11 @@ impl IkeSa {
 
     /// Takes a message whose SPIs and role are this IKE SA's.
     pub(crate) fn handle_message(&mut self, cx: &mut Shared, incoming: &Incoming<'_>) {
+        if let Some(dial) = &mut self.core.dial
+            && incoming.is(ExchangeType::IKE_SA_INIT, true, 0)
+        {
+            return dial.note(cx, incoming);
+        }
         self.step(cx, |state, core, cx| match state {
             State::AwaitInitResponse(s) => s.handle_message(core, cx, incoming),
             State::AwaitIntermediateResponse(s) => s.handle_message(core, cx, incoming),
@@ -356,6 +369,16 @@ impl IkeSa {
         if self.deadline().is_none_or(|at| at > cx.now) {
             return;
         }
+        if let Some(dial) = self.core.dial.take_if(|d| d.deadline().is_some_and(|at| cx.now >= at)) {
+            return self.step(cx, |state, core, cx| match state {
+                State::AwaitIntermediateResponse(s) => dial.follow_next(core, cx, s.release()),
+                State::AwaitAuthResponse(s) => {
+                    let wanted = s.release(cx);
+                    dial.follow_next(core, cx, wanted)
+                }
+                state => state,
+            });
+        }
         self.step(cx, |state, core, cx| match state {
             State::AwaitInitResponse(s) => s.handle_timeout(core, cx),
             State::AwaitIntermediateResponse(s) => s.handle_timeout(core, cx),
@@ -371,8 +394,8 @@ impl IkeSa {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::AwaitInitResponse(s) => Some(s.deadline()),
-            State::AwaitIntermediateResponse(s) => Some(s.deadline()),
-            State::AwaitAuthResponse(s) => Some(s.deadline()),
+            State::AwaitIntermediateResponse(s) => Some(self.core.dial_deadline(s.deadline())),
+            State::AwaitAuthResponse(s) => Some(self.core.dial_deadline(s.deadline())),
             State::AwaitIntermediateRequest(s) => Some(s.deadline()),
             State::AwaitAuthRequest(s) => Some(s.deadline()),
             State::Established(s) => s.deadline(&self.core),
@@ -486,11 +509,14 @@ impl IkeSa {
         });
     }
 
-    /// Do these SPIs and this role make a message one for us? `ours` leads here.
-    pub(crate) fn accepts(&self, theirs: IkeSpi, from_initiator: bool) -> bool {
-        // The sender has the other role, and where its SPI is known, that one.
+    /// Does the peer's SPI make a message one for us? Ours leads here.
+    pub(crate) fn accepts(&self, theirs: IkeSpi, header: &Header) -> bool {
+        // The sender has the other role, and where its SPI is known, that one. What we took for it in IKE_SA_INIT may
+        // be forged.
         let its_spi = if self.core.initiator { self.core.spi_r } else { self.core.spi_i };
-        self.core.initiator != from_initiator && (its_spi == theirs || its_spi == IkeSpi::ZERO)
+        let open = its_spi == IkeSpi::ZERO
+            || self.core.dial.is_some() && header.exchange == ExchangeType::IKE_SA_INIT;
+        self.core.initiator != header.flags.initiator && (its_spi == theirs || open)
     }
 
     /// The peer says it no longer has it (INITIAL_CONTACT).

@@ -84,11 +84,6 @@ impl Outstanding {
     pub(crate) fn times_sent(&self) -> u32 {
         self.repetitions + 1
     }
-
-    /// The request, without fragments.
-    pub(crate) fn datagram(&self) -> &[u8] {
-        self.datagrams.first().map_or(&[], Vec::as_slice)
-    }
 }
 
 /// The last request of the peer and what we answered.

@@ -70,37 +70,27 @@ fn first_request() {
     pair.assert_children(1);
 }
 
-/// The first response is not protected: a well-formed forgery makes the handshake fail, which is all it can do.
+/// The first response is not protected. A forgery before the genuine one costs time, and no more.
 #[test]
 fn first_response() {
     let mut reference = Pair::new(sides());
     reference.up();
     reference.settle();
     let genuine = reference.sent[1].clone();
-    let (mut completed, mut all) = (0, 0);
     for packet in changes(&genuine, 1..=255) {
         let mut pair = Pair::new(sides());
         let request = pair.up();
+        let forged = packet.clone();
         pair.link =
             Box::new(
                 move |i, p| {
-                    if i == 1 { Fate::Replace(vec![packet.clone(), p.clone()]) } else { Fate::Deliver }
+                    if i == 1 { Fate::Replace(vec![forged.clone(), p.clone()]) } else { Fate::Deliver }
                 },
             );
-        pair.settle();
-        all += 1;
-        if pair.a.done.get(&request) == Some(&Ok(())) {
-            completed += 1;
-            pair.assert_children(1);
-        } else {
-            assert!(pair.a.installed.is_empty());
-            pair.run(Duration::from_secs(200));
-            assert!(pair.a.done[&request].is_err());
-            pair.assert_nothing();
-        }
+        pair.run(Duration::from_secs(10));
+        assert_eq!(pair.a.done.get(&request), Some(&Ok(())), "{:02x?} {:#?}", packet.datagram, pair.a.events);
+        pair.assert_children(1);
     }
-    // Of what was changed only SPIr, KE, Nonce and the NAT hashes leave a message that looks right.
-    assert!(completed * 10 > all * 3, "{completed} of {all}");
 }
 
 #[test]

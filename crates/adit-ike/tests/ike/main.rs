@@ -8,6 +8,7 @@
 )]
 
 mod adversarial;
+mod forgery;
 mod fragments;
 mod garbage;
 mod hand;
