@@ -20,6 +20,7 @@ use crate::output::{
     Blame, ChildHandle, DownReason, Event, IkeSaHandle, IkeSaView, NegotiationRecord, OutcomeCode, Output,
     RequestId, Stage,
 };
+use crate::proposal::post_quantum;
 use crate::record::Outcome;
 use crate::shared::{Counters, Effect, Kept, Shared};
 
@@ -122,7 +123,15 @@ impl Gateway {
     /// Replaces connections and secrets. IKE SAs keep the connection they were made with.
     pub fn set_configuration(&mut self, configuration: Configuration) {
         let Configuration { connections, secrets, ppks } = configuration;
-        self.shared.connections = connections.into_iter().map(Arc::new).collect();
+        let usable = |mut connection: Connection| {
+            // What cannot be agreed on is not offered. Without anything left, the peer's answer is what is refused.
+            let usable = post_quantum(&connection.proposals);
+            if connection.require_post_quantum && ppks.is_empty() && !usable.is_empty() {
+                connection.proposals = usable;
+            }
+            Arc::new(connection)
+        };
+        self.shared.connections = connections.into_iter().map(usable).collect();
         self.shared.secrets = secrets;
         self.shared.ppks = ppks;
     }

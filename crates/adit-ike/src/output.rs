@@ -375,6 +375,8 @@ pub enum OutcomeCode {
     IdentityMismatch,
     /// No secret for these identities.
     NoSharedSecret,
+    /// Neither ML-KEM nor a post-quantum pre-shared key is agreed, and the configuration wants one.
+    NotPostQuantum,
     /// The peer's AUTH payload does not verify: the keys differ.
     AuthenticationFailed,
     /// The peer refused our AUTH payload or identity.

@@ -386,6 +386,12 @@ impl Shared {
         best.map(|(_, secret)| secret)
     }
 
+    /// The post-quantum pre-shared key of this name; one without names goes by every name.
+    pub(crate) fn ppk(&self, id: &[u8]) -> Option<&PostQuantumKey> {
+        let named = self.ppks.iter().find(|key| key.ids.iter().any(|own| own == id));
+        named.or_else(|| self.ppks.iter().find(|key| key.ids.is_empty()))
+    }
+
     pub(crate) fn established_with(&self, local: &Identity, remote: &Identity) -> &[IkeSaHandle] {
         self.peers.get(&(local.clone(), remote.clone())).map_or(&[], Vec::as_slice)
     }

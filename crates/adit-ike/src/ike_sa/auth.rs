@@ -14,7 +14,8 @@ use adit_wire::ikev2::{
 use super::child::{self, Install, Nonces, Offer};
 use super::established::Established;
 use super::intermediate::{Intermediate, Last};
-use super::secured::{Opened, Secured};
+use super::ppk;
+use super::secured::{Opened, Secured, Unmixed};
 use super::window::{Answered, Fate, Outstanding};
 use super::{AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, State, Wanted};
 use crate::config::Connection;
@@ -35,6 +36,10 @@ pub(crate) struct Handshake {
     pub(super) chosen: Proposal,
     pub(super) peer_proposals: Vec<Proposal>,
     pub(super) intermediate: Intermediate,
+    /// Both sides sent USE_PPK (RFC 8784 3).
+    pub(super) ppk: bool,
+    /// Both sides sign both messages (draft-ietf-ipsecme-ikev2-downgrade-prevention).
+    pub(super) full_transcript: bool,
 }
 
 impl Handshake {
@@ -47,15 +52,18 @@ impl Handshake {
         id: &Identification,
         key: &Secret,
     ) -> Option<Secret> {
-        let (message, nonce, sk_p) = if by_initiator {
-            (&self.init_request, &self.nonce_r, &secured.sk_pi)
+        let (own, other, nonce, sk_p) = if by_initiator {
+            (&self.init_request, &self.init_response, &self.nonce_r, &secured.sk_pi)
         } else {
-            (&self.init_response, &self.nonce_i, &secured.sk_pr)
+            (&self.init_response, &self.init_request, &self.nonce_i, &secured.sk_pr)
         };
+        // No message begins with a zero SPI: the two forms cannot be taken for one another.
+        let before = if self.full_transcript { [&[0; 8][..], other].concat() } else { Vec::new() };
         let prf = Prf::new(secured.transforms.prf).ok()?;
         let maced_id = prf.compute(sk_p.expose(), &[&id.body()]);
         let int_auth = self.intermediate.int_auth();
-        psk_auth(secured.transforms.prf, key.expose(), &[message, nonce, maced_id.expose(), &int_auth]).ok()
+        psk_auth(secured.transforms.prf, key.expose(), &[&before, own, nonce, maced_id.expose(), &int_auth])
+            .ok()
     }
 
     fn nonces(&self) -> Nonces<'_> {
@@ -120,8 +128,12 @@ pub(super) fn request(
     let owns = |owner: &IdentityPattern| {
         owner.fit(&peer).or_else(|| owner.meets(accepted).filter(|_| owner.fit(&own).is_none()))
     };
-    let auth = cx.secret_for(&own, owns).and_then(|s| handshake.auth(&secured, true, &id, &s.secret));
-    let (Some(auth), false) = (auth, wanted.is_empty()) else {
+    let key = cx.secret_for(&own, owns);
+    let plain = key.and_then(|s| handshake.auth(&secured, true, &id, &s.secret));
+    let proposed = handshake.ppk.then(|| ppk::propose(core, cx, &mut secured)).flatten();
+    let (unmixed, ppk_identity) = proposed.transpose().ok().flatten().unzip();
+    let auth = key.and_then(|s| handshake.auth(&secured, true, &id, &s.secret));
+    let (Some(plain), Some(auth), false) = (plain, auth, wanted.is_empty()) else {
         let failure = core.record(cx, no_secret(core, &handshake, &own, &peer));
         return give_up(core, cx, wanted, &failure);
     };
@@ -132,6 +144,10 @@ pub(super) fn request(
     }
     payloads.extend(expected.map(|peer| Payload::IdResponder(peer.to_wire())));
     payloads.push(shared_key_auth(&auth));
+    if let Some(identity) = ppk_identity {
+        payloads.push(identity);
+        payloads.extend((!ppk::is_required(core)).then(|| ppk::fallback(plain.expose())));
+    }
     payloads.extend(offer.payloads());
     payloads.extend(own_window(cx));
     let id = handshake.intermediate.message_id();
@@ -142,7 +158,14 @@ pub(super) fn request(
     };
     cx.progress(&offer.wanted.requests, "sending IKE_AUTH request");
     let outstanding = Outstanding::send(core, cx, id, datagram, core.schedule());
-    State::AwaitAuthResponse(Box::new(AwaitAuthResponse { secured, handshake, outstanding, offer, wanted }))
+    State::AwaitAuthResponse(Box::new(AwaitAuthResponse {
+        secured,
+        unmixed,
+        handshake,
+        outstanding,
+        offer,
+        wanted,
+    }))
 }
 
 /// How many requests the peer may have outstanding, where it is not one (RFC 7296 2.3).
@@ -180,6 +203,8 @@ pub(super) fn give_up(core: &mut Core, cx: &mut Shared, wanted: Vec<Wanted>, fai
 /// Initiator: the IKE_AUTH request is out.
 pub(crate) struct AwaitAuthResponse {
     secured: Secured,
+    /// The keys without our post-quantum pre-shared key, if we proposed one.
+    unmixed: Option<Unmixed>,
     handshake: Handshake,
     outstanding: Outstanding,
     offer: Offer,
@@ -305,11 +330,31 @@ impl AwaitAuthResponse {
             let outcome = self.refusal(core, error.notify_type);
             return self.fail(core, cx, outcome);
         }
+        if let Err(outcome) = self.settle_ppk(core, &contents) {
+            return self.reject(core, cx, outcome);
+        }
         match self.verify(core, cx, &contents) {
             Ok(identity) => core.remote_id = Some(identity),
             Err(outcome) => return self.reject(core, cx, outcome),
         }
         self.established(core, cx, &contents)
+    }
+
+    /// Does the responder use the post-quantum pre-shared key that we proposed? (RFC 8784 3)
+    fn settle_ppk(&mut self, core: &mut Core, c: &Contents<'_>) -> Result<(), Box<Outcome>> {
+        let unmixed = self.unmixed.take();
+        core.ppk = unmixed.is_some() && c.has(NotifyType::PPK_IDENTITY);
+        if core.ppk {
+            return Ok(());
+        }
+        if ppk::is_required(core) {
+            let (code, blame, message) = ppk::missing(core, "it does not use our post-quantum preshared key");
+            return Err(outcome(core, &self.handshake, code, blame, message));
+        }
+        if let Some(unmixed) = unmixed {
+            self.secured.exchange(unmixed);
+        }
+        Ok(())
     }
 
     /// Is it who we want to talk to?
@@ -350,7 +395,7 @@ impl AwaitAuthResponse {
     fn established(self: Box<Self>, core: &mut Core, cx: &mut Shared, c: &Contents<'_>) -> State {
         core.establish(cx);
         record_established(core, cx, &self.handshake);
-        let Self { secured, handshake, outstanding, offer, wanted } = *self;
+        let Self { secured, handshake, outstanding, offer, wanted, .. } = *self;
         let line = format!("IKE_SA {}[{}] established", core.connection.name, core.handle.0);
         cx.progress(&offer.wanted.requests, &line);
         let mut established = Established::new(core, secured, (outstanding.message_id + 1, 0), None);
@@ -433,8 +478,9 @@ fn check_auth(
     }
     let message = format!(
         "\"{peer}\" does not know our pre-shared key (AUTHENTICATION_FAILED sent): the key in `secrets.{}` here \
-         differs from the one it has for \"{own}\" and \"{peer}\", make them equal",
+         differs from the one it has for \"{own}\" and \"{peer}\", make them equal{}",
         secret.name,
+        if core.ppk { "; the same is true of the post-quantum preshared key" } else { "" },
     );
     fail(OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message)
 }
@@ -550,7 +596,7 @@ impl AwaitAuthRequest {
     }
 
     /// Finds the connection that is meant, and verifies that the peer is who it says.
-    fn verify(&self, core: &mut Core, cx: &Shared, c: &Contents<'_>) -> Result<(), Box<Outcome>> {
+    fn verify(&mut self, core: &mut Core, cx: &Shared, c: &Contents<'_>) -> Result<(), Box<Outcome>> {
         let fail = |core: &Core, code, blame, message: String| {
             Err(outcome(core, &self.handshake, code, blame, message))
         };
@@ -589,7 +635,10 @@ impl AwaitAuthRequest {
             );
             return fail(core, OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message);
         };
-        check_auth(core, cx, &self.secured, &self.handshake, auth, id, (&own, &peer))
+        match ppk::respond(core, cx, &mut self.secured, c, (self.handshake.ppk, auth)) {
+            Ok(auth) => check_auth(core, cx, &self.secured, &self.handshake, &auth, id, (&own, &peer)),
+            Err((code, blame, message)) => fail(core, code, blame, message),
+        }
     }
 
     /// The connections that fit addresses and IKE proposal.
@@ -677,6 +726,7 @@ impl AwaitAuthRequest {
             return core.close(cx, Vec::new(), DownReason::Failed, "no key to authenticate with");
         };
         let mut payloads = vec![Payload::IdResponder(id), shared_key_auth(&auth)];
+        payloads.extend(core.ppk.then(ppk::confirmation));
         let child = match self.child(core, cx, c) {
             Ok((child, agreed)) => {
                 payloads.extend(agreed);

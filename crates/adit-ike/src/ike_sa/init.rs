@@ -18,6 +18,7 @@ use tracing::debug;
 use super::auth::Handshake;
 use super::fragment;
 use super::intermediate::{self, Intermediate};
+use super::ppk;
 use super::secured::Secured;
 use super::window::{Fate, Outstanding};
 use super::{Contents, Core, IkeSa, Incoming, State, Wanted};
@@ -76,6 +77,7 @@ impl AwaitInitResponse {
             remote_id: None,
             transforms: None,
             additional_kes: Vec::new(),
+            ppk: false,
             begun: cx.now,
             established: None,
             last_sent: cx.now,
@@ -139,6 +141,8 @@ impl AwaitInitResponse {
         ));
         payloads.extend(fragment::notify(&core.connection));
         payloads.extend(intermediate::notify(&core.connection.proposals));
+        payloads.extend(ppk::offer(cx, &core.connection));
+        payloads.push(full_transcript());
         Message::encode(&core.header(ExchangeType::IKE_SA_INIT, false, 0), &payloads)
     }
 
@@ -381,6 +385,15 @@ impl AwaitInitResponse {
         if short_nonce(&transforms, &nonce.0) {
             return self.refused(core, cx, invalid("its nonce is too short for the PRF"));
         }
+        // RFC 8784 3: the peer has no such key, or somebody wants us to believe so.
+        let ppk = c.has(NotifyType::USE_PPK) && ppk::offer(cx, &core.connection).is_some();
+        let wants_ppk = core.connection.ppk.required
+            || core.connection.require_post_quantum && !is_post_quantum(proposal, &transforms);
+        if wants_ppk && !ppk {
+            let (code, blame, message) = ppk::missing(core, "no post-quantum preshared key is agreed");
+            let outcome = Outcome::new(code, Stage::IkeSaInit, blame, message).chosen(proposal);
+            return self.refused(core, cx, outcome);
+        }
         let shared = match secret.agree(&ke.data) {
             Ok(shared) => shared,
             Err(error) => return self.refused(core, cx, invalid(&error.to_string())),
@@ -390,6 +403,7 @@ impl AwaitInitResponse {
         dial.followed = m.datagram.to_vec();
         core.spi_r = spi_r;
         core.transforms = Some(transforms);
+        core.additional_kes.clear();
         let mut secured = match derive(cx, core, transforms, &shared, &dial.nonce, &nonce.0) {
             Ok(secured) => secured,
             Err(failure) => {
@@ -419,6 +433,8 @@ impl AwaitInitResponse {
             nonce_r: nonce.0.clone(),
             chosen: proposal.clone(),
             peer_proposals: Vec::new(),
+            ppk,
+            full_transcript: c.has(NotifyType::IKE_SA_INIT_FULL_TRANSCRIPT_AUTH),
             intermediate: Intermediate::new(&additional_kes(proposal).unwrap_or_default()),
         };
         core.dial = Some(dial);
@@ -549,6 +565,17 @@ fn float(core: &mut Core, cx: &Shared) {
     if core.remote.port() == 500 {
         core.remote.set_port(4500);
     }
+}
+
+/// That we sign both messages of this exchange, whole, with a peer that says the same: nobody can take something out
+/// of either one unnoticed (draft-ietf-ipsecme-ikev2-downgrade-prevention).
+fn full_transcript() -> Payload {
+    Payload::Notify(Notify::new(NotifyType::IKE_SA_INIT_FULL_TRANSCRIPT_AUTH, Vec::new()))
+}
+
+fn is_post_quantum(chosen: &Proposal, transforms: &IkeTransforms) -> bool {
+    let additional = additional_kes(chosen).unwrap_or_default();
+    transforms.ke.is_post_quantum() || additional.iter().any(|method| method.is_post_quantum())
 }
 
 /// RFC 7296 2.10: at least half the key of the PRF.
@@ -762,6 +789,7 @@ impl InitRequest<'_> {
             remote_id: None,
             transforms: Some(transforms),
             additional_kes: Vec::new(),
+            ppk: false,
             begun: cx.now,
             established: None,
             last_sent: cx.now,
@@ -787,6 +815,10 @@ impl InitRequest<'_> {
         }
         payloads.extend(secured.largest.and_then(|_| fragment::notify(&core.connection)));
         payloads.extend(intermediate::notify(std::slice::from_ref(&proposal)));
+        let consent = ppk::consent(cx, &self.contents);
+        let ppk = consent.is_some();
+        payloads.extend(consent);
+        payloads.push(full_transcript());
         let response = Message::encode(&core.header(ExchangeType::IKE_SA_INIT, true, 0), &payloads);
         cx.transmit(local, remote, response.clone());
         let handshake = Handshake {
@@ -797,6 +829,8 @@ impl InitRequest<'_> {
             intermediate: Intermediate::new(&additional_kes(&proposal)?),
             chosen: proposal,
             peer_proposals: bounded(&sa.proposals),
+            ppk,
+            full_transcript: self.contents.has(NotifyType::IKE_SA_INIT_FULL_TRANSCRIPT_AUTH),
         };
         let state = intermediate::expect(cx, secured, handshake, None);
         Some(IkeSa::new(cx, core, state))

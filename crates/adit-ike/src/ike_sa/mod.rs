@@ -17,6 +17,7 @@ mod generation;
 mod informational;
 mod init;
 mod intermediate;
+mod ppk;
 mod secured;
 mod window;
 
@@ -84,6 +85,8 @@ pub(crate) struct Core {
     pub(crate) transforms: Option<IkeTransforms>,
     /// Key exchanges after the first one, as far as they are done (RFC 9370).
     pub(crate) additional_kes: Vec<KeId>,
+    /// Is a post-quantum pre-shared key mixed into the keys (RFC 8784)?
+    pub(crate) ppk: bool,
     /// When its first request was sent or answered.
     pub(crate) begun: Instant,
     pub(crate) established: Option<Instant>,
@@ -152,6 +155,12 @@ impl Core {
         self.dial.as_ref().and_then(|dial| dial.deadline()).map_or(deadline, |at| at.min(deadline))
     }
 
+    /// Did one of its key exchanges withstand a quantum computer?
+    fn has_post_quantum_ke(&self) -> bool {
+        let first = self.transforms.map(|t| t.ke);
+        first.iter().chain(&self.additional_kes).any(|method| method.is_post_quantum())
+    }
+
     fn schedule(&self) -> Retransmission {
         self.connection.retransmission
     }
@@ -177,7 +186,7 @@ impl Core {
             nat_fake: self.nat.fake,
             transforms: self.transforms,
             additional_kes: self.additional_kes.clone(),
-            ppk: false,
+            ppk: self.ppk,
             mobike: false,
             established: self.established,
             rekey_at: None,

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use adit_crypto::{Error, IkeKeys, IkeTransforms, Protection, Secret};
+use adit_crypto::{Error, IkeKeys, IkeTransforms, Protection, Secret, mix_ppk};
 use adit_wire::DecodeError;
 use adit_wire::ikev2::{Encrypted, Fragment, Header, Message, Payload, SkDraft, SkLayout};
 
@@ -28,6 +28,13 @@ pub(crate) struct Secured {
     request: Option<Partial>,
     /// The same of its response.
     response: Option<Partial>,
+}
+
+/// The keys that a post-quantum pre-shared key changes, without it.
+pub(crate) struct Unmixed {
+    sk_d: Secret,
+    sk_pi: Secret,
+    sk_pr: Secret,
 }
 
 /// A message of the peer, whether it came whole or in fragments.
@@ -67,6 +74,23 @@ impl Secured {
             request: None,
             response: None,
         })
+    }
+
+    /// Mixes a post-quantum pre-shared key into SK_d, SK_pi and SK_pr (RFC 8784 3); returns what they were.
+    pub(crate) fn mix(&mut self, ppk: &Secret) -> Result<Unmixed, Error> {
+        let mixed = |sk: &Secret| mix_ppk(self.transforms.prf, ppk, sk);
+        let mixed =
+            Unmixed { sk_d: mixed(&self.sk_d)?, sk_pi: mixed(&self.sk_pi)?, sk_pr: mixed(&self.sk_pr)? };
+        Ok(self.exchange(mixed))
+    }
+
+    /// Takes these keys in the place of its own, which it returns.
+    pub(crate) fn exchange(&mut self, keys: Unmixed) -> Unmixed {
+        Unmixed {
+            sk_d: std::mem::replace(&mut self.sk_d, keys.sk_d),
+            sk_pi: std::mem::replace(&mut self.sk_pi, keys.sk_pi),
+            sk_pr: std::mem::replace(&mut self.sk_pr, keys.sk_pr),
+        }
     }
 
     /// Encodes and encrypts a message: one datagram, or its fragments.

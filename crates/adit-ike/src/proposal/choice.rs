@@ -299,6 +299,17 @@ pub(crate) fn classical(proposals: &[Proposal]) -> Vec<Proposal> {
     proposals.iter().filter(|p| !additional(p)).cloned().collect()
 }
 
+/// The proposals of which every choice has a post-quantum key exchange, numbered anew.
+pub(crate) fn post_quantum(proposals: &[Proposal]) -> Vec<Proposal> {
+    let always = |p: &Proposal, slot| {
+        let mut of_slot = ids(p, slot).peekable();
+        of_slot.peek().is_some() && of_slot.all(|t| KeId(t.id).is_post_quantum())
+    };
+    let slots = || [TransformType::KE.0].into_iter().chain(TransformType::ADDKE1.0..=TransformType::ADDKE7.0);
+    let kept = proposals.iter().filter(|p| slots().any(|slot| always(p, TransformType(slot))));
+    kept.cloned().zip(1..).map(|(p, number)| Proposal { number, ..p }).collect()
+}
+
 /// Key exchange methods of the proposals in their order, without NONE and repetitions.
 pub(crate) fn methods(proposals: &[Proposal]) -> Vec<KeId> {
     let mut methods = Vec::new();
@@ -568,6 +579,25 @@ mod tests {
         assert_eq!(esp_transforms(&bare), None);
         assert_eq!(without_ke(&esp("aes256gcm16-x25519-ke1_mlkem768")), esp("aes256gcm16"));
         assert!(classical(&esp("aes256gcm16-x25519-ke1_none")).is_empty());
+    }
+
+    #[test]
+    fn post_quantum_proposals_leave_no_other_choice() {
+        let proposals = parse_ike(
+            "aes256gcm16-prfsha384-x25519, aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_none, \
+             aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_mlkem1024, aes256gcm16-prfsha384-mlkem512, \
+             aes256gcm16-prfsha384-mlkem512-x25519, aes256gcm16-prfsha384-x25519-ke1_ecp256-ke2_mlkem768",
+        );
+        let kept = post_quantum(&proposals.unwrap());
+        let shown: Vec<_> = kept.iter().map(|p| format!("{} {}", p.number, Notation(p))).collect();
+        assert_eq!(
+            shown,
+            [
+                "1 aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_mlkem1024",
+                "2 aes256gcm16-prfsha384-mlkem512",
+                "3 aes256gcm16-prfsha384-x25519-ke1_ecp256-ke2_mlkem768",
+            ]
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use adit_crypto::{is_aead, supports_encr, supports_integ, supports_ke, supports_
 use adit_wire::ikev2::{EncrId, EsnId, IntegId, KeId, PrfId, Proposal, ProtocolId, Transform, TransformType};
 
 pub use choice::{Choice, additional_kes, choose, esp_transforms, ike_transforms};
-pub(crate) use choice::{answers, classical, methods, without_esn, without_ke};
+pub(crate) use choice::{answers, classical, methods, post_quantum, without_esn, without_ke};
 use keywords::{ADDITIONAL, KEYWORDS, Keyword};
 
 /// Reads a comma-separated list of IKE proposals (`aes256gcm16-prfsha384-x25519, default`), numbered from 1.

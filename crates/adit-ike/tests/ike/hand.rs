@@ -40,6 +40,8 @@ pub(crate) struct Hand {
     pub(crate) pair: Pair,
     /// Whole IKE_SA_INIT messages.
     init: [Vec<u8>; 2],
+    /// We said that we sign both.
+    full_transcript: bool,
     pub(crate) init_response: Vec<Payload>,
     nr: Vec<u8>,
     spi_r: IkeSpi,
@@ -96,6 +98,7 @@ impl Hand {
         let mut hand = Self {
             pair,
             init: [request, response.datagram],
+            full_transcript: notifies.contains(&NotifyType::IKE_SA_INIT_FULL_TRANSCRIPT_AUTH),
             init_response: message.payloads,
             nr,
             spi_r,
@@ -181,7 +184,15 @@ impl Hand {
     pub(crate) fn auth(&self, side: usize, id: &[u8]) -> Vec<u8> {
         let nonce = if side == 0 { &self.nr[..] } else { &NI };
         let maced_id = prf(&self.sk_p[side], &[id]);
-        let mut octets = [&self.init[side], nonce, &maced_id].concat();
+        let mut octets = Vec::new();
+        if self.full_transcript {
+            // draft-ietf-ipsecme-ikev2-downgrade-prevention: ZeroPrefix, the message received, the message sent.
+            octets.extend_from_slice(&[0; 8]);
+            octets.extend_from_slice(&self.init[1 - side]);
+        }
+        octets.extend_from_slice(&self.init[side]);
+        octets.extend_from_slice(nonce);
+        octets.extend_from_slice(&maced_id);
         if !self.int_auth[0].is_empty() {
             octets.extend_from_slice(&self.int_auth[0]);
             octets.extend_from_slice(&self.int_auth[1]);
@@ -215,6 +226,12 @@ impl Hand {
             _ => None,
         });
         auth.is_some_and(|auth| auth == expected)
+    }
+
+    /// RFC 8784 3: SK' = prf+ (PPK, SK).
+    pub(crate) fn mix(&mut self, ppk: &[u8]) {
+        self.sk_d = prf_plus(ppk, &self.sk_d, PRF_LEN);
+        self.sk_p = [0, 1].map(|side| prf_plus(ppk, &self.sk_p[side], PRF_LEN));
     }
 
     /// KEYMAT of the child of IKE_AUTH (RFC 7296 2.17): the keys of what we send, then of what we receive.

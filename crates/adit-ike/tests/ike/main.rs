@@ -15,6 +15,7 @@ mod hand;
 mod handshake;
 mod pair;
 mod post_quantum;
+mod ppk;
 mod refusals;
 mod rekey;
 mod repetition;

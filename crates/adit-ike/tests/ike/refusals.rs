@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use adit_ike::{Blame, DownReason, OutcomeCode, Stage, TerminateTarget, proposal};
-use adit_wire::ikev2::{ExchangeType, NotifyType};
+use adit_wire::ikev2::{ExchangeType, NotifyType, Payload};
 
-use crate::pair::{A, Fate, KEY, Pair, Side, at, child, connection, ip, notifies, secret, sides};
+use crate::pair::{
+    A, Fate, KEY, Packet, Pair, Side, at, child, connection, ip, notifies, seal, secret, sides,
+};
 
 /// Brings it up, which must fail, and lets everything that follows happen.
 fn refused(sides: (Side, Side)) -> Pair {
@@ -92,21 +94,23 @@ fn wrong_key() {
     assert!(!all.contains("another secret") && !all.contains("a long shared"), "no secret in any message");
 }
 
-/// Somebody changes the responder's first message on the way, in a part that the keys do not depend on: only AUTH
-/// covers it.
+/// A responder that has the keys of the IKE SA, and not the pre-shared one.
 #[test]
 fn a_responder_that_is_not_authentic() {
     let mut pair = Pair::new(sides());
     let request = pair.up();
-    // The last octet is one of a NAT detection hash.
-    pair.link = Box::new(|_, p| {
-        if !p.is(ExchangeType::IKE_SA_INIT, true) {
-            return Fate::Deliver;
+    pair.link = Box::new(|_, p| if p.is(ExchangeType::IKE_AUTH, true) { Fate::Lose } else { Fate::Deliver });
+    pair.settle();
+    let genuine = pair.sent.last().unwrap().clone();
+    let mut payloads = pair.open(&genuine);
+    for payload in &mut payloads {
+        if let Payload::Authentication(auth) = payload {
+            auth.data[0] ^= 1;
         }
-        let mut changed = p.clone();
-        *changed.datagram.last_mut().unwrap() ^= 1;
-        Fate::Replace(vec![changed])
-    });
+    }
+    let datagram = seal(pair.keys(&genuine), &genuine.header(), &payloads, 1 << 40);
+    pair.link = Box::new(|_, _| Fate::Deliver);
+    pair.deliver(&Packet { datagram, ..genuine });
     pair.run(Duration::from_secs(60));
     let sentence = pair.a.done[&request].clone().unwrap_err();
     assert!(sentence.contains("pre-shared key"), "{sentence}");
@@ -260,10 +264,10 @@ fn a_method_we_do_not_have_is_never_used() {
             ..h
         };
         let n = adit_wire::ikev2::Notify::new(NotifyType::INVALID_KE_PAYLOAD, method.to_be_bytes().to_vec());
-        forged.push(adit_wire::ikev2::Message::encode(&keys, &[adit_wire::ikev2::Payload::Notify(n)]));
+        forged.push(adit_wire::ikev2::Message::encode(&keys, &[Payload::Notify(n)]));
     }
     for datagram in forged {
-        let packet = crate::pair::Packet { source: at("192.0.2.2", 500), destination: at(A, 500), datagram };
+        let packet = Packet { source: at("192.0.2.2", 500), destination: at(A, 500), datagram };
         pair.deliver(&packet);
     }
     assert_eq!(pair.sent.len(), 1, "no second request");

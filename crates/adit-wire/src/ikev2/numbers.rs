@@ -230,6 +230,14 @@ registry! {
     }
 }
 
+impl KeId {
+    /// Is it safe from a quantum computer, as far as is known?
+    #[must_use]
+    pub const fn is_post_quantum(self) -> bool {
+        matches!(self, Self::ML_KEM_512 | Self::ML_KEM_768 | Self::ML_KEM_1024)
+    }
+}
+
 registry! {
     /// Extended sequence numbers, transform type 5.
     EsnId(u16) {
