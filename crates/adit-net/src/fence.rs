@@ -57,6 +57,11 @@ impl Fence {
         Self { socket, tun_name: config.tun_name.clone(), mark: config.mark, ports, asks_routes: true }
     }
 
+    /// The netlink port that its changes come from; `None` without nf_tables.
+    pub(crate) fn port(&self) -> Option<u32> {
+        self.socket.as_ref().map(NetlinkSocket::port)
+    }
+
     /// Puts up the fence for these policies, in place of what was there; takes it down if there are none.
     ///
     /// A kernel without nf_tables is no error: it is logged once, and routes alone keep protected packets in.
@@ -149,6 +154,56 @@ impl Fence {
                 result.map_err(|error| Error::system(action, error))
             }
         }
+    }
+}
+
+/// The right to be the only data plane of the network namespace: there is one fence, and routes and rules are ours by one
+/// number, so two would take each other's away. It is a table without rules that belongs to a socket: only root can
+/// make one, nobody can remove it, and the kernel forgets it however the process ends.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    _socket: Option<NetlinkSocket>,
+}
+
+const CLAIM: &str = "adit-claim";
+
+impl Claim {
+    /// For the calling thread's network namespace. On kernels without such tables (before Linux 5.12) it says nothing,
+    /// and two data planes are kept apart by the ports and the TUN device that both want.
+    pub(crate) fn take() -> Result<Self, Error> {
+        let unsupported = |error: &Error| {
+            tracing::debug!(%error, "nothing keeps a second data plane from this network namespace");
+            Ok(Self { _socket: None })
+        };
+        let mut socket = match NetlinkSocket::open(libc::NETLINK_NETFILTER) {
+            Ok(socket) => socket,
+            Err(error) => return unsupported(&error),
+        };
+        let mut batch = Batch::new(socket.next_sequence());
+        batch.create_owned_table(CLAIM);
+        let (octets, numbers) = batch.finish();
+        let sequence = numbers.end().wrapping_add(2);
+        let error = match socket.send(&octets).and_then(|()| socket.acknowledged(numbers)) {
+            Ok(()) => return Ok(Self { _socket: Some(socket) }),
+            Err(error) => error,
+        };
+        // The same answer is given to who may not ask at all; and who may, is told what is in the table.
+        let mut may_ask = || {
+            socket.send(&nft::list_rules(sequence, CLAIM, CLAIM))?;
+            socket.acknowledged(sequence..=sequence)
+        };
+        let held = match error.raw_os_error() {
+            Some(libc::EPERM) => !matches!(may_ask(), Err(no) if no.raw_os_error() == Some(libc::EPERM)),
+            number => number == Some(libc::EEXIST),
+        };
+        if held {
+            return Err(Error::InUse(
+                "another Adit protects this network namespace; two of them need two namespaces".to_owned(),
+            ));
+        }
+        let old = error.raw_os_error() == Some(libc::EINVAL) || nft::is_unsupported(&error);
+        let error = Error::system("claim the network namespace", error);
+        if old { unsupported(&error) } else { Err(error) }
     }
 }
 

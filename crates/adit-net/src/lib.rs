@@ -27,6 +27,7 @@ pub mod netlink;
 pub mod netns;
 mod nft;
 mod path;
+mod protection;
 mod routes;
 mod sas;
 mod sockets;

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -21,6 +21,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::rule::{self, RuleAttribute, RuleMessage, RulePortRange};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::net::netlink::SocketAddrNetlink;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::Error;
@@ -317,6 +318,10 @@ impl Netlink {
         ))
     }
 
+    pub(crate) fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
     fn create(&mut self, action: String, message: RouteNetlinkMessage) -> Result<(), Error> {
         self.request(action, message, NLM_F_CREATE | NLM_F_EXCL)
     }
@@ -402,6 +407,7 @@ impl std::fmt::Display for Rule {
 #[derive(Debug)]
 pub(crate) struct NetlinkSocket {
     socket: Socket,
+    port: u32,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -409,16 +415,57 @@ pub(crate) struct NetlinkSocket {
 impl NetlinkSocket {
     /// Opens a socket for the calling thread's network namespace.
     pub(crate) fn open(protocol: i32) -> Result<Self, Error> {
+        let socket = Self::bound(protocol, 0)?;
+        // The kernel answers before the request returns; the limit is for a kernel that does not.
+        socket
+            .socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .map_err(|error| Error::system("open a netlink socket", error))?;
+        Ok(socket)
+    }
+
+    /// Opens a socket that receives the notifications of the multicast `groups`, a set of bits.
+    pub(crate) fn subscribe(protocol: i32, groups: u32) -> Result<Self, Error> {
+        let socket = Self::bound(protocol, groups)?;
+        socket
+            .socket
+            .set_nonblocking(true)
+            .map_err(|error| Error::system("listen to netlink notifications", error))?;
+        Ok(socket)
+    }
+
+    fn bound(protocol: i32, groups: u32) -> Result<Self, Error> {
         let open = || {
             let socket =
                 Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(protocol)))?;
-            // The kernel answers before the request returns; the limit is for a kernel that does not.
-            socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-            Ok(socket)
+            rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+            let address = SocketAddrNetlink::try_from(rustix::net::getsockname(&socket)?)?;
+            // The kernel cuts dumps into pieces of at most 32 KiB.
+            Ok(Self { socket, port: address.pid(), sequence: 0, buffer: vec![0; 1 << 16] })
         };
-        let socket = open().map_err(|error| Error::system("open a netlink socket", error))?;
-        // The kernel cuts dumps into pieces of at most 32 KiB.
-        Ok(Self { socket, sequence: 0, buffer: vec![0; 1 << 16] })
+        open().map_err(|error| Error::system("open a netlink socket", error))
+    }
+
+    /// The number by which the kernel knows the socket, and which notifications of its changes carry.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Hands what notifications are there to `each`, those of `most` datagrams at most.
+    pub(crate) fn notifications(&mut self, most: usize, mut each: impl FnMut(&Framed<'_>)) -> io::Result<()> {
+        for _ in 0..most {
+            let len = match self.socket.read(&mut self.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            };
+            let mut octets = self.buffer.get(..len).unwrap_or_default();
+            while let Some((message, rest)) = next_message(octets) {
+                octets = rest;
+                each(&message);
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn next_sequence(&mut self) -> u32 {
@@ -485,27 +532,38 @@ impl NetlinkSocket {
     }
 }
 
+impl AsFd for NetlinkSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 /// Length of a netlink message's header.
 pub(crate) const HEADER_LEN: usize = 16;
 
-struct Framed<'a> {
-    kind: u16,
+/// One netlink message.
+pub(crate) struct Framed<'a> {
+    pub(crate) kind: u16,
     sequence: u32,
+    /// Who asked for it, or for what it is about.
+    pub(crate) port: u32,
     octets: &'a [u8],
-    payload: &'a [u8],
+    /// What follows the header.
+    pub(crate) payload: &'a [u8],
 }
 
 fn next_message(octets: &[u8]) -> Option<(Framed<'_>, &[u8])> {
-    let (&[l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, _, _, _, _], _) =
+    let (&[l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, p0, p1, p2, p3], _) =
         octets.split_first_chunk::<HEADER_LEN>()?;
     let len = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
     let message = octets.get(..len)?;
     let framed = Framed {
         kind: u16::from_ne_bytes([t0, t1]),
         sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+        port: u32::from_ne_bytes([p0, p1, p2, p3]),
         octets: message,
         payload: message.get(HEADER_LEN..)?,
     };
@@ -721,7 +779,7 @@ mod tests {
     /// A client whose kernel is the other end.
     fn pair() -> (NetlinkSocket, Socket) {
         let (socket, kernel) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap();
-        (NetlinkSocket { socket, sequence: 0, buffer: vec![0; 1 << 16] }, kernel)
+        (NetlinkSocket { socket, port: 0, sequence: 0, buffer: vec![0; 1 << 16] }, kernel)
     }
 
     fn answer(sequence: u32, code: i32) -> Vec<u8> {

@@ -79,8 +79,12 @@ const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
+const EXCLUSIVE: u16 = 0x200;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
+
+/// NFT_TABLE_F_OWNER, since Linux 5.12.
+const OWNER: u32 = 0x2;
 
 const NESTED: u16 = 0x8000;
 /// The register that tests work in.
@@ -98,6 +102,14 @@ impl Batch {
         self.message(NEW_TABLE, CREATE, FAMILY_INET, 0, |a| {
             a.text(1, table);
             a.number(2, 0);
+        });
+    }
+
+    /// A table that nobody else can change and that goes with the socket that made it. An error if it is there.
+    pub(crate) fn create_owned_table(&mut self, table: &str) {
+        self.message(NEW_TABLE, CREATE | EXCLUSIVE, FAMILY_INET, 0, |a| {
+            a.text(1, table);
+            a.number(2, OWNER);
         });
     }
 
@@ -375,6 +387,18 @@ impl Attributes {
             a.nested(2, build);
         });
     }
+}
+
+/// Is this notification about a table of ours, or something in it?
+pub(crate) fn is_about(kind: u16, payload: &[u8], table: &str) -> bool {
+    // Tables, chains and rules name their table first.
+    kind >> 8 == SUBSYSTEM
+        && payload.first() == Some(&FAMILY_INET)
+        && payload
+            .get(4..)
+            .and_then(|attributes| find(attributes, 1))
+            .and_then(|name| name.strip_suffix(b"\0"))
+            == Some(table.as_bytes())
 }
 
 /// Does this answer mean that the kernel has no nf_tables?

@@ -33,7 +33,7 @@ use crate::netlink::{InterfaceAddress, Netlink, Route, RouteKind, Rule, RuleActi
 use crate::path::{rp_filter, strict_check};
 
 /// Marks routes and rules as ours (`RTPROT_*`, a number without a known owner).
-const PROTOCOL: u8 = 0x41;
+pub(crate) const PROTOCOL: u8 = 0x41;
 
 const METRIC_TUNNEL: u32 = 100;
 const METRIC_THROW: u32 = 200;
@@ -84,6 +84,15 @@ impl Routes {
         for warning in policies.iter().filter_map(strict) {
             tracing::warn!("{warning}");
         }
+        self.repair(policies)
+    }
+
+    /// The same, when it was done before: puts back what is no longer there.
+    ///
+    /// # Errors
+    /// As [`Routes::replace`].
+    pub(crate) fn repair(&mut self, policies: &[PolicySpec]) -> Result<(), Error> {
+        let addresses = self.netlink.addresses()?;
         let wanted = wanted(policies, &addresses, self.table, self.interface);
         let mut wanted_rules = Vec::new();
         for v6 in [false, true].into_iter().filter(|v6| !v6 || self.v6) {
@@ -127,6 +136,11 @@ impl Routes {
             self.netlink.delete_route(route)?;
         }
         Ok(())
+    }
+
+    /// The netlink port that its changes come from.
+    pub(crate) fn port(&self) -> u32 {
+        self.netlink.port()
     }
 
     fn place(

@@ -3,14 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Sender, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
-use std::{fmt, fs, io};
+use std::{fmt, fs};
 
 use adit_crypto::EspTransforms;
 use adit_esp::tunnel::Encapsulation;
@@ -23,8 +21,9 @@ use crate::backend::{
     Backend, ChildCounters, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicySpec, UdpEncap,
 };
 use crate::counters::{Clock, SaCounts, Stats, WorkerCounts};
-use crate::fence::Fence;
+use crate::fence::{Claim, Fence};
 use crate::netlink::Netlink;
+use crate::protection::{Monitor, Protection, lock};
 use crate::routes::Routes;
 use crate::sas::{Inbound, NewChild, Outbound, Transport};
 use crate::sockets::{IkeSender, Sockets};
@@ -41,10 +40,10 @@ pub struct Userspace {
     children: HashMap<ChildId, Child>,
     /// The inbound SPIs of the children.
     spis: HashSet<u32>,
-    routes: Routes,
-    fence: Mutex<Fence>,
+    protection: Arc<Mutex<Protection>>,
+    monitor: Monitor,
     clock: Clock,
-    _claim: UnixDatagram,
+    _claim: Claim,
 }
 
 struct Child {
@@ -69,7 +68,7 @@ impl Userspace {
                 "{workers} worker threads: only 1 is supported so far"
             )));
         }
-        let claim = claim()?;
+        let claim = Claim::take()?;
         let sockets = Arc::new(Sockets::open(&config)?);
         let tun = Tun::open(&config.tun_name, false)?;
         let mut netlink = Netlink::open()?;
@@ -86,7 +85,9 @@ impl Userspace {
         }
         netlink.set_up(interface)?;
         let routes = Routes::new(&config, interface)?;
-        let fence = Mutex::new(Fence::new(&config));
+        let protection = Arc::new(Mutex::new(Protection::new(Fence::new(&config), routes)));
+        let events: Arc<dyn Fn(NetEvent) + Send + Sync> = Arc::from(events);
+        let monitor = Monitor::spawn(Arc::clone(&protection), interface, Arc::clone(&events))?;
         let policies = Arc::new(ArcSwap::from_pointee(Policies::default()));
         let clock = Clock::new(Instant::now());
         let worker = WorkerHandle::spawn(tun, &sockets, &policies, clock, config.mark, events)?;
@@ -97,8 +98,8 @@ impl Userspace {
             worker,
             children: HashMap::new(),
             spis: HashSet::new(),
-            routes,
-            fence,
+            protection,
+            monitor,
             clock,
             _claim: claim,
         })
@@ -115,11 +116,6 @@ impl Userspace {
         if let Err(error) = self.worker.order(command) {
             tracing::warn!(%error, id = id.0, "cannot {what} a Child SA");
         }
-    }
-
-    fn fence(&self) -> std::sync::MutexGuard<'_, Fence> {
-        // The fence is a socket: a panic elsewhere cannot have left it half changed.
-        self.fence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,8 +176,6 @@ impl Backend for Userspace {
         if let Some(twice) = policies.iter().find(|policy| !ids.insert(policy.id)) {
             return Err(Error::Configuration(format!("two policies have the id {}", twice.id.0)));
         }
-        // Closed before open: the fence, then the table that the worker reads, then the way into the tunnel.
-        let fenced = self.fence().replace(&policies);
         let table: Vec<adit_esp::Policy> = policies
             .iter()
             .map(|policy| adit_esp::Policy {
@@ -192,9 +186,9 @@ impl Backend for Userspace {
             .collect();
         let ids = policies.iter().map(|policy| policy.id).collect();
         let traps = policies.iter().filter(|policy| policy.trap).map(|policy| policy.id).collect();
-        self.policies.store(Arc::new(Policies { table: PolicyTable::new(&table), ids, traps }));
-        let routed = self.routes.replace(&policies);
-        fenced.and(routed)
+        let published = Arc::new(Policies { table: PolicyTable::new(&table), ids, traps });
+        // Closed before open: the fence, then the table that the worker reads, then the way into the tunnel.
+        lock(&self.protection).replace(policies, || self.policies.store(published))
     }
 
     fn counters(&self, id: ChildId) -> Option<ChildCounters> {
@@ -202,7 +196,7 @@ impl Backend for Userspace {
     }
 
     fn stats(&self) -> Stats {
-        let (fenced_in, fenced_out) = self.fence().dropped().unwrap_or_else(|error| {
+        let (fenced_in, fenced_out) = lock(&self.protection).fence.dropped().unwrap_or_else(|error| {
             tracing::debug!(%error, "no packet filter counters");
             (0, 0)
         });
@@ -223,10 +217,12 @@ impl Backend for Userspace {
             );
             return;
         }
-        if let Err(error) = self.routes.replace(&[]) {
+        self.monitor.stop();
+        let mut protection = lock(&self.protection);
+        if let Err(error) = protection.routes.replace(&[]) {
             tracing::warn!(%error, "cannot remove all routes");
         }
-        if let Err(error) = self.fence().remove() {
+        if let Err(error) = protection.fence.remove() {
             tracing::warn!(%error, "cannot remove the packet filter rules");
         }
     }
@@ -243,20 +239,6 @@ impl fmt::Debug for Userspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Userspace").field("config", &self.config).finish_non_exhaustive()
     }
-}
-
-/// Makes sure that this is the only data plane of the network namespace: there is one fence, and routes and rules are
-/// ours by one number, so two would take each other's away. The kernel knows abstract socket names by namespace, and
-/// forgets them however the process ends.
-fn claim() -> Result<UnixDatagram, Error> {
-    let bound =
-        UnixAddress::from_abstract_name("adit-data-plane").and_then(|name| UnixDatagram::bind_addr(&name));
-    bound.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => Error::InUse(
-            "another Adit protects this network namespace; two of them need two namespaces".to_owned(),
-        ),
-        _ => Error::system("claim the network namespace", error),
-    })
 }
 
 /// The largest inner packet that fits `outer_mtu` whatever the suite and the encapsulation, but never less than
@@ -288,14 +270,13 @@ impl WorkerHandle {
         policies: &Arc<ArcSwap<Policies>>,
         clock: Clock,
         mark: u32,
-        events: Box<dyn Fn(NetEvent) + Send + Sync>,
+        events: Arc<dyn Fn(NetEvent) + Send + Sync>,
     ) -> Result<Self, Error> {
         let eventfd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| Error::system("make an eventfd", error.into()))?;
         let wake = Wake::new(eventfd);
         let counts = Arc::new(WorkerCounts::default());
         let (commands, receiver) = mpsc::channel();
-        let events: Arc<dyn Fn(NetEvent) + Send + Sync> = Arc::from(events);
         let obituary = Arc::clone(&events);
         let worker = Worker::new(
             tun,

@@ -283,6 +283,74 @@ fn a_deleted_device_is_a_failure_that_stays_closed() -> Result<()> {
 }
 
 #[test]
+fn what_someone_takes_away_is_put_back() -> Result<()> {
+    let net = Net::new()?;
+    let (a, _b) = tunnel(&net, false, true)?;
+    let whole = system(net.gateway(A))?;
+    let losses: [&[&str]; 6] = [
+        &["ip link set adit0 down", "ip link set adit0 up"],
+        &["ip route flush table 220"],
+        &["ip -6 route flush table 220"],
+        &["ip rule del priority 221", "ip -6 rule del priority 220"],
+        &["nft flush ruleset"],
+        &["nft flush chain inet adit outbound"],
+    ];
+    for loss in losses {
+        for command in loss {
+            let mut words = command.split(' ');
+            let program = words.next().context("a program")?;
+            answered(&run(net.gateway(A), program, &words.collect::<Vec<_>>())?)?;
+        }
+        restored(&net, &whole).with_context(|| format!("{loss:?}"))?;
+    }
+    for v6 in [false, true] {
+        answered(&net.ping(A, v6, &["-c", "3", "-W", "5"])?)?;
+    }
+    a.plane.shutdown();
+    // Who is gone puts nothing back.
+    ensure!(!system(net.gateway(A))?.contains("lookup 220"));
+    Ok(())
+}
+
+#[test]
+fn changes_of_the_ways_out_are_told_and_our_own_are_not() -> Result<()> {
+    const QUIET: Duration = Duration::from_millis(300);
+    let net = Net::new()?;
+    let mut a = net.plane(A)?;
+    while a.paths.recv_timeout(QUIET).is_ok() {}
+    a.plane.set_policies(vec![networks_policy(A)])?;
+    a.plane.set_policies(vec![policy(A, A.networks(), vec![TrafficSelector::any_v4()])])?;
+    ensure!(a.paths.recv_timeout(QUIET).is_err(), "our own routes and rules");
+    for change in [
+        "address add 192.0.2.77/24 dev wan",
+        "address add 2001:db8::77/64 dev wan nodad",
+        "route add 198.51.100.0/24 via 192.0.2.2",
+        "-6 route add 2001:db8:1::/48 via 2001:db8::2",
+        "link set wan down",
+    ] {
+        answered(&run(net.gateway(A), "ip", &change.split(' ').collect::<Vec<_>>())?)?;
+        a.paths.recv_timeout(PATIENCE).with_context(|| change.to_owned())?;
+        while a.paths.recv_timeout(QUIET).is_ok() {}
+    }
+    // A thousand changes are some events.
+    answered(&run(net.gateway(A), "ip", &["link", "set", "wan", "up"])?)?;
+    let mut many: String = (0..1000_u16)
+        .map(|n| format!("route add 203.{}.{}.0/24 via 192.0.2.2\n", n / 256, n % 256))
+        .collect();
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), std::mem::take(&mut many))?;
+    let start = Instant::now();
+    answered(&run(net.gateway(A), "ip", &["-batch", &file.path().to_string_lossy()])?)?;
+    let mut events = 0;
+    while a.paths.recv_timeout(QUIET).is_ok() {
+        events += 1;
+    }
+    let most = start.elapsed().as_millis() / 100 + 1;
+    ensure!((1..=most).contains(&events), "{events} events in {:?}", start.elapsed());
+    Ok(())
+}
+
+#[test]
 fn only_an_orderly_end_opens_what_was_closed() -> Result<()> {
     let net = Net::new()?;
     net.route_in_the_clear(A)?;
@@ -357,6 +425,12 @@ fn a_second_data_plane_says_what_is_in_its_way() -> Result<()> {
     })?;
     ensure!(second.contains("another Adit protects this network namespace"), "{second}");
     ensure!(system(net.gateway(A))? == protected);
+    // Not even who may do everything can take the claim away from it.
+    for what in ["delete table inet adit-claim", "flush ruleset"] {
+        run(net.gateway(A), "nft", &what.split(' ').collect::<Vec<_>>())?;
+    }
+    let second = refusal(NetConfig { tun_name: "adit1".into(), ..NetConfig::default() })?;
+    ensure!(second.contains("another Adit protects this network namespace"), "{second}");
     first.plane.shutdown();
     restored(&net, &before)?;
     Ok(())

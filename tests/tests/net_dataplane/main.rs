@@ -120,6 +120,19 @@ impl Net {
                 outside.add_route(&route(v6, None, far, side.inner(v6, 1)))?;
             }
             gateway.set_forwarding()?;
+            // The kernel makes the routes of IPv6 addresses in its own time: those of two on each link.
+            const TABLE_LOCAL: u32 = 255;
+            let own = |route: &Route| {
+                let address = route.destination.0;
+                let known =
+                    [side.outer(true), side.inner(true, 1), link_local(side.number())].contains(&address);
+                known && route.table == TABLE_LOCAL
+            };
+            let deadline = Instant::now() + PATIENCE;
+            while inside.routes(own)?.len() < 4 {
+                ensure!(Instant::now() < deadline, "IPv6 addresses are not ready");
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         Ok(net)
     }
@@ -161,12 +174,12 @@ impl Net {
     }
 
     fn try_plane(&self, side: Side, config: NetConfig) -> Result<Plane> {
-        let (sender, events) = mpsc::channel();
+        let ((sender, events), (changed, paths)) = (mpsc::channel(), mpsc::channel());
         let report = move |event| {
-            let _ = sender.send(event);
+            let _ = if event == NetEvent::PathsChanged { changed.send(event) } else { sender.send(event) };
         };
         let plane = self.gateway(side).run(|| Userspace::start(config, Box::new(report)))??;
-        Ok(Plane { plane: Box::new(plane), events })
+        Ok(Plane { plane: Box::new(plane), events, paths })
     }
 
     fn ping(&self, from: Side, v6: bool, arguments: &[&str]) -> Result<Output> {
@@ -180,7 +193,9 @@ impl Net {
 
 struct Plane {
     plane: Box<Userspace>,
+    /// All but those that paths have changed, which any test can cause at any time.
     events: Receiver<NetEvent>,
+    paths: Receiver<NetEvent>,
 }
 
 impl Plane {
