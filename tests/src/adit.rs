@@ -33,6 +33,8 @@ pub struct Settings {
     pub key_log: bool,
     /// More lines for the `gateway` section.
     pub extra: String,
+    /// More sections.
+    pub after: String,
 }
 
 impl Adit {
@@ -48,9 +50,10 @@ impl Adit {
         let control = format!("unix://{}", lab.dir().join(format!("adit-{side}.vici")).display());
         let key_log = if settings.key_log { format!("key_log = {}", keys.display()) } else { String::new() };
         let text = format!(
-            "{}gateway {{\n  control = {control}\n  {key_log}\n  {}\n}}\n",
+            "{}gateway {{\n  control = {control}\n  {key_log}\n  {}\n}}\n{}",
             connection.render(),
-            settings.extra
+            settings.extra,
+            settings.after
         );
         std::fs::create_dir_all(&keys)?;
         std::fs::write(&config, text)?;
