@@ -115,6 +115,19 @@ pub struct Connection {
     pub children: Vec<Child>,
 }
 
+impl Connection {
+    /// As initiator, does it want IKE SAs without a child?
+    #[must_use]
+    pub fn starts_childless(&self) -> bool {
+        matches!(self.childless, Childless::Prefer | Childless::Force)
+    }
+
+    /// As initiator, is a peer of no use that cannot do without?
+    pub(crate) fn needs_childless(&self) -> bool {
+        self.childless == Childless::Force || self.children.is_empty()
+    }
+}
+
 /// `fragmentation`: IKE fragmentation (RFC 7383).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fragmentation {

@@ -403,22 +403,33 @@ impl Gateway {
         } else {
             None
         };
-        self.shared.begin_request(request, children.len());
+        self.shared.begin_request(request, children.len().max(1));
+        // Without children it is the IKE SA itself that is wanted (RFC 6023).
+        let whole = if children.is_empty() { vec![request] } else { Vec::new() };
         let wanted = children.into_iter().map(|child| Wanted::new(Arc::new(child), vec![request]));
         match (serving, addresses) {
             (Some(handle), _) => {
+                self.with(handle, |sa, cx| sa.core.await_up(cx, whole));
                 for wanted in wanted {
                     self.with(handle, |sa, cx| sa.bring_up(cx, wanted));
                 }
             }
-            (None, Some((local, remote))) => self.dial(connection, local, remote, wanted.collect()),
+            (None, Some((local, remote))) => {
+                self.dial(connection, local, remote, (wanted.collect(), whole));
+            }
             (None, None) => {}
         }
         self.apply_effects();
         Ok(())
     }
 
-    fn dial(&mut self, connection: Arc<Connection>, local: IpAddr, remote: IpAddr, wanted: Vec<Wanted>) {
+    fn dial(
+        &mut self,
+        connection: Arc<Connection>,
+        local: IpAddr,
+        remote: IpAddr,
+        wanted: (Vec<Wanted>, Vec<RequestId>),
+    ) {
         let settings = &self.shared.settings;
         // A peer that listens elsewhere than on 500 does so for IKE with NAT traversal, where ESP can come too.
         let local_port = if connection.remote_port != 500 || connection.local_port == settings.nat_t_port {
@@ -434,17 +445,23 @@ impl Gateway {
         &mut self,
         connection: Arc<Connection>,
         path: (SocketAddr, SocketAddr),
-        wanted: Vec<Wanted>,
+        (wanted, requests): (Vec<Wanted>, Vec<RequestId>),
         wary: bool,
     ) {
         let name = connection.name.clone();
         match AwaitInitResponse::start(&mut self.shared, connection, path, wanted, wary) {
-            Ok(sa) => self.insert(sa),
+            Ok(mut sa) => {
+                sa.core.await_up(&mut self.shared, requests);
+                self.insert(sa);
+            }
             Err(wanted) => {
                 let failure =
                     format!("connection \"{name}\": its proposals have no usable key exchange method");
                 for wanted in wanted {
                     wanted.fail(&mut self.shared, &failure);
+                }
+                for request in requests {
+                    self.shared.finish_part(request, Err(&failure));
                 }
             }
         }
@@ -469,7 +486,9 @@ impl Gateway {
                 .ok_or_else(|| CommandError::NoSuchChild(name.clone())),
             None if target.connection.is_none() => Err(CommandError::NothingNamed),
             None => match connections.next() {
-                Some(c) if !c.children.is_empty() => Ok((Arc::clone(c), c.children.clone())),
+                Some(c) if !c.children.is_empty() || c.starts_childless() => {
+                    Ok((Arc::clone(c), c.children.clone()))
+                }
                 Some(c) => Err(CommandError::NoChildren(c.name.clone())),
                 None => Err(CommandError::NothingNamed),
             },
@@ -737,8 +756,8 @@ impl Gateway {
                         });
                     }
                 }
-                Effect::DialAgain { connection, path, wanted } => {
-                    self.start(connection, path, wanted, true);
+                Effect::DialAgain { connection, path, wanted, requests } => {
+                    self.start(connection, path, (wanted, requests), true);
                 }
                 Effect::Established { keep, local_id, remote_id } => {
                     self.bound_peer(keep, &local_id, &remote_id);

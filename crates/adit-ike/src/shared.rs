@@ -64,7 +64,12 @@ pub(crate) enum Effect {
     /// The peer of `keep`, which began at `begun`, says it had no other IKE SA with us (RFC 7296 2.4).
     InitialContact { keep: IkeSaHandle, begun: Instant, local_id: Identity, remote_id: Identity },
     /// An IKE SA that failed is begun once more, by another one.
-    DialAgain { connection: Arc<Connection>, path: (SocketAddr, SocketAddr), wanted: Vec<Wanted> },
+    DialAgain {
+        connection: Arc<Connection>,
+        path: (SocketAddr, SocketAddr),
+        wanted: Vec<Wanted>,
+        requests: Vec<RequestId>,
+    },
     /// `keep` is one IKE SA more between two identities.
     Established { keep: IkeSaHandle, local_id: Identity, remote_id: Identity },
 }

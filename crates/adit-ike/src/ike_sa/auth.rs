@@ -18,7 +18,7 @@ use super::ppk;
 use super::secured::{Opened, Secured, Unmixed};
 use super::window::{Answered, Fate, Outstanding};
 use super::{AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, State, Wanted};
-use crate::config::Connection;
+use crate::config::{Childless, Connection};
 use crate::identity::{Fit, Identity, IdentityPattern};
 use crate::output::{Blame, DownReason, OutcomeCode, Stage};
 use crate::proposal::{Notation, choose};
@@ -40,6 +40,8 @@ pub(crate) struct Handshake {
     pub(super) ppk: bool,
     /// Both sides sign both messages (draft-ietf-ipsecme-ikev2-downgrade-prevention).
     pub(super) full_transcript: bool,
+    /// No child comes with IKE_AUTH; for a responder: none has to (RFC 6023).
+    pub(super) childless: bool,
 }
 
 impl Handshake {
@@ -133,11 +135,12 @@ pub(super) fn request(
     let proposed = handshake.ppk.then(|| ppk::propose(core, cx, &mut secured)).flatten();
     let (unmixed, ppk_identity) = proposed.transpose().ok().flatten().unzip();
     let auth = key.and_then(|s| handshake.auth(&secured, true, &id, &s.secret));
-    let (Some(plain), Some(auth), false) = (plain, auth, wanted.is_empty()) else {
+    let (Some(plain), Some(auth)) = (plain, auth) else {
         let failure = core.record(cx, no_secret(core, &handshake, &own, &peer));
         return give_up(core, cx, wanted, &failure);
     };
-    let offer = Offer::new(core, cx, wanted.remove(0), false);
+    let first = (!handshake.childless && !wanted.is_empty()).then(|| wanted.remove(0));
+    let offer = first.map(|wanted| Offer::new(core, cx, wanted, false));
     let mut payloads = vec![Payload::IdInitiator(id)];
     if expected.as_ref().is_some_and(|peer| cx.established_with(&own, peer).is_empty()) {
         payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, Vec::new())));
@@ -148,15 +151,17 @@ pub(super) fn request(
         payloads.push(identity);
         payloads.extend((!ppk::is_required(core)).then(|| ppk::fallback(plain.expose())));
     }
-    payloads.extend(offer.payloads());
+    payloads.extend(offer.iter().flat_map(Offer::payloads));
     payloads.extend(own_window(cx));
     let id = handshake.intermediate.message_id();
     let header = core.header(ExchangeType::IKE_AUTH, false, id);
     let Ok(datagram) = secured.seal(&header, &payloads) else {
-        offer.abandon(cx).fail(cx, "the request cannot be encrypted");
+        wanted.extend(offer.map(|offer| offer.abandon(cx)));
         return give_up(core, cx, wanted, "the request cannot be encrypted");
     };
-    cx.progress(&offer.wanted.requests, "sending IKE_AUTH request");
+    for wanted in offer.iter().map(|offer| &offer.wanted).chain(&wanted) {
+        cx.progress(&wanted.requests, "sending IKE_AUTH request");
+    }
     let outstanding = Outstanding::send(core, cx, id, datagram, core.schedule());
     State::AwaitAuthResponse(Box::new(AwaitAuthResponse {
         secured,
@@ -207,17 +212,19 @@ pub(crate) struct AwaitAuthResponse {
     unmixed: Option<Unmixed>,
     handshake: Handshake,
     outstanding: Outstanding,
-    offer: Offer,
-    /// Children to come after the first one.
+    /// The first child, unless it comes later like the others.
+    offer: Option<Offer>,
+    /// Children to come after IKE_AUTH.
     wanted: Vec<Wanted>,
 }
 
 impl AwaitAuthResponse {
     pub(super) fn want(&mut self, mut wanted: Wanted) {
-        if self.offer.wanted.child.name == wanted.child.name {
-            self.offer.wanted.requests.append(&mut wanted.requests);
-        } else {
-            self.wanted.push(wanted);
+        match &mut self.offer {
+            Some(offer) if offer.wanted.child.name == wanted.child.name => {
+                offer.wanted.requests.append(&mut wanted.requests);
+            }
+            _ => self.wanted.push(wanted),
         }
     }
 
@@ -255,8 +262,7 @@ impl AwaitAuthResponse {
     }
 
     fn take_apart(self, cx: &mut Shared) -> (Secured, Vec<Wanted>) {
-        cx.release_inbound_spi(self.offer.spi);
-        let mut wanted = vec![self.offer.wanted];
+        let mut wanted: Vec<Wanted> = self.offer.map(|offer| offer.abandon(cx)).into_iter().collect();
         wanted.extend(self.wanted);
         (self.secured, wanted)
     }
@@ -264,8 +270,8 @@ impl AwaitAuthResponse {
     /// The responder keeps nothing, or cannot be told.
     fn fail(self: Box<Self>, core: &mut Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
         let failure = core.record(cx, outcome);
-        self.offer.abandon(cx).fail(cx, &failure);
-        give_up(core, cx, self.wanted, &failure)
+        let wanted = self.release(cx);
+        give_up(core, cx, wanted, &failure)
     }
 
     /// The responder believes that the IKE SA exists; it does not (RFC 7296 2.21.2).
@@ -282,11 +288,12 @@ impl AwaitAuthResponse {
             return AwaitDeleteResponse::start_unauthenticated(core, cx, secured, id);
         }
         let failure = core.record(cx, outcome.notify(NotifyType::AUTHENTICATION_FAILED));
-        self.offer.abandon(cx).fail(cx, &failure);
-        for wanted in self.wanted {
+        let id = self.outstanding.message_id + 1;
+        let (secured, wanted) = self.take_apart(cx);
+        for wanted in wanted {
             wanted.fail(cx, &failure);
         }
-        AwaitDeleteResponse::start_unauthenticated(core, cx, self.secured, self.outstanding.message_id + 1)
+        AwaitDeleteResponse::start_unauthenticated(core, cx, secured, id)
     }
 
     pub(super) fn handle_message(
@@ -397,9 +404,12 @@ impl AwaitAuthResponse {
         record_established(core, cx, &self.handshake);
         let Self { secured, handshake, outstanding, offer, wanted, .. } = *self;
         let line = format!("IKE_SA {}[{}] established", core.connection.name, core.handle.0);
-        cx.progress(&offer.wanted.requests, &line);
+        for wanted in offer.iter().map(|offer| &offer.wanted).chain(&wanted) {
+            cx.progress(&wanted.requests, &line);
+        }
         let mut established = Established::new(core, secured, (outstanding.message_id + 1, 0), None);
         established.ike.set_windows(peer_window(c), cx.settings.window);
+        let Some(offer) = offer else { return established.bring_up_all(core, cx, wanted) };
         match offer.answered(c) {
             Ok(agreed) => {
                 match agreed.install(
@@ -559,7 +569,10 @@ impl AwaitAuthRequest {
                 return self.refuse(core, cx, (m, datagram), refused.notify(), outcome);
             }
         };
-        if contents.sa.is_none() || contents.ts_initiator.is_none() || contents.ts_responder.is_none() {
+        let child = [contents.sa.is_some(), contents.ts_initiator.is_some(), contents.ts_responder.is_some()];
+        // RFC 6023 3: what we announced is what counts, whichever connection it turns out to be.
+        let childless = child == [false; 3] && self.handshake.childless;
+        if child != [true; 3] && !childless {
             let outcome = malformed(core, &self.handshake, "it lacks SA, TSi or TSr");
             return self.refuse(core, cx, (m, datagram), invalid_syntax(), outcome);
         }
@@ -727,12 +740,13 @@ impl AwaitAuthRequest {
         };
         let mut payloads = vec![Payload::IdResponder(id), shared_key_auth(&auth)];
         payloads.extend(core.ppk.then(ppk::confirmation));
-        let child = match self.child(core, cx, c) {
-            Ok((child, agreed)) => {
+        let child = match c.sa.map(|_| self.child(core, cx, c)) {
+            None => None,
+            Some(Ok((child, agreed))) => {
                 payloads.extend(agreed);
                 Some(child)
             }
-            Err((notify, outcome)) => {
+            Some(Err((notify, outcome))) => {
                 core.record(cx, outcome.notify(notify.notify_type));
                 payloads.push(Payload::Notify(notify));
                 None
@@ -775,6 +789,13 @@ impl AwaitAuthRequest {
             c.ts_initiator.ok_or_else(missing)?,
             c.ts_responder.ok_or_else(missing)?,
         );
+        if core.connection.childless == Childless::Force {
+            let message = "it wants a child in IKE_AUTH, which `childless = force` forbids here: set `childless = \
+                           force` or `prefer` there as well, or another value here";
+            let notify = Notify::new(NotifyType::NO_ADDITIONAL_SAS, Vec::new());
+            let code = OutcomeCode::NoProposalChosen;
+            return Err((notify, outcome(core, &self.handshake, code, Blame::PeerIncompatible, message)));
+        }
         let agreed = child::respond(core, cx, &sa.proposals, (ts_i, ts_r), false, None)?;
         let payloads = agreed.payloads();
         let failed = agreed.outcome(

@@ -185,7 +185,9 @@ impl Established {
         let waiting = self.queue.iter().chain(self.later.iter().map(|(_, task)| task));
         let creating = self.ike.exchanges().any(|e| matches!(e, Exchange::CreateChild(_)))
             || waiting.into_iter().any(|t| matches!(t, Task::CreateChild(_) | Task::CreateChildAgain(_)));
-        if core.initiator && self.children.is_empty() && !creating && self.closing.is_none() {
+        // Where there is no child to ask for, the IKE SA itself is what is wanted.
+        let wanted = creating || core.connection.children.is_empty();
+        if core.initiator && self.children.is_empty() && !wanted && self.closing.is_none() {
             self.closing = Some(cx.now + DELETE_TIMEOUT);
         }
     }

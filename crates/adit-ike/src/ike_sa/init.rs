@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use adit_crypto::{IkeKeys, IkeTransforms, KeyExchangeSecret, Secret, ike_keys};
 use adit_wire::ikev2::{
     ExchangeType, Flags, Header, IkeSpi, KeId, KeyExchange, Message, Nonce, Notify, NotifyType, Payload,
-    PayloadType, Proposal, SecurityAssociation, Version,
+    PayloadType, Proposal, ProtocolId, SecurityAssociation, Version,
 };
 use tracing::debug;
 
@@ -22,7 +22,7 @@ use super::ppk;
 use super::secured::Secured;
 use super::window::{Fate, Outstanding};
 use super::{Contents, Core, IkeSa, Incoming, State, Wanted};
-use crate::config::Connection;
+use crate::config::{Childless, Connection};
 use crate::nat::{self, Nat};
 use crate::output::{Blame, DownReason, IkeKeyLog, OutcomeCode, Output, Stage};
 use crate::proposal::{
@@ -86,6 +86,7 @@ impl AwaitInitResponse {
             delete_requests: Vec::new(),
             spis: vec![spi_i],
             first_request: None,
+            up_requests: Vec::new(),
             dial: None,
         };
         let nonce = cx.random::<NONCE_LEN>().to_vec();
@@ -143,6 +144,9 @@ impl AwaitInitResponse {
         payloads.extend(intermediate::notify(&core.connection.proposals));
         payloads.extend(ppk::offer(cx, &core.connection));
         payloads.push(full_transcript());
+        if core.connection.starts_childless() {
+            payloads.push(childless_supported());
+        }
         Message::encode(&core.header(ExchangeType::IKE_SA_INIT, false, 0), &payloads)
     }
 
@@ -371,6 +375,15 @@ impl AwaitInitResponse {
             let why = "it chooses additional key exchanges, but not IKE_INTERMEDIATE";
             return self.refused(core, cx, invalid(why).chosen(proposal));
         }
+        let able = c.has(NotifyType::CHILDLESS_IKEV2_SUPPORTED);
+        if !able && core.connection.needs_childless() {
+            let message = "it does not announce IKE SAs without a child (RFC 6023), and `childless = force` or a \
+                               connection without children has to have one: allow them there";
+            let code = OutcomeCode::RefusedByPeer;
+            let outcome = Outcome::new(code, Stage::IkeSaInit, Blame::PeerIncompatible, message);
+            return self.refused(core, cx, outcome);
+        }
+        let childless = able && core.connection.starts_childless();
         // An echo of our own nonce or SPI is our own message come back.
         if spi_r == IkeSpi::ZERO || spi_r == core.spi_i || nonce.0 == self.dial.nonce {
             return self.refused(core, cx, invalid("its SPI or nonce is zero or our own"));
@@ -436,6 +449,7 @@ impl AwaitInitResponse {
             ppk,
             full_transcript: c.has(NotifyType::IKE_SA_INIT_FULL_TRANSCRIPT_AUTH),
             intermediate: Intermediate::new(&additional_kes(proposal).unwrap_or_default()),
+            childless,
         };
         core.dial = Some(dial);
         intermediate::request(core, cx, secured, handshake, wanted)
@@ -523,10 +537,11 @@ impl Dial {
     }
 
     /// Dials once more.
-    pub(super) fn again(&self, core: &Core, cx: &mut Shared, wanted: Vec<Wanted>) {
+    pub(super) fn again(&self, core: &mut Core, cx: &mut Shared, wanted: Vec<Wanted>) {
         debug!(handle = core.handle.0, "IKE_SA_INIT may have been forged, dialling again");
         let (path, connection) = (self.path, Arc::clone(&core.connection));
-        cx.effects.push(Effect::DialAgain { connection, path, wanted });
+        let requests = std::mem::take(&mut core.up_requests);
+        cx.effects.push(Effect::DialAgain { connection, path, wanted, requests });
     }
 
     /// Follows the next answer; without one, dials anew.
@@ -565,6 +580,13 @@ fn float(core: &mut Core, cx: &Shared) {
     if core.remote.port() == 500 {
         core.remote.set_port(4500);
     }
+}
+
+/// IKE_AUTH may come without a child (RFC 6023 4). It is about the IKE SA. The responder says so; an initiator does to
+/// leave room for it.
+fn childless_supported() -> Payload {
+    let notify = Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED, Vec::new());
+    Payload::Notify(Notify { protocol: ProtocolId::IKE, ..notify })
 }
 
 /// That we sign both messages of this exchange, whole, with a peer that says the same: nobody can take something out
@@ -798,6 +820,7 @@ impl InitRequest<'_> {
             delete_requests: Vec::new(),
             spis: vec![spi_r],
             first_request: None,
+            up_requests: Vec::new(),
             dial: None,
         };
         let Ok(mut secured) = derive(cx, &core, transforms, shared, &peer_nonce.0, &nonce) else {
@@ -819,7 +842,16 @@ impl InitRequest<'_> {
         let ppk = consent.is_some();
         payloads.extend(consent);
         payloads.push(full_transcript());
-        let response = Message::encode(&core.header(ExchangeType::IKE_SA_INIT, true, 0), &payloads);
+        let header = core.header(ExchangeType::IKE_SA_INIT, true, 0);
+        let mut response = Message::encode(&header, &payloads);
+        payloads.push(childless_supported());
+        let longer = Message::encode(&header, &payloads);
+        // Nobody gets more than it sent, and this can be left out.
+        let childless =
+            core.connection.childless != Childless::Never && longer.len() <= self.incoming.datagram.len();
+        if childless {
+            response = longer;
+        }
         cx.transmit(local, remote, response.clone());
         let handshake = Handshake {
             init_request: self.incoming.datagram.to_vec(),
@@ -827,6 +859,7 @@ impl InitRequest<'_> {
             nonce_i: peer_nonce.0.clone(),
             nonce_r: nonce,
             intermediate: Intermediate::new(&additional_kes(&proposal)?),
+            childless,
             chosen: proposal,
             peer_proposals: bounded(&sa.proposals),
             ppk,

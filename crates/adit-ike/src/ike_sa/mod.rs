@@ -94,6 +94,8 @@ pub(crate) struct Core {
     nat_keepalive: Duration,
     /// When the peer last proved to be there.
     pub(crate) last_proof: Instant,
+    /// `initiate` requests that wait for this IKE SA and no child of it (RFC 6023).
+    pub(crate) up_requests: Vec<RequestId>,
     /// `terminate` requests that wait for the end of this IKE SA.
     delete_requests: Vec<RequestId>,
     /// All SPIs of ours that lead here.
@@ -148,6 +150,20 @@ impl Core {
     /// When the NAT before us must see something again (RFC 3948 4).
     fn keepalive_due(&self) -> Option<Instant> {
         (self.nat.local && !self.nat_keepalive.is_zero()).then(|| self.last_sent + self.nat_keepalive)
+    }
+
+    /// Tells these requests when it is established, or that it will not be.
+    pub(crate) fn await_up(&mut self, cx: &mut Shared, requests: Vec<RequestId>) {
+        self.up_requests.extend(requests);
+        if self.established.is_some() {
+            self.tell_up(cx);
+        }
+    }
+
+    fn tell_up(&mut self, cx: &mut Shared) {
+        for request in std::mem::take(&mut self.up_requests) {
+            cx.finish_part(request, Ok(()));
+        }
     }
 
     /// The sooner of a deadline and the time to try another answer to IKE_SA_INIT.
@@ -210,6 +226,7 @@ impl Core {
             });
         }
         cx.event(Event::IkeUp(self.view(IkeSaState::Established, &[])));
+        self.tell_up(cx);
     }
 
     /// The end: nothing of it is left in the data plane, and everybody who waits is told.
@@ -223,6 +240,9 @@ impl Core {
             }
             cx.event(Event::IkeDown(self.view(IkeSaState::Deleting, &[]), reason));
             self.established = None;
+        }
+        for request in std::mem::take(&mut self.up_requests) {
+            cx.finish_part(request, Err(failure));
         }
         for request in std::mem::take(&mut self.delete_requests) {
             cx.finish_part(request, Ok(()));

@@ -8,6 +8,7 @@
 )]
 
 mod adversarial;
+mod childless;
 mod forgery;
 mod fragments;
 mod garbage;
