@@ -216,8 +216,8 @@ pub enum NetEvent {
         /// The SA.
         id: ChildId,
     },
-    /// All sequence numbers of the outbound half are used, or a hard limit is reached; it sends nothing more.
-    /// Reported once.
+    /// All sequence numbers of the outbound half are used, or one of the halves has reached a hard limit: it carries
+    /// nothing more. Reported once.
     LimitReached {
         /// The SA.
         id: ChildId,

@@ -4,17 +4,18 @@
 //! The outbound half of an SA is standby until it is told, or shown by the peer, that the peer is ready for it; then
 //! it is active; then it is retired, which ends it. The inbound half works from installation to removal.
 //!
-//! What a packet costs does not depend on how many SAs there are: a lookup by SPI or by policy, then a walk of the
-//! policy's active SAs, which are one but for the moment of a rekeying. An SA that carries nothing costs nothing.
+//! What a packet costs does not depend on how many SAs there are: inbound one lookup by SPI; outbound the policy's newest SA
+//! if it fits, else one lookup for each length of prefix among the policy's SAs. An SA that carries nothing costs nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_esp::tunnel::{Ecn, OuterPolicy};
-use adit_esp::{InboundSa, Opened, OutboundSa, SealError};
+use adit_esp::{Error as SaError, InboundSa, Opened, OutboundSa, SaParameters, SealError};
+use adit_wire::ikev2::TrafficSelector;
 use adit_wire::ip;
 
 use crate::Error;
@@ -30,10 +31,27 @@ use crate::worker::{Policies, Report};
 #[derive(Default)]
 pub(crate) struct Sas {
     inbound: HashMap<u32, Inbound>,
-    /// The active ones of each policy; the one that became active last comes last.
-    outbound: HashMap<PolicyId, Vec<Outbound>>,
+    outbound: HashMap<PolicyId, Active>,
     standby: HashMap<ChildId, Outbound>,
-    places: HashMap<ChildId, (u32, PolicyId)>,
+    places: HashMap<ChildId, Place>,
+    /// How many have become active.
+    activations: u64,
+}
+
+/// The active SAs of one policy.
+#[derive(Default)]
+struct Active {
+    /// The one that became active last comes last.
+    by_age: BTreeMap<u64, Outbound>,
+    by_destination: Destinations,
+}
+
+/// Where the parts of a Child SA are.
+struct Place {
+    spi: u32,
+    policy: PolicyId,
+    /// In [`Active::by_age`], while it is there.
+    age: Option<u64>,
 }
 
 /// Both halves of a Child SA, ready to work.
@@ -51,7 +69,7 @@ impl Sas {
         let NewChild { id, policy, active, inbound, mut outbound } = child;
         let spi = inbound.sa.spi().0;
         outbound.learn_path(Instant::now(), mark);
-        self.places.insert(id, (spi, policy));
+        self.places.insert(id, Place { spi, policy, age: None });
         // The peer may send as soon as it sees our first packet.
         self.inbound.insert(spi, inbound);
         self.standby.insert(id, outbound);
@@ -61,43 +79,49 @@ impl Sas {
     /// Makes the outbound half active, if it is on standby. Returns the policy that it carries the packets of.
     pub(crate) fn switch(&mut self, id: ChildId) -> Option<PolicyId> {
         let outbound = self.standby.remove(&id)?;
-        let (spi, policy) = *self.places.get(&id)?;
-        if let Some(inbound) = self.inbound.get_mut(&spi) {
+        let place = self.places.get_mut(&id)?;
+        if let Some(inbound) = self.inbound.get_mut(&place.spi) {
             inbound.standby = false;
         }
-        self.outbound.entry(policy).or_default().push(outbound);
-        Some(policy)
+        self.activations += 1;
+        place.age = Some(self.activations);
+        let active = self.outbound.entry(place.policy).or_default();
+        active.by_destination.insert(self.activations, &outbound.destinations);
+        active.by_age.insert(self.activations, outbound);
+        Some(place.policy)
     }
 
     /// Ends the outbound half, and wipes its keys.
     pub(crate) fn retire(&mut self, id: ChildId) {
-        let Some((spi, policy)) = self.places.get(&id) else { return };
+        let Some(Place { spi, policy, age }) = self.places.get_mut(&id) else { return };
         self.standby.remove(&id);
         if let Some(inbound) = self.inbound.get_mut(spi) {
             inbound.standby = false;
         }
-        if let Some(active) = self.outbound.get_mut(policy) {
-            active.retain(|sa| sa.id != id);
-            if active.is_empty() {
-                self.outbound.remove(policy);
-            }
+        let Some(age) = age.take() else { return };
+        let Some(active) = self.outbound.get_mut(policy) else { return };
+        if let Some(outbound) = active.by_age.remove(&age) {
+            active.by_destination.remove(age, &outbound.destinations);
+        }
+        if active.by_age.is_empty() {
+            self.outbound.remove(policy);
         }
     }
 
     pub(crate) fn remove(&mut self, id: ChildId) {
         self.retire(id);
-        if let Some((spi, _)) = self.places.remove(&id) {
-            self.inbound.remove(&spi);
+        if let Some(place) = self.places.remove(&id) {
+            self.inbound.remove(&place.spi);
         }
     }
 
     pub(crate) fn relocate(&mut self, id: ChildId, transport: Transport, mark: u32) {
-        let Some((spi, policy)) = self.places.get(&id) else { return };
+        let Some(Place { spi, policy, age }) = self.places.get(&id) else { return };
         if let Some(inbound) = self.inbound.get_mut(spi) {
             inbound.transport = transport;
             inbound.moved = None;
         }
-        let active = self.outbound.get_mut(policy).into_iter().flatten().find(|sa| sa.id == id);
+        let active = age.and_then(|age| self.outbound.get_mut(policy)?.by_age.get_mut(&age));
         if let Some(outbound) = active.or_else(|| self.standby.get_mut(&id)) {
             outbound.transport = transport;
             outbound.learn_path(Instant::now(), mark);
@@ -121,13 +145,11 @@ impl Sas {
         // Each round ends it, or an SA.
         loop {
             let outbound = self.find_outbound(policies, &flow)?;
-            match outbound.seal(inner, buffer, (now, mark), report) {
-                Err(Refusal::Exhausted) => {
-                    let id = outbound.id;
-                    self.retire(id);
-                }
-                result => return result,
+            if let Some(sealed) = outbound.seal(inner, buffer, (now, mark), report)? {
+                return Ok(sealed);
             }
+            let id = outbound.id;
+            self.retire(id);
         }
     }
 
@@ -135,19 +157,111 @@ impl Sas {
     /// may be narrower than its policy, and what does not fit would be dropped by the peer. Policies that describe the
     /// packet equally well stand in for each other.
     fn find_outbound(&mut self, policies: &Policies, flow: &ip::Flow) -> Result<&mut Outbound, Refusal> {
-        let found = policies.of(flow).find_map(|policy| {
-            let active = self.outbound.get(&policy)?;
-            let place = active.iter().rposition(|outbound| outbound.sa.selectors().admit_outbound(flow))?;
-            Some((policy, place))
-        });
-        found.and_then(|(policy, place)| self.outbound.get_mut(&policy)?.get_mut(place)).ok_or_else(|| {
-            match policies.of(flow).find(|policy| policies.traps.contains(policy)) {
+        let found =
+            policies.of(flow).find_map(|policy| Some((policy, self.outbound.get(&policy)?.find(flow)?)));
+        found.and_then(|(policy, age)| self.outbound.get_mut(&policy)?.by_age.get_mut(&age)).ok_or_else(
+            || match policies.of(flow).find(|policy| policies.traps.contains(policy)) {
                 Some(trap) => Refusal::Wait(trap),
                 None if policies.of(flow).next().is_none() => Refusal::Drop(DropCause::NoPolicy),
                 None => Refusal::Drop(DropCause::NoSa),
-            }
-        })
+            },
+        )
     }
+}
+
+impl Active {
+    /// The age of the newest SA that a packet fits.
+    fn find(&self, flow: &ip::Flow) -> Option<u64> {
+        let fits = |sa: &Outbound| sa.sa.selectors().admit_outbound(flow);
+        let (newest, sa) = self.by_age.last_key_value()?;
+        if fits(sa) {
+            return Some(*newest);
+        }
+        self.by_destination.newest(flow.destination, |age| self.by_age.get(&age).is_some_and(fits))
+    }
+}
+
+/// Which SAs may carry packets to an address: for each prefix that SAs have on the peer's side their ages, rising.
+#[derive(Debug, Default)]
+struct Destinations {
+    prefixes: HashMap<Prefix, Vec<u64>>,
+    /// How many prefixes there are of each family and length.
+    lengths: BTreeMap<(bool, u8), usize>,
+}
+
+type Prefix = (IpAddr, u8);
+
+impl Destinations {
+    /// `age` is above all others.
+    fn insert(&mut self, age: u64, prefixes: &[Prefix]) {
+        for prefix in prefixes {
+            let ages = self.prefixes.entry(*prefix).or_insert_with(|| {
+                *self.lengths.entry((prefix.0.is_ipv6(), prefix.1)).or_default() += 1;
+                Vec::new()
+            });
+            ages.push(age);
+        }
+    }
+
+    fn remove(&mut self, age: u64, prefixes: &[Prefix]) {
+        for prefix in prefixes {
+            let Some(ages) = self.prefixes.get_mut(prefix) else { continue };
+            if let Ok(place) = ages.binary_search(&age) {
+                ages.remove(place);
+            }
+            if ages.is_empty() {
+                self.prefixes.remove(prefix);
+                let length = (prefix.0.is_ipv6(), prefix.1);
+                if let Some(count) = self.lengths.get_mut(&length) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.lengths.remove(&length);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The greatest age that fits.
+    fn newest(&self, destination: IpAddr, fits: impl Fn(u64) -> bool) -> Option<u64> {
+        let v6 = destination.is_ipv6();
+        let prefixes =
+            self.lengths.range((v6, 0)..=(v6, 128)).map(|((_, len), _)| network(destination, *len));
+        let ages = prefixes.filter_map(|prefix| self.prefixes.get(&prefix));
+        ages.filter_map(|ages| ages.iter().rev().copied().find(|age| fits(*age))).max()
+    }
+}
+
+/// The prefix of a length that an address lies in.
+fn network(address: IpAddr, len: u8) -> Prefix {
+    let network = match address {
+        IpAddr::V4(v4) => {
+            let host = u32::MAX.checked_shr(len.into()).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & !host).into())
+        }
+        IpAddr::V6(v6) => {
+            let host = u128::MAX.checked_shr(len.into()).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & !host).into())
+        }
+    };
+    (network, len)
+}
+
+/// The smallest prefix of each selector: one each, however odd a range the peer has negotiated.
+fn prefixes(selectors: &[TrafficSelector]) -> Vec<Prefix> {
+    let smallest = |selector: &TrafficSelector| match (selector.start, selector.end) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            Some(network(first.into(), (first.to_bits() ^ last.to_bits()).leading_zeros() as u8))
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            Some(network(first.into(), (first.to_bits() ^ last.to_bits()).leading_zeros() as u8))
+        }
+        _ => None,
+    };
+    let mut prefixes: Vec<Prefix> = selectors.iter().filter_map(smallest).collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes
 }
 
 /// The inbound half of a Child SA.
@@ -307,6 +421,8 @@ impl Allowance {
 pub(crate) struct Outbound {
     id: ChildId,
     sa: OutboundSa,
+    /// The peer's side, coarsely.
+    destinations: Vec<Prefix>,
     transport: Transport,
     outer: OuterPolicy,
     allowance: Allowance,
@@ -369,31 +485,33 @@ const IPV6_MIN_MTU: usize = 1280;
 impl Outbound {
     pub(crate) fn new(
         id: ChildId,
-        sa: OutboundSa,
+        parameters: SaParameters,
         limits: Limits,
         transport: Transport,
         counts: Arc<SaCounts>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, SaError> {
+        let destinations = prefixes(&parameters.remote_ts);
+        Ok(Self {
             id,
-            sa,
+            sa: OutboundSa::new(parameters)?,
+            destinations,
             transport,
             outer: OuterPolicy::default(),
             allowance: limits.into(),
             max_inner: usize::MAX,
             learnt: None,
             counts,
-        }
+        })
     }
 
-    /// Seals one packet at the end of `buffer`.
+    /// Seals one packet at the end of `buffer`; `None`: the SA may not carry any more.
     fn seal(
         &mut self,
         inner: &[u8],
         buffer: &mut Vec<u8>,
         (now, mark): (Instant, u32),
         report: &Report,
-    ) -> Result<Sealed, Refusal> {
+    ) -> Result<Option<Sealed>, Refusal> {
         if inner.len() > SMALL && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME)
         {
             self.learn_path(now, mark);
@@ -405,16 +523,17 @@ impl Outbound {
         let (packets, bytes) = (used.packets + 1, used.bytes + inner.len() as u64);
         if !self.allowance.admits(packets, bytes) {
             report.limit_reached(self.id, &self.counts);
-            return Err(Refusal::Exhausted);
+            return Ok(None);
         }
         let start = buffer.len();
-        self.sa.seal(inner, buffer).map_err(|error| match error {
-            SealError::SequenceExhausted => {
+        match self.sa.seal(inner, buffer) {
+            Ok(()) => {}
+            Err(SealError::SequenceExhausted) => {
                 report.limit_reached(self.id, &self.counts);
-                Refusal::Exhausted
+                return Ok(None);
             }
-            _ => Refusal::Drop(DropCause::Malformed),
-        })?;
+            Err(_) => return Err(Refusal::Drop(DropCause::Malformed)),
+        }
         if self.allowance.is_spent(packets, bytes) {
             report.limit_reached(self.id, &self.counts);
         } else if self.allowance.is_short(packets, bytes) || self.sa.rekey_due() {
@@ -422,13 +541,13 @@ impl Outbound {
         }
         let tos = self.outer.fields(inner).traffic_class;
         let counts = Arc::clone(&self.counts);
-        Ok(Sealed {
+        Ok(Some(Sealed {
             transport: self.transport,
             tos,
             octets: start..buffer.len(),
             inner_len: inner.len(),
             counts,
-        })
+        }))
     }
 
     fn learn_path(&mut self, now: Instant, mark: u32) {
@@ -462,8 +581,6 @@ pub(crate) enum Refusal {
     TooBig {
         mtu: usize,
     },
-    /// The SA may not carry any more.
-    Exhausted,
     /// There is no SA, and the policy asks for one.
     Wait(PolicyId),
 }
@@ -481,6 +598,51 @@ pub(crate) struct Sealed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn destinations_are_found_as_by_reading_the_whole_list() {
+        let range = |first: [u8; 4], last: [u8; 4]| TrafficSelector {
+            start: first.into(),
+            end: last.into(),
+            ..TrafficSelector::any_v4()
+        };
+        let mut all = vec![
+            vec![TrafficSelector::any_v4()],
+            vec![range([10, 2, 0, 0], [10, 2, 255, 255]), range([10, 3, 0, 0], [10, 3, 0, 255])],
+            vec![TrafficSelector::any_v6(), range([10, 2, 0, 7], [10, 2, 0, 7])],
+            vec![range([10, 2, 0, 5], [10, 2, 0, 9])],
+            vec![TrafficSelector::subnet("fd00:2::".parse().unwrap(), 64)],
+            vec![range([10, 2, 0, 7], [10, 2, 0, 7])],
+            vec![range([0, 0, 0, 0], [255, 255, 255, 254])],
+        ];
+        let mut destinations = Destinations::default();
+        for (age, selectors) in all.iter().enumerate() {
+            destinations.insert(age as u64, &prefixes(selectors));
+        }
+        let addresses =
+            ["10.2.0.7", "10.2.0.5", "10.2.9.9", "10.3.0.1", "10.3.1.1", "255.255.255.255", "0.0.0.0"]
+                .into_iter()
+                .chain(["fd00:2::1", "fd00:3::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
+        let addresses: Vec<IpAddr> = addresses.map(|text| text.parse().unwrap()).collect();
+        let mut found = 0;
+        while !all.is_empty() {
+            for address in &addresses {
+                let fits = |selectors: &Vec<TrafficSelector>| {
+                    selectors.iter().any(|ts| (ts.start..=ts.end).contains(address))
+                };
+                let expected = all.iter().rposition(fits).map(|age| age as u64);
+                assert_eq!(
+                    destinations.newest(*address, |age| fits(&all[age as usize])),
+                    expected,
+                    "{address}"
+                );
+                found += usize::from(expected.is_some());
+            }
+            let age = all.len() as u64 - 1;
+            destinations.remove(age, &prefixes(&all.pop().unwrap()));
+        }
+        assert!(found > 20 && destinations.prefixes.is_empty() && destinations.lengths.is_empty());
+    }
 
     fn ipv4(len: usize, dont_fragment: bool) -> Vec<u8> {
         let mut packet = vec![0; len];

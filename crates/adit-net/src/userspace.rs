@@ -12,7 +12,7 @@ use std::{fmt, fs};
 
 use adit_crypto::EspTransforms;
 use adit_esp::tunnel::Encapsulation;
-use adit_esp::{InboundSa, Layout, OutboundSa, PolicyTable};
+use adit_esp::{InboundSa, Layout, PolicyTable};
 use adit_wire::ikev2::{EncrId, IntegId};
 use arc_swap::ArcSwap;
 use rustix::event::EventfdFlags;
@@ -131,13 +131,13 @@ impl Backend for Userspace {
         }
         let transport = Transport::new(&self.config, &self.sockets, local, remote, encap)?;
         let counts = Arc::new(SaCounts::default());
-        let (inbound, outbound) = (InboundSa::new(inbound)?, OutboundSa::new(outbound)?);
+        let inbound = InboundSa::new(inbound)?;
         let child = Box::new(NewChild {
             id,
             policy,
             active,
             inbound: Inbound::new(id, inbound, active, limits, transport, Arc::clone(&counts)),
-            outbound: Outbound::new(id, outbound, limits, transport, Arc::clone(&counts)),
+            outbound: Outbound::new(id, outbound, limits, transport, Arc::clone(&counts))?,
         });
         self.worker.order(|done| Command::Install(child, done))?;
         self.spis.insert(spi);

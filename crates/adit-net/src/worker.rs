@@ -248,7 +248,6 @@ impl Worker {
                     report.counts.dropped(DropCause::NoSa);
                 }
             }
-            Err(Refusal::Exhausted) => report.counts.dropped(DropCause::Limit),
             Err(Refusal::TooBig { mtu }) => {
                 report.counts.dropped(DropCause::TooBig);
                 if limiter.allow(now) {
