@@ -9,6 +9,7 @@
 
 mod adversarial;
 mod childless;
+mod exploration;
 mod forgery;
 mod fragments;
 mod garbage;

@@ -29,8 +29,8 @@ pub(crate) struct Ever {
     pub(crate) handle: ChildHandle,
     pub(crate) inbound_spi: Spi,
     pub(crate) outbound_spi: Spi,
-    /// Something was sent on it.
-    pub(crate) used: bool,
+    /// It was to be used, once at least.
+    pub(crate) active: bool,
     /// When it was removed.
     gone: Option<Instant>,
 }
@@ -82,7 +82,7 @@ impl Plane {
             handle,
             inbound_spi: inbound,
             outbound_spi: outbound,
-            used: false,
+            active: false,
             gone: None,
         });
         if active {
@@ -96,6 +96,9 @@ impl Plane {
         if sa.outbound == Outbound::Standby {
             self.activations += 1;
             sa.outbound = Outbound::Active(self.activations);
+            for ever in self.ever.iter_mut().filter(|e| e.handle == handle) {
+                ever.active = true;
+            }
         }
     }
 
@@ -143,9 +146,6 @@ impl Plane {
         let number = self.sent;
         self.sent += 1;
         let Some(handle) = self.active(child).map(|sa| sa.install.handle) else { return Ok(None) };
-        for ever in self.ever.iter_mut().filter(|e| e.handle == handle) {
-            ever.used = true;
-        }
         let sa = &self.sas[&handle];
         let spi = sa.install.outbound_spi;
         if sa.announced {

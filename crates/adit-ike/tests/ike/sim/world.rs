@@ -355,7 +355,7 @@ impl World {
     }
 
     /// Of two exchanges that both rekeyed one SA, that with the lowest of the four nonces has lost (RFC 7296 2.8.1,
-    /// 2.8.2): its SA is gone, and if it is a Child SA nothing was ever sent on it.
+    /// 2.8.2): its SA is gone, and if it is a Child SA nobody was ever to send on it.
     fn collisions(&mut self, loses: Option<usize>) -> Result<(), String> {
         let mut count = 0;
         for (one, key) in self.creations.iter().map(|(key, one)| (one, key)) {
@@ -407,7 +407,7 @@ impl World {
         }
         let lost = end.plane.ever.iter().find(|ever| ever.inbound_spi.0.to_be_bytes() == *spi);
         match lost {
-            Some(ever) if ever.used => Err(format!("{} sent on the Child SA that lost", end.name)),
+            Some(ever) if ever.active => Err(format!("{} switched to the Child SA that lost", end.name)),
             Some(ever) if end.plane.sas.contains_key(&ever.handle) => {
                 Err(format!("{} keeps the Child SA that lost", end.name))
             }
