@@ -193,7 +193,7 @@ impl Gateway {
         let owner = self
             .shared
             .owner_of(ours)
-            .filter(|handle| self.ike_sas.get(handle).is_some_and(|sa| sa.accepts(theirs, &header)));
+            .filter(|handle| self.ike_sas.get(handle).is_some_and(|sa| sa.accepts(ours, theirs, &header)));
         let Some(handle) = owner else { return self.unknown_spi(&incoming) };
         if message.encrypted.is_none() && header.exchange != ExchangeType::IKE_SA_INIT {
             return self.unprotected(handle, &incoming);
@@ -528,7 +528,7 @@ impl Gateway {
         Ok(count)
     }
 
-    /// Rekeys Child SAs (RFC 7296 2.8); returns how many. [`Event::RequestDone`] tells when.
+    /// Rekeys IKE SAs or Child SAs (RFC 7296 2.8); returns how many. [`Event::RequestDone`] tells when.
     ///
     /// # Errors
     ///
@@ -540,11 +540,17 @@ impl Gateway {
         request: RequestId,
     ) -> Result<usize, CommandError> {
         self.shared.now = now;
-        let (_, found) = self.fitting(target)?;
-        let count = found.iter().map(|(_, children)| children.len()).sum();
+        let (whole, found) = self.fitting(target)?;
+        let count = if whole { found.len() } else { found.iter().map(|(_, children)| children.len()).sum() };
         self.shared.begin_request(request, count);
         for (handle, children) in found {
-            self.with(handle, |sa, cx| sa.rekey_children(cx, &children, &[request]));
+            self.with(handle, |sa, cx| {
+                if whole {
+                    sa.rekey(cx, vec![request]);
+                } else {
+                    sa.rekey_children(cx, &children, &[request]);
+                }
+            });
         }
         self.apply_effects();
         Ok(count)

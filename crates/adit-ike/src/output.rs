@@ -337,6 +337,8 @@ pub enum Stage {
     IkeAuth,
     /// A Child SA, in IKE_AUTH or CREATE_CHILD_SA.
     ChildSa,
+    /// The rekeying of an IKE SA.
+    IkeRekey,
 }
 
 /// Who has to act (design rule 4: errors assign blame).

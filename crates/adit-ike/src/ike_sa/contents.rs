@@ -2,7 +2,7 @@
 
 use adit_wire::ikev2::{
     Authentication, Delete, Identification, KeyExchange, Nonce, Notify, NotifyType, Payload, PayloadType,
-    SecurityAssociation, TrafficSelectors,
+    ProtocolId, SecurityAssociation, TrafficSelectors,
 };
 
 /// What a message says. Payloads that nobody here needs are left out.
@@ -84,6 +84,11 @@ impl<'a> Contents<'a> {
 
     pub(crate) fn has(&self, notify_type: NotifyType) -> bool {
         self.notify(notify_type).is_some()
+    }
+
+    /// Is the IKE SA to be deleted (RFC 7296 1.4.1)?
+    pub(crate) fn deletes_ike(&self) -> bool {
+        self.deletes.iter().any(|d| d.protocol == ProtocolId::IKE)
     }
 
     /// The first notify that reports an error.

@@ -287,9 +287,6 @@ impl Established {
         c: &Contents<'_>,
     ) -> Handled {
         let (Some(sa), Some(nonce)) = (c.sa, c.nonce) else { return Handled::invalid_syntax() };
-        if sa.proposals.iter().any(|p| p.protocol == ProtocolId::IKE) {
-            return Handled::refuse(NotifyType::NO_ADDITIONAL_SAS);
-        }
         let (Some(ts_i), Some(ts_r)) = (c.ts_initiator, c.ts_responder) else {
             return Handled::invalid_syntax();
         };

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use adit_wire::ikev2::{ExchangeType, Notify, NotifyType, Payload, Spi};
+use adit_wire::ikev2::{ExchangeType, IkeSpi, Notify, NotifyType, Payload, ProtocolId, Spi};
 use tracing::{debug, info};
 
 use super::child::Phase;
@@ -15,6 +15,7 @@ use super::closing::DELETE_TIMEOUT;
 use super::create_child::{Answer, Collision, CreateChild, Replaces};
 use super::generation::Generation;
 use super::informational::Deletion;
+use super::rekey_ike::{CreateIke, Other, Role};
 use super::secured::Secured;
 use super::window::{Answered, Fate, Outstanding};
 use super::{
@@ -48,6 +49,10 @@ pub(super) enum Task {
     RekeyChild(ChildHandle, Vec<RequestId>),
     /// CREATE_CHILD_SA once more, with another key exchange method.
     CreateChildAgain(Box<CreateChild>),
+    /// The successor of the IKE SA.
+    RekeyIke(Vec<RequestId>),
+    /// The same once more, with another key exchange method.
+    RekeyIkeAgain(Box<CreateIke>),
     Delete(Deletion),
     Liveness,
 }
@@ -55,7 +60,10 @@ pub(super) enum Task {
 /// What an outstanding request asks.
 pub(super) enum Exchange {
     CreateChild(Box<CreateChild>),
+    RekeyIke(Box<CreateIke>),
     Delete(Deletion),
+    /// The end of an IKE SA beside the current one.
+    DeleteIke,
     Liveness,
 }
 
@@ -69,9 +77,14 @@ pub(super) enum Handled {
 /// Both sides are authentic.
 pub(crate) struct Established {
     pub(super) ike: Ike,
-    queue: VecDeque<Task>,
+    /// Those that it replaces, or that are one too many.
+    pub(super) others: Vec<Other>,
+    /// The peer made the current IKE SA and cannot take a request on it before it has our response: until it uses it,
+    /// at the latest until then.
+    pub(super) held: Option<Instant>,
+    pub(super) queue: VecDeque<Task>,
     /// What waits for its time to be queued.
-    later: Vec<(Instant, Task)>,
+    pub(super) later: Vec<(Instant, Task)>,
     pub(super) children: Vec<ChildSa>,
     /// What the peer deleted, unknown to us, while we await its answer for a child: it may be that child.
     deleted_early: Vec<Spi>,
@@ -90,6 +103,8 @@ impl Established {
         }
         Self {
             ike,
+            others: Vec::new(),
+            held: None,
             queue: VecDeque::new(),
             later: Vec::new(),
             children: Vec::new(),
@@ -179,6 +194,41 @@ impl Established {
         self.pump(core, cx)
     }
 
+    /// Asks for a successor of the IKE SA now.
+    pub(super) fn rekey(
+        mut self: Box<Self>,
+        core: &mut Core,
+        cx: &mut Shared,
+        requests: Vec<RequestId>,
+    ) -> State {
+        core.rekey_at = None;
+        self.queue.push_back(Task::RekeyIke(requests));
+        self.pump(core, cx)
+    }
+
+    /// The IKE SA with this SPI of ours: the current one, or one beside it.
+    pub(super) fn on(&mut self, ours: IkeSpi) -> Option<&mut Ike> {
+        if self.ike.our_spi() == ours {
+            return Some(&mut self.ike);
+        }
+        self.others.iter_mut().map(|o| &mut o.ike).find(|ike| ike.our_spi() == ours)
+    }
+
+    /// What it is there for, if it is not the current one.
+    fn role(&self, ours: IkeSpi) -> Option<Role> {
+        self.others.iter().find(|o| o.ike.our_spi() == ours).map(|o| o.role)
+    }
+
+    /// Do these SPIs and this role make a message one for us?
+    pub(super) fn accepts(&self, ours: IkeSpi, theirs: IkeSpi, from_initiator: bool) -> bool {
+        let fits = |ike: &Ike| {
+            ike.our_spi() == ours
+                && ike.initiator != from_initiator
+                && theirs == if ike.initiator { ike.spi_r } else { ike.spi_i }
+        };
+        fits(&self.ike) || self.others.iter().any(|other| fits(&other.ike))
+    }
+
     /// As initiator we made this IKE SA for children: if none came and none is on its way, it goes. An IKE SA
     /// without children would look up and carry nothing.
     pub(super) fn close_if_useless(&mut self, core: &Core, cx: &Shared) {
@@ -187,7 +237,7 @@ impl Established {
             || waiting.into_iter().any(|t| matches!(t, Task::CreateChild(_) | Task::CreateChildAgain(_)));
         // Where there is no child to ask for, the IKE SA itself is what is wanted.
         let wanted = creating || core.connection.children.is_empty();
-        if core.initiator && self.children.is_empty() && !wanted && self.closing.is_none() {
+        if core.dialled && self.children.is_empty() && !wanted && self.closing.is_none() {
             self.closing = Some(cx.now + DELETE_TIMEOUT);
         }
     }
@@ -220,17 +270,18 @@ impl Established {
         self.pump(core, cx)
     }
 
-    /// Does one of our requests to replace this IKE SA wait for its answer?
-    pub(super) fn rekeys_ike(&self) -> bool {
-        false
-    }
-
     /// Sends what is next while the peer's window has room.
     fn pump(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
         if self.closing.is_some() && self.ike.is_idle() {
             return self.start_delete(core, cx);
         }
-        while self.closing.is_none() && self.ike.has_room() {
+        self.held.take_if(|until| *until <= cx.now);
+        // RFC 7296 2.8: once a successor of the IKE SA is asked for, the rest waits for it.
+        while self.closing.is_none() && self.held.is_none() && self.ike.has_room() && !self.rekeys_ike() {
+            let alone = |task: &Task| matches!(task, Task::RekeyIke(_) | Task::RekeyIkeAgain(_));
+            if self.queue.front().is_none_or(|task| alone(task) && !self.ike.is_idle()) {
+                break;
+            }
             let Some(task) = self.queue.pop_front() else { break };
             if let Err(failure) = self.begin(core, cx, task) {
                 return self.close(core, cx, DownReason::Failed, failure);
@@ -285,6 +336,19 @@ impl Established {
                 }
                 (ExchangeType::CREATE_CHILD_SA, create.payloads(), Exchange::CreateChild(create))
             }
+            Task::RekeyIke(requests) => {
+                let Some(create) = CreateIke::new(core, cx, self.ike.our_spi(), requests) else {
+                    return Ok(());
+                };
+                (ExchangeType::CREATE_CHILD_SA, create.payloads(), Exchange::RekeyIke(Box::new(create)))
+            }
+            Task::RekeyIkeAgain(create) if !create.concerns(&self.ike) => {
+                create.abandon(core, cx, "the peer has replaced the IKE SA");
+                return Ok(());
+            }
+            Task::RekeyIkeAgain(create) => {
+                (ExchangeType::CREATE_CHILD_SA, create.payloads(), Exchange::RekeyIke(create))
+            }
             Task::Delete(mut deletion) => match deletion.start(cx, &mut self.children) {
                 Some(payload) => (ExchangeType::INFORMATIONAL, vec![payload], Exchange::Delete(deletion)),
                 None => {
@@ -307,7 +371,7 @@ impl Established {
                 Ok(())
             }
             Err(failure) => {
-                Self::abandon(exchange, core, cx, &mut self.children, failure);
+                self.abandon(core, cx, exchange, failure);
                 Err(failure)
             }
         }
@@ -315,22 +379,35 @@ impl Established {
 
     fn start_delete(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
         self.drop_waiting(core, cx, "the IKE SA is being deleted");
+        self.drop_others(core, cx, |_| true);
         let Self { ike, children, .. } = *self;
         let (secured, ids, answered) = ike.into_parts();
         AwaitDeleteResponse::start(core, cx, secured, ids, answered, children, DownReason::DeletedByUs)
     }
 
-    fn drop_waiting(&mut self, core: &Core, cx: &mut Shared, failure: &str) {
+    /// Forgets IKE SAs beside the current one.
+    pub(super) fn drop_others(&mut self, core: &mut Core, cx: &mut Shared, which: impl Fn(&Other) -> bool) {
+        let dropped: Vec<Other> = self.others.extract_if(.., |other| which(other)).collect();
+        for mut other in dropped {
+            for exchange in other.ike.take_all() {
+                self.abandon(core, cx, exchange, "the IKE SA is gone");
+            }
+            core.release_spi(cx, other.ike.our_spi());
+        }
+    }
+
+    fn drop_waiting(&mut self, core: &mut Core, cx: &mut Shared, failure: &str) {
         let later = std::mem::take(&mut self.later).into_iter().map(|(_, task)| task);
         for task in std::mem::take(&mut self.queue).into_iter().chain(later) {
             match task {
                 Task::CreateChild(wanted) => wanted.fail(cx, failure),
-                Task::RekeyChild(_, requests) => {
+                Task::RekeyChild(_, requests) | Task::RekeyIke(requests) => {
                     for request in requests {
                         cx.finish_part(request, Err(failure));
                     }
                 }
                 Task::CreateChildAgain(create) => create.abandon(cx, failure),
+                Task::RekeyIkeAgain(create) => create.abandon(core, cx, failure),
                 // With the IKE SA all children go.
                 Task::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
                 Task::Liveness => {}
@@ -338,7 +415,8 @@ impl Established {
         }
     }
 
-    fn abandon(exchange: Exchange, core: &Core, cx: &mut Shared, children: &mut Vec<ChildSa>, failure: &str) {
+    /// A request will not be answered.
+    pub(super) fn abandon(&mut self, core: &mut Core, cx: &mut Shared, exchange: Exchange, failure: &str) {
         match exchange {
             Exchange::CreateChild(mut create) => {
                 // Whoever was promised a successor learns that there will be none.
@@ -347,8 +425,9 @@ impl Established {
                 }
                 create.abandon(cx, failure);
             }
-            Exchange::Delete(deletion) => deletion.finish(core, cx, children),
-            Exchange::Liveness => {}
+            Exchange::RekeyIke(create) => create.abandon(core, cx, failure),
+            Exchange::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
+            Exchange::DeleteIke | Exchange::Liveness => {}
         }
     }
 
@@ -361,9 +440,10 @@ impl Established {
         failure: &str,
     ) -> State {
         for exchange in self.ike.take_all() {
-            Self::abandon(exchange, core, cx, &mut self.children, failure);
+            self.abandon(core, cx, exchange, failure);
         }
         self.drop_waiting(core, cx, failure);
+        self.drop_others(core, cx, |_| true);
         core.close(cx, self.children, reason, failure)
     }
 
@@ -372,10 +452,14 @@ impl Established {
             self.ike.deadline(),
             self.ike.secured.deadline(),
             self.closing,
+            self.held.filter(|_| !self.queue.is_empty()),
+            core.rekey_at,
+            core.expires_at,
             self.liveness_due(core),
             core.keepalive_due(),
         ]
         .into_iter()
+        .chain(self.others.iter().flat_map(|o| [Some(o.until), o.ike.deadline(), o.ike.secured.deadline()]))
         .chain(self.later.iter().map(|(at, _)| Some(*at)))
         .chain(self.children.iter().flat_map(|c| [c.rekey_at, c.expires_at]))
         .flatten()
@@ -385,7 +469,8 @@ impl Established {
     /// When the peer must be asked whether it lives (RFC 7296 2.4).
     fn liveness_due(&self, core: &Core) -> Option<Instant> {
         let delay = core.connection.dpd_delay;
-        (!delay.is_zero() && self.ike.is_idle() && self.closing.is_none()).then(|| core.last_proof + delay)
+        let quiet = self.ike.is_idle() && self.closing.is_none() && self.held.is_none();
+        (!delay.is_zero() && quiet).then(|| core.last_proof + delay)
     }
 
     pub(super) fn handle_timeout(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
@@ -398,6 +483,22 @@ impl Established {
         }
         for (_, task) in self.later.extract_if(.., |(at, _)| *at <= cx.now) {
             self.queue.push_back(task);
+        }
+        for other in &mut self.others {
+            other.ike.secured.handle_timeout(cx.now);
+            let given_up = |outstanding: &mut Outstanding| outstanding.on_timeout(core, cx) == Fate::GivenUp;
+            if other.ike.outstanding_mut().any(given_up) {
+                other.until = cx.now;
+            }
+        }
+        let now = cx.now;
+        self.drop_others(core, cx, |other| other.until <= now);
+        if core.expires_at.take_if(|at| *at <= cx.now).is_some() {
+            info!("connection \"{}\": the IKE SA reached its hard limit", core.connection.name);
+            return self.delete(core, cx);
+        }
+        if core.rekey_at.take_if(|at| *at <= cx.now).is_some() {
+            self.queue.push_back(Task::RekeyIke(Vec::new()));
         }
         self.renew_children(core, cx);
         if self.liveness_due(core).is_some_and(|at| cx.now >= at) && self.queue.is_empty() {
@@ -482,7 +583,7 @@ impl Established {
             if let Exchange::CreateChild(create) = &exchange {
                 core.record(cx, create.timeout(&message));
             }
-            Self::abandon(exchange, core, cx, &mut self.children, &message);
+            self.abandon(core, cx, exchange, &message);
         }
         self.close(core, cx, DownReason::PeerDead, &message)
     }
@@ -501,16 +602,21 @@ impl Established {
     }
 
     fn handle_request(mut self: Box<Self>, core: &mut Core, cx: &mut Shared, m: &Incoming<'_>) -> State {
-        let (id, exchange) = (m.header().message_id, m.header().exchange);
-        if self.ike.repeat(core, cx, m) {
+        let (id, exchange, on) = (m.header().message_id, m.header().exchange, m.our_spi());
+        let role = self.role(on);
+        let Some(ike) = self.on(on) else { return State::Established(self) };
+        if ike.repeat(core, cx, m) {
             return State::Established(self);
         }
         let known = matches!(exchange, ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL);
-        if !known || !self.ike.is_new(id) {
+        if !known || !ike.is_new(id) || role == Some(Role::Gone) {
             cx.counters.ignored += 1;
             return State::Established(self);
         }
-        let Some(opened) = self.ike.secured.open(core, cx, m) else { return State::Established(self) };
+        let Some(opened) = ike.secured.open(core, cx, m) else { return State::Established(self) };
+        if role.is_none() {
+            self.held = None;
+        }
         let handled = match &opened.payloads {
             Err(error) => {
                 info!(
@@ -524,10 +630,7 @@ impl Established {
                     Handled::Respond(vec![Payload::Notify(refused.notify())])
                 }
                 Err(Refused::Twice(_)) => Handled::invalid_syntax(),
-                Ok(contents) if exchange == ExchangeType::CREATE_CHILD_SA => {
-                    self.respond_to_create_child(core, cx, &contents)
-                }
-                Ok(contents) => self.respond_to_informational(core, cx, &contents, id),
+                Ok(contents) => self.respond(core, cx, &contents, (on, id), exchange),
             },
         };
         core.alive(cx, m);
@@ -535,8 +638,11 @@ impl Established {
             Handled::Respond(payloads) => (payloads, None),
             Handled::RespondAndClose(payloads, reason, why) => (payloads, Some((reason, why))),
         };
-        let header = self.ike.header(exchange, true, id);
-        let Ok(response) = self.ike.secured.seal(&header, &payloads) else {
+        let response = self.on(on).and_then(|ike| {
+            let header = ike.header(exchange, true, id);
+            ike.secured.seal(&header, &payloads).ok()
+        });
+        let Some(response) = response else {
             return self.close(core, cx, DownReason::Failed, "a response cannot be encrypted");
         };
         core.reply(cx, m, &response);
@@ -547,35 +653,68 @@ impl Established {
                 AwaitRepetition::start(cx, answered)
             }
             None => {
-                self.ike.answer(answered);
+                if let Some(ike) = self.on(on) {
+                    ike.answer(answered);
+                }
+                self.adopt_candidate(core, cx);
                 self.pump(core, cx)
             }
         }
     }
 
+    fn respond(
+        &mut self,
+        core: &mut Core,
+        cx: &mut Shared,
+        c: &Contents<'_>,
+        (on, id): (IkeSpi, u32),
+        exchange: ExchangeType,
+    ) -> Handled {
+        if !c.deletes_ike() {
+            self.candidate_in_use(core, cx, on);
+        }
+        let replaces_ike = c.sa.is_some_and(|sa| sa.proposals.iter().any(|p| p.protocol == ProtocolId::IKE));
+        match exchange {
+            ExchangeType::CREATE_CHILD_SA if self.ike.our_spi() != on => {
+                // RFC 7296 2.25.2: it is replaced already.
+                Handled::refuse(NotifyType::TEMPORARY_FAILURE)
+            }
+            ExchangeType::CREATE_CHILD_SA if replaces_ike => self.respond_to_rekey_ike(core, cx, c),
+            ExchangeType::CREATE_CHILD_SA => self.respond_to_create_child(core, cx, c),
+            _ => self.respond_to_informational(core, cx, c, (on, id)),
+        }
+    }
+
     fn handle_response(mut self: Box<Self>, core: &mut Core, cx: &mut Shared, m: &Incoming<'_>) -> State {
-        let id = m.header().message_id;
-        if self.ike.awaited(id).is_none_or(|e| e.exchange_type() != m.header().exchange) {
+        let (id, exchange_type, on) = (m.header().message_id, m.header().exchange, m.our_spi());
+        let Some(ike) = self.on(on) else { return State::Established(self) };
+        if ike.awaited(id).is_none_or(|e| e.exchange_type() != exchange_type) {
             cx.counters.ignored += 1;
             return State::Established(self);
         }
-        let Some(opened) = self.ike.secured.open(core, cx, m) else { return State::Established(self) };
+        let Some(opened) = ike.secured.open(core, cx, m) else { return State::Established(self) };
+        let Some(exchange) = ike.take_awaited(id) else { return State::Established(self) };
         core.alive(cx, m);
-        let Some(exchange) = self.ike.take_awaited(id) else { return State::Established(self) };
         let contents = opened.payloads.as_ref().ok().and_then(|payloads| Contents::read(payloads).ok());
         let Some(contents) = contents else {
             // RFC 7296 2.21: no error goes back for a response; the state is cleaned up instead.
             info!("connection \"{}\": peer {} sent a malformed response", core.connection.name, core.remote);
-            Self::abandon(exchange, core, cx, &mut self.children, "the peer's response is malformed");
+            self.abandon(core, cx, exchange, "the peer's response is malformed");
             return self.delete(core, cx);
         };
         match exchange {
             Exchange::CreateChild(create) => self.child_answered(core, cx, *create, &contents),
+            Exchange::RekeyIke(create) => self.ike_answered(core, cx, *create, &contents),
             Exchange::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
+            Exchange::DeleteIke => {
+                if let Some(other) = self.others.iter_mut().find(|o| o.ike.our_spi() == on) {
+                    other.role = Role::Gone;
+                }
+            }
             Exchange::Liveness => {}
         }
         // RFC 7296 2.21.3: the peer has dropped the IKE SA, there is nobody to send a Delete to.
-        if contents.has(NotifyType::INVALID_SYNTAX) {
+        if contents.has(NotifyType::INVALID_SYNTAX) && self.ike.our_spi() == on {
             return self.close(core, cx, DownReason::Failed, "the peer found a request of ours malformed");
         }
         self.pump(core, cx)
@@ -732,7 +871,7 @@ impl Established {
 }
 
 /// When something is asked once more.
-fn retry_at(cx: &mut Shared) -> Instant {
+pub(super) fn retry_at(cx: &mut Shared) -> Instant {
     cx.now + RETRY - RETRY_JITTER.mul_f64(cx.fraction())
 }
 
@@ -752,8 +891,8 @@ impl Handled {
 impl Exchange {
     fn exchange_type(&self) -> ExchangeType {
         match self {
-            Self::CreateChild(_) => ExchangeType::CREATE_CHILD_SA,
-            Self::Delete(_) | Self::Liveness => ExchangeType::INFORMATIONAL,
+            Self::CreateChild(_) | Self::RekeyIke(_) => ExchangeType::CREATE_CHILD_SA,
+            Self::Delete(_) | Self::DeleteIke | Self::Liveness => ExchangeType::INFORMATIONAL,
         }
     }
 }

@@ -54,6 +54,10 @@ impl<X> Generation<X> {
         }
     }
 
+    pub(super) fn our_spi(&self) -> IkeSpi {
+        if self.initiator { self.spi_i } else { self.spi_r }
+    }
+
     pub(super) fn header(&self, exchange: ExchangeType, response: bool, message_id: u32) -> Header {
         Header {
             initiator_spi: self.spi_i,

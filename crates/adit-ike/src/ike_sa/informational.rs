@@ -1,6 +1,6 @@
 //! INFORMATIONAL: deletes, liveness checks, and what else a peer tells (RFC 7296 1.4).
 
-use adit_wire::ikev2::{Delete, NotifyType, Payload, ProtocolId, Spi};
+use adit_wire::ikev2::{Delete, IkeSpi, NotifyType, Payload, ProtocolId, Spi};
 
 use super::child::Phase;
 use super::established::{Established, Handled};
@@ -73,12 +73,15 @@ impl Deletion {
 impl Established {
     pub(super) fn respond_to_informational(
         &mut self,
-        core: &Core,
+        core: &mut Core,
         cx: &mut Shared,
         c: &Contents<'_>,
-        message_id: u32,
+        (on, message_id): (IkeSpi, u32),
     ) -> Handled {
-        if c.deletes.iter().any(|d| d.protocol == ProtocolId::IKE) {
+        if c.deletes_ike() {
+            if self.ike_deleted(core, cx, on) {
+                return Handled::Respond(Vec::new());
+            }
             return Handled::RespondAndClose(
                 Vec::new(),
                 DownReason::DeletedByPeer,

@@ -68,6 +68,7 @@ impl AwaitInitResponse {
             handle,
             connection,
             initiator: true,
+            dialled: true,
             spi_i,
             spi_r: IkeSpi::ZERO,
             local,
@@ -84,6 +85,8 @@ impl AwaitInitResponse {
             nat_keepalive: cx.settings.nat_keepalive,
             last_proof: cx.now,
             delete_requests: Vec::new(),
+            rekey_at: None,
+            expires_at: None,
             spis: vec![spi_i],
             first_request: None,
             up_requests: Vec::new(),
@@ -615,21 +618,22 @@ fn derive(
     nonce_r: &[u8],
 ) -> Result<Secured, adit_crypto::Error> {
     let keys = ike_keys(&transforms, shared, nonce_i, nonce_r, core.spi_i.0, core.spi_r.0)?;
-    secure(cx, core, transforms, keys)
+    secure(cx, (core.spi_i, core.spi_r), core.initiator, transforms, keys)
 }
 
 /// Puts keys to use.
 pub(super) fn secure(
     cx: &mut Shared,
-    core: &Core,
+    (spi_i, spi_r): (IkeSpi, IkeSpi),
+    initiator: bool,
     transforms: IkeTransforms,
     keys: IkeKeys,
 ) -> Result<Secured, adit_crypto::Error> {
     if cx.settings.key_log {
         let copy = |key: &Secret| key.expose().to_vec();
         cx.outputs.push_back(Output::KeyLog(IkeKeyLog {
-            initiator_spi: core.spi_i,
-            responder_spi: core.spi_r,
+            initiator_spi: spi_i,
+            responder_spi: spi_r,
             transforms,
             sk_ei: copy(&keys.sk_ei),
             sk_er: copy(&keys.sk_er),
@@ -637,7 +641,7 @@ pub(super) fn secure(
             sk_ar: copy(&keys.sk_ar),
         }));
     }
-    Secured::new(transforms, keys, core.initiator)
+    Secured::new(transforms, keys, initiator)
 }
 
 /// What an error notify in an IKE_SA_INIT response means for the operator.
@@ -802,6 +806,7 @@ impl InitRequest<'_> {
             handle,
             connection,
             initiator: false,
+            dialled: false,
             spi_i: self.spi_i(),
             spi_r,
             local,
@@ -818,6 +823,8 @@ impl InitRequest<'_> {
             nat_keepalive: cx.settings.nat_keepalive,
             last_proof: cx.now,
             delete_requests: Vec::new(),
+            rekey_at: None,
+            expires_at: None,
             spis: vec![spi_r],
             first_request: None,
             up_requests: Vec::new(),

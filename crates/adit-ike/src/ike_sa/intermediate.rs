@@ -81,7 +81,7 @@ impl Handshake {
         core.additional_kes.extend(intermediate.left.pop_front());
         let (ni, nr) = (&self.nonce_i, &self.nonce_r);
         let keys = rekey_ike_keys(t.prf, &secured.sk_d, &t, &[shared], ni, nr, core.spi_i.0, core.spi_r.0)?;
-        let mut next = secure(cx, core, t, keys)?;
+        let mut next = secure(cx, (core.spi_i, core.spi_r), core.initiator, t, keys)?;
         next.largest = secured.largest;
         Ok(next)
     }

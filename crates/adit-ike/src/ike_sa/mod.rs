@@ -18,6 +18,7 @@ mod informational;
 mod init;
 mod intermediate;
 mod ppk;
+mod rekey_ike;
 mod secured;
 mod window;
 
@@ -61,6 +62,12 @@ impl Incoming<'_> {
         &self.message.header
     }
 
+    /// The SPI of ours in it.
+    fn our_spi(&self) -> IkeSpi {
+        let h = self.header();
+        if h.flags.initiator { h.responder_spi } else { h.initiator_spi }
+    }
+
     fn is(&self, exchange: ExchangeType, response: bool, message_id: u32) -> bool {
         let h = self.header();
         h.exchange == exchange && h.flags.response == response && h.message_id == message_id
@@ -72,8 +79,10 @@ pub(crate) struct Core {
     pub(crate) handle: IkeSaHandle,
     /// As responder the best guess by addresses until IKE_AUTH tells who the peer is.
     pub(crate) connection: Arc<Connection>,
-    /// Are we the original initiator?
+    /// Are we the initiator of the current IKE SA?
     pub(crate) initiator: bool,
+    /// Are we the initiator of the first one, of which it is the successor?
+    pub(crate) dialled: bool,
     pub(crate) spi_i: IkeSpi,
     pub(crate) spi_r: IkeSpi,
     pub(crate) local: SocketAddr,
@@ -98,6 +107,10 @@ pub(crate) struct Core {
     pub(crate) up_requests: Vec<RequestId>,
     /// `terminate` requests that wait for the end of this IKE SA.
     delete_requests: Vec<RequestId>,
+    /// When it is rekeyed.
+    pub(crate) rekey_at: Option<Instant>,
+    /// When it ends if it is not.
+    pub(crate) expires_at: Option<Instant>,
     /// All SPIs of ours that lead here.
     pub(crate) spis: Vec<IkeSpi>,
     /// Responder: the hash by which the gateway knows the request that made it.
@@ -107,6 +120,30 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    fn take_spi(&mut self, cx: &mut Shared) -> IkeSpi {
+        let spi = cx.take_ike_spi(self.handle);
+        self.spis.push(spi);
+        spi
+    }
+
+    fn release_spi(&mut self, cx: &mut Shared, spi: IkeSpi) {
+        self.spis.retain(|s| *s != spi);
+        cx.release_ike_spi(spi);
+    }
+
+    /// It lives anew.
+    fn renew(&mut self, cx: &mut Shared) {
+        self.established = Some(cx.now);
+        (self.rekey_at, self.expires_at) = cx.lifetime(self.connection.rekey);
+    }
+
+    /// Another IKE SA takes its place (RFC 7296 2.8).
+    fn rekeyed(&mut self, cx: &mut Shared, ike: &established::Ike) {
+        (self.spi_i, self.spi_r, self.initiator) = (ike.spi_i, ike.spi_r, ike.initiator);
+        self.transforms = Some(ike.secured.transforms);
+        self.renew(cx);
+    }
+
     /// Header of a message of ours.
     fn header(&self, exchange: ExchangeType, response: bool, message_id: u32) -> Header {
         Header {
@@ -205,16 +242,16 @@ impl Core {
             ppk: self.ppk,
             mobike: false,
             established: self.established,
-            rekey_at: None,
+            rekey_at: self.rekey_at,
             reauth_at: None,
-            expires_at: None,
+            expires_at: self.expires_at,
             children: children.iter().map(ChildSa::view).collect(),
         }
     }
 
     /// Both sides are authentic.
     fn establish(&mut self, cx: &mut Shared) {
-        self.established = Some(cx.now);
+        self.renew(cx);
         self.last_proof = cx.now;
         self.dial = None;
         if let (Some(local), Some(remote)) = (&self.local_id, &self.remote_id) {
@@ -506,6 +543,19 @@ impl IkeSa {
         });
     }
 
+    /// Asks for a successor of the IKE SA.
+    pub(crate) fn rekey(&mut self, cx: &mut Shared, requests: Vec<RequestId>) {
+        self.step(cx, |state, core, cx| match state {
+            State::Established(s) => s.rekey(core, cx, requests),
+            state => {
+                for request in requests {
+                    cx.finish_part(request, Err("the IKE SA is not established"));
+                }
+                state
+            }
+        });
+    }
+
     /// Asks for successors of Child SAs.
     pub(crate) fn rekey_children(
         &mut self,
@@ -538,8 +588,11 @@ impl IkeSa {
         });
     }
 
-    /// Does the peer's SPI make a message one for us? Ours leads here.
-    pub(crate) fn accepts(&self, theirs: IkeSpi, header: &Header) -> bool {
+    /// Do these SPIs and the role of the sender make a message one for us? `ours` leads here.
+    pub(crate) fn accepts(&self, ours: IkeSpi, theirs: IkeSpi, header: &Header) -> bool {
+        if let State::Established(s) = &self.state {
+            return s.accepts(ours, theirs, header.flags.initiator);
+        }
         // The sender has the other role, and where its SPI is known, that one. What we took for it in IKE_SA_INIT may
         // be forged.
         let its_spi = if self.core.initiator { self.core.spi_r } else { self.core.spi_i };

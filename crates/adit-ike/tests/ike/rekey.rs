@@ -1,4 +1,4 @@
-//! Rekeying of Child SAs without collisions (RFC 7296 2.8), and what ends them. Collisions are the simulator's.
+//! Rekeying of Child SAs and IKE SAs without collisions (RFC 7296 2.8), and what ends them. Collisions are the simulator's.
 
 use std::time::Duration;
 
@@ -187,14 +187,99 @@ fn a_larger_window_lets_requests_overlap() {
         pair.settle();
         pair.assert_children(2);
         let before = pair.sent.len();
-        let request = pair.a.next_request();
-        let target = adit_ike::TerminateTarget { connection: Some("to-b".into()), ..Default::default() };
-        assert_eq!(pair.a.gateway.rekey(pair.now, &target, request), Ok(2));
+        let requests = ["net", "second"].map(|name| {
+            let request = pair.a.next_request();
+            let target = adit_ike::TerminateTarget { child: Some(name.into()), ..Default::default() };
+            assert_eq!(pair.a.gateway.rekey(pair.now, &target, request), Ok(1));
+            request
+        });
         pair.settle();
-        assert_eq!(pair.a.done.get(&request), Some(&Ok(())));
+        assert!(requests.iter().all(|r| pair.a.done.get(r) == Some(&Ok(()))));
         pair.assert_children(2);
         let first: Vec<bool> =
             pair.sent[before..].iter().map(|p| p.is(ExchangeType::CREATE_CHILD_SA, false)).take(2).collect();
         assert_eq!(first, [true, window > 1], "the second request waits for the first answer or not");
     }
+}
+
+fn ike_spis(peer: &Peer) -> Vec<(u64, u64)> {
+    peer.gateway.ike_sas().map(|sa| (sa.initiator_spi.0, sa.responder_spi.0)).collect()
+}
+
+/// RFC 7296 2.8: the children move to the new IKE SA and do not notice.
+#[test]
+fn either_side_replaces_the_ike_sa() {
+    for by_a in [true, false] {
+        let (mut a, mut b) = sides();
+        let side = if by_a { &mut a } else { &mut b };
+        side.connection().rekey = seconds(3600, 4000);
+        let mut pair = Pair::established((a, b));
+        let (before, children) = (ike_spis(&pair.a), handles(&pair.a));
+        pair.run(Duration::from_secs(3601));
+        let after = ike_spis(&pair.a);
+        assert_ne!(before, after);
+        assert_eq!(after, ike_spis(&pair.b));
+        let initiator = |peer: &Peer| peer.gateway.ike_sas().next().unwrap().initiator;
+        assert_eq!((initiator(&pair.a), initiator(&pair.b)), (by_a, !by_a), "who asked is its initiator");
+        assert_eq!(handles(&pair.a), children, "the children are the same");
+        assert_eq!(pair.a.installed.len() + pair.a.retired.len(), 1, "nothing was done to them");
+        for peer in [&pair.a, &pair.b] {
+            let rekeyed = peer.events.iter().filter(|e| e.starts_with("ike-rekeyed")).count();
+            let down = peer.events.iter().any(|e| e.contains("-down"));
+            assert_eq!((rekeyed, down), (1, false), "{:?}", peer.events);
+        }
+        // Either side can go on with it: children, liveness, the next replacement, the end.
+        for peer in [&mut pair.a, &mut pair.b] {
+            let request = peer.next_request();
+            let target = adit_ike::TerminateTarget { child: Some("net".into()), ..Default::default() };
+            peer.gateway.rekey(pair.now, &target, request).unwrap();
+        }
+        pair.settle();
+        pair.run(Duration::from_secs(30));
+        pair.assert_children(1);
+        pair.run(Duration::from_secs(20_000));
+        pair.assert_children(1);
+        assert_eq!(ike_spis(&pair.a), ike_spis(&pair.b));
+        let request =
+            pair.down(&adit_ike::TerminateTarget { connection: Some("to-b".into()), ..Default::default() });
+        pair.settle();
+        assert_eq!(pair.a.done.get(&request), Some(&Ok(())));
+        pair.assert_nothing();
+    }
+}
+
+#[test]
+fn both_sides_replace_the_ike_sa_at_once() {
+    for seed in 1..20 {
+        let (mut a, mut b) = sides();
+        for side in [&mut a, &mut b] {
+            side.connection().rekey = seconds(100, 200);
+        }
+        let mut pair = Pair::seeded((a, b), seed);
+        pair.up();
+        pair.settle();
+        for _ in 0..5 {
+            for peer in [&mut pair.a, &mut pair.b] {
+                let request = peer.next_request();
+                let name = peer.gateway.ike_sas().next().unwrap().connection;
+                let target = adit_ike::TerminateTarget { connection: Some(name), ..Default::default() };
+                peer.gateway.rekey(pair.now, &target, request).unwrap();
+            }
+            pair.settle();
+            pair.run(Duration::from_secs(60));
+            pair.assert_children(1);
+            assert_eq!(ike_spis(&pair.a).len(), 1);
+            assert_eq!(ike_spis(&pair.a), ike_spis(&pair.b));
+        }
+        assert!(!pair.a.events.iter().any(|e| e.contains("-down")), "{:?}", pair.a.events);
+    }
+}
+
+#[test]
+fn an_ike_sa_that_is_not_replaced_ends_at_its_hard_limit() {
+    let (mut a, b) = sides();
+    a.connection().rekey = seconds(0, 300);
+    let mut pair = Pair::established((a, b));
+    pair.run(Duration::from_secs(301));
+    pair.assert_nothing();
 }
