@@ -232,6 +232,7 @@ pub fn negotiation(record: &NegotiationRecord, now: Instant) -> Message {
             Stage::IkeIntermediate => "IKE_INTERMEDIATE",
             Stage::IkeAuth => "IKE_AUTH",
             Stage::ChildSa => "CHILD_SA",
+            Stage::IkeRekey => "IKE_REKEY",
         },
     );
     message.put("blame", kebab(&record.blame));
