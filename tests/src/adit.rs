@@ -11,8 +11,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use crate::lab::{Lab, Side};
-use crate::peer::{CHILD, CONNECTION, ChildSa, Connection, IkeSa, Peer};
+use crate::peer::{CHILD, CONNECTION, ChildSa, Connection, IkeSa, Peer, Rekey, raw_events, sas_from_json};
 use crate::process::{Process, Signal, eventually, read_lossy, run, run_unchecked};
+use crate::strongswan::copy_of;
 
 /// A running `adit run`.
 #[derive(Debug)]
@@ -45,15 +46,23 @@ impl Adit {
 
     /// Starts the daemon with settings of its own.
     pub fn start_with(lab: &Lab, side: Side, connection: &Connection, settings: &Settings) -> Result<Self> {
+        Self::start_text(lab, side, &connection.render(), settings)
+    }
+
+    /// Starts the daemon with any `connections` and `secrets`.
+    pub fn start_text(lab: &Lab, side: Side, connections: &str, settings: &Settings) -> Result<Self> {
         let config = lab.dir().join(format!("adit-{side}.conf"));
         let keys = lab.dir().join(format!("keys-{side}"));
         let control = format!("unix://{}", lab.dir().join(format!("adit-{side}.vici")).display());
         let key_log = if settings.key_log { format!("key_log = {}", keys.display()) } else { String::new() };
         let text = format!(
-            "{}gateway {{\n  control = {control}\n  {key_log}\n  {}\n}}\n{}",
-            connection.render(),
-            settings.extra,
-            settings.after
+            "{connections}gateway {{
+  control = {control}
+  {key_log}
+  {}
+}}
+{}",
+            settings.extra, settings.after
         );
         std::fs::create_dir_all(&keys)?;
         std::fs::write(&config, text)?;
@@ -118,6 +127,24 @@ impl Adit {
         command
     }
 
+    /// Runs Debian's `swanctl` against this daemon, to its successful end.
+    pub fn swanctl(&self, arguments: &[&str]) -> Result<String> {
+        let directory = self.config.parent().context("the lab's directory")?;
+        // No strongswan.conf of the machine may matter.
+        let (program, empty) = (directory.join("swanctl"), directory.join("empty.conf"));
+        if !program.exists() {
+            copy_of("swanctl", "strongswan-swanctl", directory)?;
+            std::fs::write(&empty, "")?;
+        }
+        let mut command = Command::new(program);
+        run(command.env("STRONGSWAN_CONF", empty).args(arguments).args(["--uri", &self.control]))
+    }
+
+    /// All that vici's `list-sas` tells.
+    pub fn vici_sas(&self) -> Result<Vec<IkeSa>> {
+        sas_from_json(&Value::Array(raw_events(&self.swanctl(&["--list-sas", "--raw"])?)?))
+    }
+
     /// What `adit status --json` prints.
     pub fn status(&self) -> Result<Value> {
         // Its exit status says how much is up; only an error leaves nothing to read.
@@ -159,6 +186,10 @@ impl Peer for Adit {
 
     fn terminate(&self) -> Result<String> {
         run(self.command().args(["down", CONNECTION]))
+    }
+
+    fn rekey(&self, what: Rekey) -> Result<()> {
+        self.swanctl(&what.arguments()).map(drop)
     }
 
     fn sas(&self) -> Result<Vec<IkeSa>> {

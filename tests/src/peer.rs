@@ -47,6 +47,8 @@ pub struct Connection {
     pub child_extra: String,
     /// More children, as sections.
     pub more_children: String,
+    /// More sections beside `connections` and `secrets`.
+    pub more: String,
 }
 
 impl Connection {
@@ -67,6 +69,7 @@ impl Connection {
             extra: String::new(),
             child_extra: String::new(),
             more_children: String::new(),
+            more: String::new(),
         }
     }
 
@@ -108,7 +111,7 @@ secrets {{
     secret = \"{}\"
   }}
 }}
-",
+{}",
             self.local_addrs,
             self.remote_addrs,
             self.proposals,
@@ -123,6 +126,7 @@ secrets {{
             self.local_id,
             self.secret_id,
             self.secret,
+            self.more,
         )
     }
 }
@@ -168,6 +172,25 @@ impl ChildSa {
     }
 }
 
+/// What is to be rekeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rekey {
+    /// The Child SA.
+    Child,
+    /// The IKE SA.
+    Ike,
+}
+
+impl Rekey {
+    /// `swanctl`'s words for it.
+    pub fn arguments(self) -> [&'static str; 3] {
+        match self {
+            Self::Child => ["--rekey", "--child", CHILD],
+            Self::Ike => ["--rekey", "--ike", CONNECTION],
+        }
+    }
+}
+
 /// A gateway under test.
 pub trait Peer {
     /// Which side it is the gateway of.
@@ -178,6 +201,8 @@ pub trait Peer {
     fn terminate_child(&self) -> Result<String>;
     /// Takes the IKE SA down with all that is in it.
     fn terminate(&self) -> Result<String>;
+    /// Has keys replaced; returns when that is under way.
+    fn rekey(&self, what: Rekey) -> Result<()>;
     /// All its IKE SAs.
     fn sas(&self) -> Result<Vec<IkeSa>>;
     /// Its log so far.
@@ -209,6 +234,11 @@ pub trait Peer {
         eventually(&format!("side {:?} to have no SA left", self.side()), Duration::from_secs(15), || {
             Ok(self.sas()?.is_empty().then_some(()))
         })
+    }
+
+    /// How many lines of its log contain all `parts`.
+    fn count_log(&self, parts: &[&str]) -> usize {
+        self.log().lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
     }
 
     /// Waits for a line of its log that contains all `parts`, and returns it.

@@ -90,6 +90,11 @@ impl Process {
             .context("no VmRSS: has the process ended?")?;
         Ok(kib.trim().parse::<u64>()? * 1024)
     }
+
+    /// How many files, sockets and pipes it holds open.
+    pub fn open_files(&self) -> Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
+    }
 }
 
 impl Drop for Process {
@@ -129,6 +134,12 @@ pub fn run(command: &mut Command) -> Result<String> {
 /// Runs a command to its end, whatever that is.
 pub fn run_unchecked(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))
+}
+
+/// A figure for whoever runs the test with `--nocapture`, or reads of its failure.
+#[expect(clippy::print_stdout, reason = "what a test prints is its own, not a program's")]
+pub fn tell(line: &str) {
+    println!("{line}");
 }
 
 /// The last lines of a text.

@@ -1,9 +1,11 @@
-//! Traffic between the hosts: a TCP transfer whose hash both ends take, and a ping that never stops.
+//! Traffic between the hosts: a TCP transfer whose hash both ends take, a ping that never stops, and numbered packets
+//! both ways that tell what was lost.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::lab::{Family, Lab, Side};
 use crate::process::{Process, Signal, eventually};
@@ -22,7 +24,7 @@ pub struct Transfer {
 
 /// Sends `bytes` from the host of `from` to the other host; fails unless both ends saw the same bytes.
 pub fn transfer(lab: &Lab, from: Side, family: Family, bytes: u64) -> Result<Transfer> {
-    let program = transfer_program()?;
+    let program = own_program("lab-transfer")?;
     let to = from.other();
     let label = format!("transfer-{from}-{family:?}");
     let target = match family {
@@ -67,13 +69,127 @@ fn report(output: &str) -> Result<(u64, String, f64)> {
     Ok((word()?.parse()?, word()?.to_owned(), word()?.parse()?))
 }
 
-/// `lab-transfer` is built beside the test binary.
-fn transfer_program() -> Result<PathBuf> {
+/// The laboratory's own programs are built beside the test binary.
+pub fn own_program(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let directory = test.parent().and_then(|deps| deps.parent()).context("where is the test binary?")?;
-    let program = directory.join("lab-transfer");
+    let program = directory.join(name);
     ensure!(program.exists(), "{} is missing: `cargo build -p adit-lab`", program.display());
     Ok(program)
+}
+
+/// Numbered UDP packets in both directions at a steady rate, until it is asked for its result.
+#[derive(Debug)]
+pub struct Stream {
+    ends: [Process; 2],
+    /// It goes on as long as this file is there.
+    file: PathBuf,
+}
+
+/// What became of the packets of one direction of a [`Stream`].
+#[derive(Clone, Debug)]
+pub struct Passage {
+    /// Whose packets they were.
+    pub from: Side,
+    /// How many left the host.
+    pub sent: u64,
+    /// How many did not: the host's kernel knew that there was no way.
+    pub refused: u64,
+    /// How many arrived.
+    pub received: u64,
+    /// How many arrived again.
+    pub duplicated: u64,
+    /// How many were overtaken by a later one.
+    pub reordered: u64,
+    /// The longest way in milliseconds.
+    pub slowest_ms: f64,
+    /// The rest of the receiver's account, for people.
+    pub account: String,
+}
+
+impl Passage {
+    /// How many left and never arrived.
+    pub fn lost(&self) -> u64 {
+        self.sent - self.received
+    }
+
+    /// Fails unless every packet arrived exactly once.
+    pub fn ensure_perfect(&self) -> Result<()> {
+        ensure!(
+            self.sent > 0 && self.lost() == 0 && self.refused == 0 && self.duplicated == 0,
+            "{} of {} packets lost, {} refused, {} duplicated: {self:?}",
+            self.lost(),
+            self.sent,
+            self.refused,
+            self.duplicated
+        );
+        Ok(())
+    }
+}
+
+impl Stream {
+    /// Starts sending `rate` packets a second with `size` octets of payload from either host to the other.
+    pub fn start(lab: &Lab, family: Family, rate: u32, size: usize) -> Result<Self> {
+        let program = own_program("lab-stream")?;
+        let file = lab.dir().join(format!("stream-{family:?}.on"));
+        let at = |side: Side| match family {
+            Family::V4 => format!("{}:7001", side.host(family)),
+            Family::V6 => format!("[{}]:7001", side.host(family)),
+        };
+        let end = |side: Side| -> Result<Process> {
+            let mut command = lab.command(side.host_node(), &program);
+            command.args([at(side), at(side.other()), rate.to_string(), size.to_string()]).arg(&file);
+            Process::spawn(&format!("stream-{side}-{family:?}"), &mut command, lab.dir())
+        };
+        let ends = [end(Side::A)?, end(Side::B)?];
+        for end in &ends {
+            eventually("the stream to be ready", Duration::from_secs(10), || {
+                Ok(end.own_output().contains("ready").then_some(()))
+            })?;
+        }
+        std::fs::write(&file, "")?;
+        Ok(Self { ends, file })
+    }
+
+    /// How many packets have arrived so far at side A and at side B.
+    pub fn received(&self) -> [u64; 2] {
+        self.ends.each_ref().map(|process| {
+            let output = process.own_output();
+            let line = output.lines().rev().find(|line| line.starts_with("sent "));
+            line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+        })
+    }
+
+    /// Ends it and returns what became of the packets of side A and of side B.
+    pub fn stop(mut self) -> Result<[Passage; 2]> {
+        std::fs::remove_file(&self.file)?;
+        let mut accounts = Vec::new();
+        for process in &mut self.ends {
+            let code = process.wait(Duration::from_secs(20))?;
+            let output = process.own_output();
+            ensure!(code == Some(0), "lab-stream failed: {output}");
+            let line = output.lines().last().context("no account")?;
+            accounts.push((serde_json::from_str::<Value>(line).context("account")?, line.to_owned()));
+        }
+        let [(a, a_line), (b, b_line)] =
+            <[_; 2]>::try_from(accounts).ok().context("two ends have two accounts")?;
+        let passage = |from: Side, sender: &Value, receiver: &Value, line: &str| -> Result<Passage> {
+            let number =
+                |value: &Value, name: &str| value.get(name).and_then(Value::as_u64).context("number");
+            ensure!(number(receiver, "strange")? == 0, "strange packets: {line}");
+            Ok(Passage {
+                from,
+                sent: number(sender, "sent")?,
+                refused: number(sender, "refused")?,
+                received: number(receiver, "received")?,
+                duplicated: number(receiver, "duplicated")?,
+                reordered: number(receiver, "reordered")?,
+                slowest_ms: receiver.get("slowest_ms").and_then(Value::as_f64).context("slowest_ms")?,
+                account: line.to_owned(),
+            })
+        };
+        Ok([passage(Side::A, &a, &b, &b_line)?, passage(Side::B, &b, &a, &a_line)?])
+    }
 }
 
 /// A ping that goes on until it is asked for its result.
