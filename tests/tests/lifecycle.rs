@@ -136,6 +136,55 @@ fn killed_under_traffic_nothing_leaks_and_the_next_start_works() -> Result<()> {
 }
 
 #[test]
+fn killed_and_then_unable_to_start_nothing_leaks() -> Result<()> {
+    with_lab("kill-fail", Topology::default(), |lab| {
+        let clean = lab.network_state(Node::GatewayA)?;
+        // The router knows the way to both private networks: only the gateways can stop a packet in the clear.
+        for (side, via) in [(Side::A, "198.51.100.2"), (Side::B, "203.0.113.2")] {
+            lab.run(Node::Net, "ip", &["route", "add", side.network(Family::V4), "via", via])?;
+        }
+        let a = Adit::start(lab, Side::A, &connection(Side::A))?;
+        let b = Adit::start(lab, Side::B, &connection(Side::B))?;
+        a.initiate()?;
+        b.wait_for_child()?;
+        let capture = Capture::start(lab, Node::Net, "a0", "")?;
+        let ping = SteadyPing::start(lab, Side::A, Family::V4)?;
+        let inside = Capture::start(lab, Node::HostA, "lan0", "icmp")?;
+        let config = a.config().to_owned();
+        let good = std::fs::read_to_string(&config)?;
+        a.kill()?;
+        // One that cannot be read, and one that cannot be carried out: the name of its device is taken.
+        for bad in [
+            good.replace("version = 2", "version = zwei"),
+            good.replace("gateway {", "gateway {\n tun = lan0"),
+        ] {
+            ensure!(bad != good, "the test's own text");
+            std::fs::write(&config, bad)?;
+            let mut command = lab.command(Node::GatewayA, program()?);
+            let mut start =
+                Process::spawn("failing", command.arg("run").arg("--config").arg(&config), lab.dir())?;
+            let code = start.wait(Duration::from_secs(10))?;
+            ensure!(code.is_some_and(|code| code != 0), "exit code {code:?}: {}", start.output());
+            ensure!(!lab.reaches(Side::A, Family::V4)?, "answered after a start that failed");
+            ensure!(!lab.reaches(Side::B, Family::V4)?, "answered after a start that failed");
+        }
+        std::fs::write(&config, good)?;
+        let again = Adit::restart(lab, Side::A)?;
+        again.initiate()?;
+        let before = ping.answers();
+        eventually("answers", Duration::from_secs(10), || Ok((ping.answers() > before).then_some(())))?;
+        ping.stop()?;
+        let requests = dissect(&inside.stop()?, None, "icmp.type == 8", &["frame.number"])?;
+        ensure!(requests.len() > 40, "only {} requests: what should have leaked?", requests.len());
+        only_protected(&capture.stop()?)?;
+        again.terminate_daemon()?;
+        let end = lab.network_state(Node::GatewayA)?;
+        ensure!(clean == end, "the daemon's end does not restore the system:\n{clean}\n{end}");
+        Ok(())
+    })
+}
+
+#[test]
 fn what_arrives_in_the_clear_for_a_protected_network_is_dropped() -> Result<()> {
     with_lab("clear-in", Topology::default(), |lab| {
         // The router knows the way to both private networks: only the gateways can stop a packet in the clear.
