@@ -106,9 +106,9 @@ pub struct Stats {
     pub ike_received: u64,
     /// NAT keepalives received.
     pub keepalives_received: u64,
-    /// Packets that arrived in the clear though a policy protects them, since the policies last changed.
+    /// Packets that arrived in the clear though a policy protects them, since the packet filter rules were last put up.
     pub fenced_in: u64,
-    /// Packets that would have left in the clear though a policy protects them, since the policies last changed.
+    /// Packets that would have left in the clear though a policy protects them, since the packet filter rules were last put up.
     pub fenced_out: u64,
 }
 

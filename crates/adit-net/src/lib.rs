@@ -6,11 +6,12 @@
 //! [`ChildSaInstall`]s, and what it learns leaves as [`NetEvent`]s.
 //!
 //! ```text
-//!            set_policies / install / remove                       NetEvent
+//!            set_policies / install / .. / remove                  NetEvent
 //!                    |                                                 ^
 //! fence, routes <- Userspace -> policies: immutable snapshot           |
-//!                    |              |                                  |
-//!                    +- commands -> worker: TUN queue, sockets, its SAs + demultiplexer of 500, 4500, ESP
+//!       ^            |              |                                  |
+//!       |            +- commands -> worker: TUN queue, sockets, its SAs + demultiplexer of 500, 4500, ESP
+//!       +-------------------------- monitor: what others change -------+
 //! ```
 //!
 //! **Fail closed.** From [`Backend::set_policies`] on, traffic of a policy travels through the tunnel or not at all,

@@ -296,9 +296,7 @@ fn limits_are_told_once_and_end_the_sa_exactly() -> Result<()> {
                     plane.no_event()?;
                 }
             }
-            for _ in 0..3 {
-                unanswered(&net.ping(A, false, &HOPELESS)?)?;
-            }
+            unanswered(&net.ping(A, false, &["-c", "3", "-W", "1"])?)?;
             ensure!(plane.event()? == NetEvent::LimitReached { id: ChildId(1) }, "{limits:?}");
             plane.no_event()?;
             plane.carries(1, (5, 5)).with_context(|| format!("{limits:?}"))?;
