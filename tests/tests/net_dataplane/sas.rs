@@ -219,6 +219,9 @@ fn twelve_rekeyings_lose_nothing_and_repeat_nothing() -> Result<()> {
 fn rekey(a: &mut Plane, b: &mut Plane, new: u8) -> Result<()> {
     let old = u64::from(new - 1);
     b.plane.install(standby(child(B, new, false, true, &networks_policy(B))))?;
+    // The response is on its way, and traffic is not waiting for it.
+    let before = b.carried(old).context("counters")?.0;
+    until("the old SA goes on", || b.carried(old).is_some_and(|(out, _)| out > before + 3))?;
     a.plane.install(child(A, new, false, true, &networks_policy(A)))?;
     a.plane.retire(ChildId(old));
     until("the responder changes over", || b.carried(new.into()).is_some_and(|(out, _)| out > 0))?;
