@@ -216,7 +216,11 @@ impl Shared {
         if limited && !self.may_log(record.remote.ip()) {
             return;
         }
-        info!(code = ?record.code, stage = ?record.stage, blame = ?record.blame, "{}", record.message);
+        if record.is_success() {
+            info!("{}", record.message);
+        } else {
+            info!(code = ?record.code, stage = ?record.stage, blame = ?record.blame, "{}", record.message);
+        }
         if self.records.len() >= Self::RECORDS {
             self.records.pop_front();
         }

@@ -73,6 +73,14 @@ enum Command {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u32>,
     },
+    /// Give a child, or a connection's IKE SA, new keys without an interruption
+    Rekey {
+        /// A connection, a child, or CONNECTION/CHILD
+        name: String,
+        /// Authenticate anew as well: a new IKE SA with new Child SAs takes the place of the old one
+        #[arg(long)]
+        reauth: bool,
+    },
     /// Read the configuration again and apply what changed; nothing else is touched
     Reload,
     /// Show what is up, what is not, and why
@@ -134,6 +142,7 @@ fn run(cli: Cli) -> Exit {
         Command::Demo { keep } => return demonstrate(keep),
         Command::Up { name, timeout } => up(&uri, &name, timeout),
         Command::Down { name, timeout } => down(&uri, &name, timeout),
+        Command::Rekey { name, reauth } => rekey(&uri, &name, reauth),
         Command::Reload => reload(&uri),
         Command::Status { json } => show_status(&uri, json),
     };
@@ -277,6 +286,26 @@ fn down(uri: &ControlUri, name: &str, timeout: Option<u32>) -> Result<Exit, Clie
     }
 }
 
+fn rekey(uri: &ControlUri, name: &str, reauth: bool) -> Result<Exit, ClientError> {
+    let mut client = Client::connect(uri)?;
+    let mut names = Names::configured(&mut client)?;
+    names.add_established(&mut client)?;
+    let named = match names.find(name) {
+        Ok(named) => named,
+        Err(error) => return Ok(mistake(error)),
+    };
+    let mut arguments = named.arguments();
+    // Zero is no limit; without any, the answer would not wait for the end.
+    arguments.put("timeout", "0").put_flag("reauth", reauth);
+    let answer = client.streamed("rekey", arguments, "control-log", progress)?;
+    if answer.flag("success") {
+        say(format_args!("{named} has new keys"));
+        return Ok(Exit::Ok);
+    }
+    complain(format_args!("{named} has no new keys: {}", answer.text("errmsg").unwrap_or_default()));
+    Ok(Exit::Down)
+}
+
 impl Named {
     fn arguments(&self) -> Message {
         let mut arguments = Message::new();
@@ -363,6 +392,7 @@ mod tests {
             &["up", "net", "--timeout", "5"],
             &["down", "gw/net"],
             &["reload"],
+            &["rekey", "net", "--reauth"],
             &["status", "--json", "--control", "tcp://127.0.0.1:4502"],
         ] {
             assert!(parse(good).is_ok(), "{good:?}");

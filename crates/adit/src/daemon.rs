@@ -267,8 +267,9 @@ struct Pending {
     /// Least important `control-log` line its client wants: -1 is none.
     log_level: i32,
     deadline: Option<Instant>,
-    /// SAs a `terminate` found.
+    /// SAs a `terminate` or `rekey` found.
     matches: Option<usize>,
+    terminates: bool,
 }
 
 /// The daemon is on its way down.
@@ -795,24 +796,37 @@ impl Daemon {
             }
             Event::IkeRekeyed { old, new } => {
                 tracing::info!(
-                    "connection \"{}\": IKE SA [{}] replaces [{}]",
+                    "connection \"{}\": IKE SA [{}] rekeyed, it replaces [{}]",
                     new.connection,
                     new.handle.0,
                     old.handle.0
                 );
+                self.hub.publish("ike-rekey", || {
+                    let both = old_and_new(report::ike_sa(&old, now), report::ike_sa(&new, now));
+                    let mut message = Message::new();
+                    message.put_section(report::ike_sa_name(&new), both);
+                    message
+                });
             }
             Event::ChildRekeyed { ike_sa, old, new } => {
                 let name = ChildName::new(&ike_sa.connection, &new.name);
                 self.reconciler.rekeyed(&name, old.handle, new.handle);
                 tracing::info!(
-                    "connection \"{}\", child \"{}\": Child SA rekeyed, {} in {} out replace {} in {} out",
-                    ike_sa.connection,
-                    new.name,
+                    "{name}: Child SA rekeyed, {} in {} out replace {} in {} out",
                     new.inbound_spi,
                     new.outbound_spi,
                     old.inbound_spi,
                     old.outbound_spi
                 );
+                let (was, is) = (self.child_facts(old.handle), self.child_facts(new.handle));
+                self.hub.publish("child-rekey", || {
+                    let (was, is) = (report::child_sa(&old, &was, now), report::child_sa(&new, &is, now));
+                    let mut children = Message::new();
+                    children.put_section(&new.name, old_and_new(was, is));
+                    let mut message = Message::new();
+                    put_children(&mut message, &ike_sa, children, now);
+                    message
+                });
             }
             Event::Progress { request, message } => {
                 if let Some(pending) = self.pending.get(&request)
@@ -834,12 +848,14 @@ impl Daemon {
                 tracing::info!("{name} is not up{}", Again(wait));
             }
         }
-        let Some(Pending { reply, matches, .. }) = self.pending.remove(&request) else { return };
+        let Some(Pending { reply, matches, terminates, .. }) = self.pending.remove(&request) else { return };
         let mut answer = Message::new();
         answer.put("success", if result.is_ok() { "yes" } else { "no" });
         if let Some(matches) = matches {
             answer.put_display("matches", matches);
-            answer.put_display("terminated", if result.is_ok() { matches } else { 0 });
+            if terminates {
+                answer.put_display("terminated", if result.is_ok() { matches } else { 0 });
+            }
         }
         if let Err(why) = result {
             answer.put("errmsg", why);
@@ -885,10 +901,21 @@ fn ike_updown(sa: &IkeSaView, up: bool, now: Instant) -> Message {
 fn child_updown(sa: &IkeSaView, child: &ChildSaView, facts: &ChildFacts, up: bool, now: Instant) -> Message {
     let mut children = Message::new();
     children.put_section(&report::child_sa_name(child), report::child_sa(child, facts, now));
-    let mut ike = report::ike_sa(sa, now);
-    ike.put_section("child-sas", children);
     let mut message = Message::new();
     message.put_flag("up", up);
-    message.put_section(report::ike_sa_name(sa), ike);
+    put_children(&mut message, sa, children, now);
     message
+}
+
+/// An IKE SA with what is told of its children.
+fn put_children(message: &mut Message, sa: &IkeSaView, children: Message, now: Instant) {
+    let mut ike = report::ike_sa(sa, now);
+    ike.put_section("child-sas", children);
+    message.put_section(report::ike_sa_name(sa), ike);
+}
+
+fn old_and_new(old: Message, new: Message) -> Message {
+    let mut both = Message::new();
+    both.put_section("old", old).put_section("new", new);
+    both
 }

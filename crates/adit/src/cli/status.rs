@@ -63,6 +63,12 @@ struct IkeSa {
     nat_remote: bool,
     suite: String,
     established_seconds: Option<u64>,
+    rekey_in_seconds: Option<u64>,
+    reauth_in_seconds: Option<u64>,
+    /// Is a quantum computer of no use against it: ML-KEM (RFC 9370), or a key mixed in (RFC 8784)?
+    post_quantum: bool,
+    ppk: bool,
+    mobike: bool,
 }
 
 /// One child: its configuration and its SAs.
@@ -94,6 +100,8 @@ struct ChildSa {
     packets_out: u64,
     bytes_out: u64,
     installed_seconds: u64,
+    rekey_in_seconds: Option<u64>,
+    ends_in_seconds: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -194,6 +202,11 @@ impl Facts {
                 nat_remote: section.flag("nat-remote"),
                 suite: suite(section),
                 established_seconds: section.number("established"),
+                rekey_in_seconds: section.number("rekey-time"),
+                reauth_in_seconds: section.number("reauth-time"),
+                post_quantum: section.flag("ppk") || suite(section).contains("ML_KEM"),
+                ppk: section.flag("ppk"),
+                mobike: section.flag("mobike"),
             });
             for (_, section) in section.section("child-sas").into_iter().flat_map(Message::sections) {
                 connection.child(&text(section, "name")).add(id, section);
@@ -244,7 +257,8 @@ impl Connection {
 
     fn state(&self) -> &'static str {
         let up = self.children.iter().filter(|child| child.up).count();
-        let established = self.ike_sas.iter().any(|sa| sa.state == "ESTABLISHED");
+        let established =
+            self.ike_sas.iter().any(|sa| ["ESTABLISHED", "REKEYING"].contains(&sa.state.as_str()));
         match (up, self.children.len()) {
             (up, all) if up == all && established => "up",
             (0, _) if established => "up, no child",
@@ -300,6 +314,19 @@ impl IkeSa {
             (false, true) => line.push_str(", the peer is behind a NAT"),
             (true, true) => line.push_str(", both are behind NATs"),
         }
+        if self.ppk {
+            line.push_str(", post-quantum preshared key");
+        }
+        if self.mobike {
+            line.push_str(", MOBIKE");
+        }
+        for (what, seconds) in
+            [("rekeying", self.rekey_in_seconds), ("reauthentication", self.reauth_in_seconds)]
+        {
+            if let Some(seconds) = seconds {
+                let _ = write!(line, ", {what} in {}", duration(seconds));
+            }
+        }
         text.line(2, &line);
     }
 }
@@ -307,7 +334,7 @@ impl IkeSa {
 impl Child {
     fn add(&mut self, ike_sa: u64, section: &Message) {
         let state = text(section, "state");
-        self.up |= state == "INSTALLED";
+        self.up |= ["INSTALLED", "REKEYING"].contains(&state.as_str());
         self.sas.push(ChildSa {
             id: number(section, "uniqueid"),
             ike_sa,
@@ -323,6 +350,8 @@ impl Child {
             packets_out: number(section, "packets-out"),
             bytes_out: number(section, "bytes-out"),
             installed_seconds: number(section, "install-time"),
+            rekey_in_seconds: section.number("rekey-time"),
+            ends_in_seconds: section.number("life-time"),
         });
     }
 
@@ -336,13 +365,14 @@ impl Child {
             text.line(4, &format!("{}: {state}, {}", self.name, selectors(&sa.local_ts, &sa.remote_ts)));
             let encapsulation = if sa.udp_encapsulation { "ESP in UDP" } else { "ESP" };
             let since = duration(sa.installed_seconds);
-            text.line(
-                6,
-                &format!(
-                    "{encapsulation}, {}, for {since}, SPIs {} in, {} out",
-                    sa.suite, sa.spi_in, sa.spi_out
-                ),
+            let mut line = format!(
+                "{encapsulation}, {}, for {since}, SPIs {} in, {} out",
+                sa.suite, sa.spi_in, sa.spi_out
             );
+            if let Some(seconds) = sa.rekey_in_seconds {
+                let _ = write!(line, ", rekeying in {}", duration(seconds));
+            }
+            text.line(6, &line);
             text.line(
                 6,
                 &format!(
@@ -390,8 +420,9 @@ fn suite(message: &Message) -> String {
     if let Some(bits) = message.text("encr-keysize") {
         let _ = write!(suite, "_{bits}");
     }
-    for key in ["integ-alg", "prf-alg", "dh-group"] {
-        if let Some(name) = message.text(key) {
+    let additional = (1..=7).map(|number| format!("ake{number}"));
+    for key in ["integ-alg", "prf-alg", "dh-group"].map(str::to_owned).into_iter().chain(additional) {
+        if let Some(name) = message.text(&key) {
             let _ = write!(suite, "/{name}");
         }
     }

@@ -54,9 +54,23 @@ pub fn ike_sa(sa: &IkeSaView, now: Instant) -> Message {
         put_encryption(&mut message, encr, key_bits, integ);
         message.put_display("prf-alg", prf);
         message.put_display("dh-group", ke);
+        for (number, ke) in (1..).zip(&sa.additional_kes) {
+            message.put_display(&format!("ake{number}"), ke);
+        }
     }
-    if let (IkeSaState::Established, Some(established)) = (sa.state, sa.established) {
+    message.put_flag("ppk", sa.ppk);
+    if let (IkeSaState::Established | IkeSaState::Rekeying, Some(established)) = (sa.state, sa.established) {
         message.put_display("established", seconds(now, established));
+        for (key, at) in [("rekey-time", sa.rekey_at), ("reauth-time", sa.reauth_at)] {
+            if let Some(at) = at {
+                message.put_display(key, seconds(at, now));
+            }
+        }
+    }
+    // Adit's own keys, behind those whose order programs know.
+    message.put_flag("mobike", sa.mobike);
+    if let Some(at) = sa.expires_at {
+        message.put_display("life-time", seconds(at, now));
     }
     message
 }
@@ -97,6 +111,11 @@ pub fn child_sa(child: &ChildSaView, facts: &ChildFacts, now: Instant) -> Messag
     message.put_display("packets-out", facts.counters.packets_out);
     if let Some(last) = facts.counters.last_out {
         message.put_display("use-out", seconds(now, last));
+    }
+    for (key, at) in [("rekey-time", child.rekey_at), ("life-time", child.expires_at)] {
+        if let Some(at) = at {
+            message.put_display(key, seconds(at, now));
+        }
     }
     message.put_display("install-time", seconds(now, child.installed));
     message.put_list("local-ts", &child.local_ts);
@@ -281,7 +300,7 @@ fn kebab(variant: &impl fmt::Debug) -> String {
     name
 }
 
-/// Whole seconds from `then` to `now`.
+/// Whole seconds from `then` to `now`: 0 if that is the other way round.
 fn seconds(now: Instant, then: Instant) -> u64 {
     now.saturating_duration_since(then).as_secs()
 }
@@ -348,8 +367,8 @@ mod tests {
             local_ts: vec![TrafficSelector::subnet("10.1.0.0".parse().unwrap(), 16)],
             remote_ts: vec![TrafficSelector::subnet("10.2.0.0".parse().unwrap(), 16)],
             installed: now - Duration::from_secs(30),
-            rekey_at: None,
-            expires_at: None,
+            rekey_at: Some(now + Duration::from_secs(3000)),
+            expires_at: Some(now + Duration::from_secs(3600)),
         };
         let ike = IkeSaView {
             handle: IkeSaHandle(3),
@@ -372,13 +391,13 @@ mod tests {
                 prf: PrfId::HMAC_SHA2_256,
                 ke: KeId::CURVE_25519,
             }),
-            additional_kes: Vec::new(),
-            ppk: false,
-            mobike: false,
+            additional_kes: vec![KeId::ML_KEM_768],
+            ppk: true,
+            mobike: true,
             established: Some(now - Duration::from_secs(61)),
-            rekey_at: None,
-            reauth_at: None,
-            expires_at: None,
+            rekey_at: Some(now + Duration::from_secs(14_000)),
+            reauth_at: Some(now + Duration::from_secs(86_000)),
+            expires_at: Some(now + Duration::from_secs(15_000)),
             children: vec![child.clone()],
         };
         (ike, child)
@@ -412,7 +431,13 @@ mod tests {
                 "encr-keysize",
                 "prf-alg",
                 "dh-group",
+                "ake1",
+                "ppk",
                 "established",
+                "rekey-time",
+                "reauth-time",
+                "mobike",
+                "life-time",
             ]
         );
         for (key, value) in [
@@ -425,7 +450,11 @@ mod tests {
             ("encr-keysize", "128"),
             ("prf-alg", "PRF_HMAC_SHA2_256"),
             ("dh-group", "CURVE_25519"),
+            ("ake1", "ML_KEM_768"),
+            ("ppk", "yes"),
             ("established", "61"),
+            ("rekey-time", "14000"),
+            ("reauth-time", "86000"),
         ] {
             assert_eq!(message.text(key).as_deref(), Some(value), "{key}");
         }
@@ -469,6 +498,8 @@ mod tests {
                 "use-in",
                 "bytes-out",
                 "packets-out",
+                "rekey-time",
+                "life-time",
                 "install-time",
                 "local-ts",
                 "remote-ts",
@@ -481,6 +512,8 @@ mod tests {
             ("integ-alg", "HMAC_SHA2_256_128"),
             ("bytes-in", "168"),
             ("use-in", "5"),
+            ("rekey-time", "3000"),
+            ("life-time", "3600"),
             ("install-time", "30"),
         ] {
             assert_eq!(message.text(key).as_deref(), Some(value), "{key}");

@@ -29,8 +29,17 @@ const MAX_QUEUED_EVENTS: usize = 1024 * 1024;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The name of every event a client can register for.
-pub const EVENTS: &[&str] =
-    &["log", "control-log", "list-sa", "list-conn", "list-negotiation", "ike-updown", "child-updown"];
+pub const EVENTS: &[&str] = &[
+    "log",
+    "control-log",
+    "list-sa",
+    "list-conn",
+    "list-negotiation",
+    "ike-updown",
+    "child-updown",
+    "ike-rekey",
+    "child-rekey",
+];
 
 /// The claim on a control address: while it lives, no second daemon can have it.
 #[derive(Debug)]

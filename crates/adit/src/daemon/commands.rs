@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use adit_ike::{ChildHandle, CommandError, IkeSaHandle, IkeSaState, TerminateTarget};
+use adit_ike::{ChildHandle, CommandError, IkeSaHandle, IkeSaState, RequestId, TerminateTarget};
 
 use super::{Daemon, Pending};
 use crate::control::report;
@@ -21,6 +21,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "stats", run: stats },
     Command { name: "initiate", run: initiate },
     Command { name: "terminate", run: terminate },
+    Command { name: "rekey", run: rekey },
     Command { name: "list-sas", run: list_sas },
     Command { name: "list-conns", run: list_conns },
     Command { name: "get-conns", run: get_conns },
@@ -112,7 +113,7 @@ fn initiate(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Reply
     match daemon.gateway.initiate(now, &target, request) {
         Ok(()) => {
             daemon.reconciler.ordered(target.connection.as_deref(), target.child.as_deref(), request);
-            waiting.wait(daemon, request, reply, None);
+            waiting.wait(daemon, request, reply, None, false);
         }
         Err(error) => reply.failure(error),
     }
@@ -125,22 +126,14 @@ fn terminate(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Repl
     if arguments.flag("force") {
         return reply.failure("`force` is not done yet");
     }
-    let (Ok(ike_sa), Ok(child_sa)) = (number(arguments, "ike-id"), number(arguments, "child-id")) else {
-        return reply.failure("`ike-id` or `child-id` is no number");
+    let target = match existing(arguments) {
+        Ok(target) => target,
+        Err(why) => return reply.failure(why),
     };
-    let target = TerminateTarget {
-        connection: name(arguments, "ike"),
-        child: name(arguments, "child"),
-        ike_sa: ike_sa.map(IkeSaHandle),
-        child_handle: child_sa.map(ChildHandle),
-    };
-    if target == TerminateTarget::default() {
-        return reply.failure("missing: `ike`, `ike-id`, `child` or `child-id`");
-    }
     daemon.hold(&target);
     let request = daemon.request_id();
     match daemon.gateway.terminate(now, &target, request) {
-        Ok(matches) => waiting.wait(daemon, request, reply, Some(matches)),
+        Ok(matches) => waiting.wait(daemon, request, reply, Some(matches), true),
         Err(error) => {
             let mut answer = Message::new();
             answer.put("success", "no").put("matches", "0").put("terminated", "0");
@@ -152,6 +145,51 @@ fn terminate(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Repl
             reply.respond(answer);
         }
     }
+}
+
+/// Unlike the other commands this does not wait for the end unless a time is given.
+fn rekey(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Reply) {
+    let Ok(mut waiting) = Waiting::read(arguments, now) else {
+        return reply.failure("`timeout` or `loglevel` is no number");
+    };
+    waiting.at_all &= arguments.text("timeout").is_some();
+    let target = match existing(arguments) {
+        Ok(target) => target,
+        Err(why) => return reply.failure(why),
+    };
+    let request = daemon.request_id();
+    if arguments.flag("reauth") {
+        return reply.failure("`reauth` is not done yet");
+    }
+    match daemon.gateway.rekey(now, &target, request) {
+        Ok(matches) => waiting.wait(daemon, request, reply, Some(matches), false),
+        Err(error) => {
+            let mut answer = Message::new();
+            answer.put("success", "no").put("matches", "0");
+            match error {
+                CommandError::NoSuchSa => answer.put("errmsg", "no matching SAs to rekey found"),
+                other => answer.put_display("errmsg", other),
+            };
+            reply.respond(answer);
+        }
+    }
+}
+
+/// The SAs that the arguments name.
+fn existing(arguments: &Message) -> Result<TerminateTarget, &'static str> {
+    let (Ok(ike_sa), Ok(child_sa)) = (number(arguments, "ike-id"), number(arguments, "child-id")) else {
+        return Err("`ike-id` or `child-id` is no number");
+    };
+    let target = TerminateTarget {
+        connection: name(arguments, "ike"),
+        child: name(arguments, "child"),
+        ike_sa: ike_sa.map(IkeSaHandle),
+        child_handle: child_sa.map(ChildHandle),
+    };
+    if target == TerminateTarget::default() {
+        return Err("missing: `ike`, `ike-id`, `child` or `child-id`");
+    }
+    Ok(target)
 }
 
 fn number(arguments: &Message, key: &str) -> Result<Option<u64>, std::num::ParseIntError> {
@@ -179,15 +217,26 @@ impl Waiting {
         })
     }
 
-    fn wait(self, daemon: &mut Daemon, request: adit_ike::RequestId, reply: Reply, matches: Option<usize>) {
+    fn wait(
+        self,
+        daemon: &mut Daemon,
+        request: RequestId,
+        reply: Reply,
+        matches: Option<usize>,
+        terminates: bool,
+    ) {
         if self.at_all {
-            let pending = Pending { reply, log_level: self.log_level, deadline: self.deadline, matches };
+            let Self { log_level, deadline, .. } = self;
+            let pending = Pending { reply, log_level, deadline, matches, terminates };
             daemon.pending.insert(request, pending);
         } else {
             let mut answer = Message::new();
             answer.put("success", "yes");
             if let Some(matches) = matches {
-                answer.put_display("matches", matches).put("terminated", "0");
+                answer.put_display("matches", matches);
+                if terminates {
+                    answer.put("terminated", "0");
+                }
             }
             reply.respond(answer);
         }
