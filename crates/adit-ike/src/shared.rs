@@ -278,8 +278,8 @@ impl Shared {
     /// When an SA made now is renewed, and when it ends.
     pub(crate) fn lifetime(&mut self, lifetime: Lifetime) -> (Option<Instant>, Option<Instant>) {
         let early = lifetime.jitter.min(lifetime.soft).mul_f64(self.fraction());
-        let soft = (!lifetime.soft.is_zero()).then(|| self.now + (lifetime.soft - early));
-        let hard = (!lifetime.hard.is_zero()).then(|| self.now + lifetime.hard);
+        let soft = self.now.checked_add(lifetime.soft - early).filter(|_| !lifetime.soft.is_zero());
+        let hard = self.now.checked_add(lifetime.hard).filter(|_| !lifetime.hard.is_zero());
         (soft, hard)
     }
 

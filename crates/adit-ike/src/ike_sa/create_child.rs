@@ -171,14 +171,14 @@ impl CreateChild {
         Answer::Failed { wanted, discard: peer_has_it.then_some(spi), replaces, notify }
     }
 
-    /// `deleted_early` holds what the peer has deleted before its response came.
+    /// `deleted_early` holds what the peer has deleted before its response came, `taken` the SPIs of its other children.
     pub(super) fn answered(
         mut self,
         core: &Core,
         cx: &mut Shared,
         secured: &Secured,
         c: &Contents<'_>,
-        deleted_early: &[Spi],
+        (deleted_early, taken): (&[Spi], &[Spi]),
     ) -> Answer {
         if let Some(notify) = c.notify(NotifyType::INVALID_KE_PAYLOAD) {
             return self.with_method(core, cx, notify);
@@ -199,6 +199,10 @@ impl CreateChild {
             let message = "deleted the child before its response that creates it arrived";
             let outcome = self.offer.outcome(OutcomeCode::RefusedByPeer, Blame::PeerIncompatible, message);
             return self.fail(core, cx, outcome, false);
+        }
+        if taken.contains(&agreed.outbound_spi) {
+            let outcome = invalid(&self.offer, "its SPI is that of another child of it");
+            return self.fail(core, cx, outcome, true);
         }
         if let Some(old) = &self.replaces
             && !agreed.covers(&self.offer)
@@ -317,6 +321,11 @@ impl Established {
             }
         };
         let agreed = match child::respond(core, cx, &sa.proposals, (ts_i, ts_r), true, old) {
+            // Two children with one SPI could not be told apart, neither in packets nor in Deletes.
+            Ok(agreed) if self.children.iter().any(|c| c.outbound_spi == agreed.outbound_spi) => {
+                agreed.abandon(cx);
+                return Handled::refuse(NotifyType::NO_PROPOSAL_CHOSEN);
+            }
             Ok(agreed) => agreed,
             Err((notify, outcome)) => {
                 core.record(cx, outcome.notify(notify.notify_type));

@@ -469,8 +469,9 @@ impl Established {
     /// When the peer must be asked whether it lives (RFC 7296 2.4).
     fn liveness_due(&self, core: &Core) -> Option<Instant> {
         let delay = core.connection.dpd_delay;
-        let quiet = self.ike.is_idle() && self.closing.is_none() && self.held.is_none();
-        (!delay.is_zero() && quiet).then(|| core.last_proof + delay)
+        let quiet = self.ike.is_idle() && self.closing.is_none();
+        let due = (core.last_proof + delay).max(self.held.unwrap_or(core.last_proof));
+        (!delay.is_zero() && quiet).then_some(due)
     }
 
     pub(super) fn handle_timeout(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
@@ -722,7 +723,8 @@ impl Established {
 
     fn child_answered(&mut self, core: &mut Core, cx: &mut Shared, create: CreateChild, c: &Contents<'_>) {
         let deleted_early = std::mem::take(&mut self.deleted_early);
-        match create.answered(core, cx, &self.ike.secured, c, &deleted_early) {
+        let taken: Vec<Spi> = self.children.iter().map(|c| c.outbound_spi).collect();
+        match create.answered(core, cx, &self.ike.secured, c, (&deleted_early, &taken)) {
             Answer::Child { child, replaces: None, .. } => self.children.push(child),
             Answer::Child { child, replaces: Some(replaces), lost } => {
                 self.succeeded(core, cx, child, replaces, lost);

@@ -283,3 +283,50 @@ fn an_ike_sa_that_is_not_replaced_ends_at_its_hard_limit() {
     pair.run(Duration::from_secs(301));
     pair.assert_nothing();
 }
+
+/// Two children with one SPI could not be told apart.
+#[test]
+fn a_peer_cannot_use_an_spi_twice() {
+    use adit_wire::ikev2::{Nonce, Payload, SecurityAssociation, TrafficSelectors};
+    let mut pair = Pair::established(sides());
+    let keys = pair.a.keys.pop().unwrap();
+    let taken = pair.a.installed.values().next().unwrap().inbound_spi;
+    for (id, spi, accepted) in [(2, taken.0, false), (3, taken.0 ^ 1, true)] {
+        let mut proposals = proposal::parse_esp("aes256gcm16-noesn").unwrap();
+        proposals[0].spi = spi.to_be_bytes().to_vec();
+        let ts = |s: &str| TrafficSelectors::new(vec![net(s)]);
+        let payloads = [
+            Payload::SecurityAssociation(SecurityAssociation { proposals }),
+            Payload::Nonce(Nonce(vec![7; 32])),
+            Payload::TrafficSelectorsInitiator(ts("10.1.0.0/16")),
+            Payload::TrafficSelectorsResponder(ts("10.2.0.0/16")),
+        ];
+        let h = header(&keys, ExchangeType::CREATE_CHILD_SA, true, false, id);
+        let datagram = seal(&keys, &h, &payloads, 1000 + u64::from(id));
+        pair.deliver(&Packet { source: at(A, 500), destination: at(B, 500), datagram });
+        let answer = open(&keys, pair.sent.last().unwrap());
+        assert_eq!(notifies(&answer).is_empty(), accepted, "{answer:?}");
+        assert_eq!(pair.b.installed.len(), 1 + usize::from(accepted));
+    }
+}
+
+/// A peer that made the current IKE SA and then falls silent is found out all the same.
+#[test]
+fn a_peer_that_falls_silent_after_replacing_the_ike_sa_is_dead() {
+    let (mut a, mut b) = sides();
+    a.connection().rekey = seconds(100, 2000);
+    b.connection().dpd_delay = Duration::from_secs(30);
+    let mut pair = Pair::established((a, b));
+    let from_a = ip(A);
+    let mut rekeyed = false;
+    pair.link = Box::new(move |_, p| {
+        let silent = rekeyed && p.source.ip() == from_a;
+        rekeyed |= p.is(ExchangeType::CREATE_CHILD_SA, false);
+        if silent { Fate::Lose } else { Fate::Deliver }
+    });
+    pair.run(Duration::from_secs(101));
+    assert_eq!(pair.b.gateway.ike_sas().count(), 1);
+    pair.run(Duration::from_secs(600));
+    assert_eq!(pair.b.gateway.ike_sas().count(), 0, "{:?}", pair.b.events);
+    assert!(pair.b.events.contains(&"child-down net PeerDead".to_owned()), "{:?}", pair.b.events);
+}
