@@ -288,6 +288,8 @@ pub struct ChildSaView {
     pub transforms: EspTransforms,
     /// Key exchange method of its own (PFS), if any.
     pub ke: Option<KeId>,
+    /// Additional key exchanges of its own (RFC 9370), in their order.
+    pub additional_kes: Vec<KeId>,
     /// ESP in UDP?
     pub encap: bool,
     /// Negotiated selectors of our side.

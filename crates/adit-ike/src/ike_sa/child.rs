@@ -17,7 +17,9 @@ use crate::output::{
     Blame, ChildHandle, ChildSaState, ChildSaView, DownReason, Event, IkeSaState, InstallChild, OutcomeCode,
     Output, RequestId, Stage, UsageLimits,
 };
-use crate::proposal::{NotationList, answers, choose, esp_transforms, without_esn, without_ke};
+use crate::proposal::{
+    NotationList, additional_kes, answers, choose, esp_transforms, without_esn, without_ke,
+};
 use crate::record::Outcome;
 use crate::selector::{Selectors, resolve};
 use crate::shared::Shared;
@@ -57,6 +59,7 @@ pub(crate) struct ChildSa {
     pub(crate) outbound_spi: Spi,
     pub(super) transforms: EspTransforms,
     pub(super) ke: Option<KeId>,
+    pub(super) additional_kes: Vec<KeId>,
     pub(super) encap: bool,
     pub(super) selectors: Selectors,
     pub(super) installed: Instant,
@@ -101,6 +104,7 @@ impl ChildSa {
             outbound_spi: self.outbound_spi,
             transforms: self.transforms,
             ke: self.ke,
+            additional_kes: self.additional_kes.clone(),
             encap: self.encap,
             local_ts: self.selectors.local.clone(),
             remote_ts: self.selectors.remote.clone(),
@@ -324,7 +328,7 @@ pub(super) struct Agreed {
     /// Who waits for it.
     requests: Vec<RequestId>,
     /// As the responder answers it.
-    proposal: Proposal,
+    pub(super) proposal: Proposal,
     transforms: EspTransforms,
     pub(super) ke: Option<KeId>,
     inbound_spi: Spi,
@@ -406,6 +410,7 @@ impl Agreed {
             outbound_spi: self.outbound_spi,
             transforms: self.transforms,
             ke: self.ke,
+            additional_kes: additional_kes(&self.proposal).unwrap_or_default(),
             encap,
             selectors: self.selectors,
             installed: cx.now,

@@ -4,15 +4,18 @@
 //! side knows them when its own response has arrived, and until then both successors exist.
 
 use adit_crypto::{KeyExchangeSecret, Prf, Secret};
-use adit_wire::ikev2::{KeId, KeyExchange, Nonce, Notify, NotifyType, Payload, ProtocolId, Spi};
+use adit_wire::ikev2::{
+    ExchangeType, KeId, KeyExchange, Nonce, Notify, NotifyType, Payload, ProtocolId, Spi,
+};
 
 use super::child::{self, Agreed, Install, Nonces, Offer, Phase};
 use super::established::{Established, Handled};
+use super::followup::{Awaited, Followup, Step};
 use super::init::NONCE_LEN;
 use super::secured::Secured;
 use super::{ChildSa, Contents, Core, Wanted};
 use crate::output::{Blame, ChildHandle, ChildSaView, DownReason, OutcomeCode, RequestId};
-use crate::proposal::{ke_name, methods};
+use crate::proposal::{additional_kes, ke_name, methods};
 use crate::record::Outcome;
 use crate::shared::Shared;
 
@@ -32,6 +35,15 @@ pub(super) struct CreateChild {
     secret: Option<KeyExchangeSecret>,
     restarts: u32,
     pub(super) replaces: Option<Replaces>,
+    /// CREATE_CHILD_SA is answered, and key exchanges are to follow.
+    following: Option<Following>,
+}
+
+/// A child that comes to be with the last additional key exchange (RFC 9370 2.2.4).
+struct Following {
+    followup: Followup,
+    agreed: Agreed,
+    nonce: Nonce,
 }
 
 /// The child whose successor is asked for.
@@ -71,12 +83,16 @@ pub(super) enum Answer {
     Again(Box<CreateChild>),
     /// Once more, but later: the peer is busy with the same SA, or with the IKE SA (RFC 7296 2.25).
     Later(Wanted, Option<Replaces>),
+    /// The collision is lost before there is anything to delete (RFC 9370 2.2.4).
+    Lost(Wanted, Option<Replaces>),
     Failed {
         wanted: Wanted,
         /// The child the peer believes in.
         discard: Option<Spi>,
         replaces: Option<Replaces>,
         notify: Option<NotifyType>,
+        /// The IKE SA must go, too.
+        fatal: bool,
     },
 }
 
@@ -108,7 +124,7 @@ impl CreateChild {
             Ok(secret) => {
                 cx.progress(&offer.wanted.requests, "sending CREATE_CHILD_SA request");
                 let nonce = cx.random::<NONCE_LEN>().to_vec();
-                Some(Self { offer, nonce, secret, restarts: 0, replaces })
+                Some(Self { offer, nonce, secret, restarts: 0, replaces, following: None })
             }
             Err(error) => {
                 let outcome = offer.outcome(OutcomeCode::InvalidKe, Blame::OurBug, error.to_string());
@@ -132,7 +148,19 @@ impl CreateChild {
         self.replaces.as_ref().map(|r| r.handle)
     }
 
+    /// Are there additional key exchanges to come, CREATE_CHILD_SA being answered?
+    pub(super) fn is_following_up(&self) -> bool {
+        self.following.is_some()
+    }
+
+    pub(super) fn exchange_type(&self) -> ExchangeType {
+        if self.is_following_up() { ExchangeType::IKE_FOLLOWUP_KE } else { ExchangeType::CREATE_CHILD_SA }
+    }
+
     pub(super) fn payloads(&self) -> Vec<Payload> {
+        if let Some(following) = &self.following {
+            return following.followup.payloads();
+        }
         let [sa, ts_i, ts_r] = self.offer.payloads();
         let mut payloads = Vec::new();
         // RFC 7296 1.3.3: the SPI that the sender of this notify expects in what arrives.
@@ -168,7 +196,7 @@ impl CreateChild {
         let mut wanted = self.offer.abandon(cx);
         wanted.tell_failure(cx, &failure);
         let replaces = self.replaces;
-        Answer::Failed { wanted, discard: peer_has_it.then_some(spi), replaces, notify }
+        Answer::Failed { wanted, discard: peer_has_it.then_some(spi), replaces, notify, fatal: false }
     }
 
     /// `deleted_early` holds what the peer has deleted before its response came, `taken` the SPIs of its other children.
@@ -180,6 +208,9 @@ impl CreateChild {
         c: &Contents<'_>,
         (deleted_early, taken): (&[Spi], &[Spi]),
     ) -> Answer {
+        if let Some(following) = self.following.take() {
+            return self.followed_up(core, cx, secured, c, (deleted_early, taken), following);
+        }
         if let Some(notify) = c.notify(NotifyType::INVALID_KE_PAYLOAD) {
             return self.with_method(core, cx, notify);
         }
@@ -231,16 +262,101 @@ impl CreateChild {
                 return self.fail(core, cx, outcome, true);
             }
         };
-        let nonces = Nonces { initiator: &self.nonce, responder: &nonce.0 };
-        let ours = lowest(&self.nonce, &nonce.0);
+        let mut shared = shared;
+        let methods = additional_kes(&agreed.proposal).unwrap_or_default();
+        if methods.is_empty() {
+            return self.finish(core, cx, secured, agreed, nonce, &shared);
+        }
+        if self.has_lost(nonce) {
+            let replaces = self.replaces;
+            return Answer::Lost(self.offer.abandon(cx), replaces);
+        }
+        let started = shared.pop().ok_or_else(|| "it has no key exchange of its own".to_owned());
+        match started.and_then(|first| Followup::start(cx, methods, first, c)) {
+            Ok(followup) => {
+                self.following = Some(Following { followup, agreed, nonce: nonce.clone() });
+                Answer::Again(Box::new(self))
+            }
+            Err(why) => {
+                let outcome = invalid(&self.offer, &why);
+                self.fail(core, cx, outcome, true)
+            }
+        }
+    }
+
+    /// The response of an IKE_FOLLOWUP_KE (RFC 9370 2.2.4).
+    fn followed_up(
+        mut self,
+        core: &Core,
+        cx: &mut Shared,
+        secured: &Secured,
+        c: &Contents<'_>,
+        (deleted_early, taken): (&[Spi], &[Spi]),
+        Following { followup, agreed, nonce }: Following,
+    ) -> Answer {
+        if let Some(error) = c.error() {
+            // The peer waits no longer, or not now: all from the beginning.
+            if matches!(error.notify_type, NotifyType::STATE_NOT_FOUND | NotifyType::TEMPORARY_FAILURE) {
+                let replaces = self.replaces;
+                return Answer::Later(self.offer.abandon(cx), replaces);
+            }
+            let outcome = self.offer.refusal(error.notify_type);
+            return self.fail(core, cx, outcome, false);
+        }
+        match followup.answered(cx, c) {
+            Ok(Step::Next(followup)) => {
+                self.following = Some(Following { followup, agreed, nonce });
+                Answer::Again(Box::new(self))
+            }
+            Ok(Step::Done(_)) if deleted_early.contains(&agreed.outbound_spi) => {
+                let message = "deleted the child before its response that creates it arrived";
+                let outcome =
+                    self.offer.outcome(OutcomeCode::RefusedByPeer, Blame::PeerIncompatible, message);
+                self.fail(core, cx, outcome, false)
+            }
+            Ok(Step::Done(_)) if taken.contains(&agreed.outbound_spi) => {
+                let message = "its SPI is that of another child of it";
+                let outcome = self.offer.outcome(OutcomeCode::InvalidSyntax, Blame::PeerMisbehaved, message);
+                self.fail(core, cx, outcome, true)
+            }
+            Ok(Step::Done(shared)) => self.finish(core, cx, secured, agreed, &nonce, &shared),
+            Err(why) => {
+                let message = format!("its IKE_FOLLOWUP_KE response is invalid: {why}");
+                let outcome = self.offer.outcome(OutcomeCode::InvalidSyntax, Blame::PeerMisbehaved, message);
+                let mut answer = self.fail(core, cx, outcome, true);
+                // draft-ietf-ipsecme-ikev2-mlkem: after a ciphertext that is refused the IKE SA is deleted.
+                if let Answer::Failed { fatal, .. } = &mut answer {
+                    *fatal = true;
+                }
+                answer
+            }
+        }
+    }
+
+    /// Has the peer's exchange that replaces the same child the higher nonces? `nonce` is the peer's in ours.
+    fn has_lost(&self, nonce: &Nonce) -> bool {
         let collision = self.replaces.as_ref().and_then(|r| r.collision.as_ref());
-        let lost = collision.is_some_and(|theirs| ours < theirs.lowest_nonce.as_slice());
+        collision.is_some_and(|theirs| lowest(&self.nonce, &nonce.0) < theirs.lowest_nonce.as_slice())
+    }
+
+    /// All secrets are there.
+    fn finish(
+        self,
+        core: &Core,
+        cx: &mut Shared,
+        secured: &Secured,
+        agreed: Agreed,
+        nonce: &Nonce,
+        shared: &[Secret],
+    ) -> Answer {
+        let nonces = Nonces { initiator: &self.nonce, responder: &nonce.0 };
+        let lost = self.has_lost(nonce);
         let install = match (&self.replaces, lost) {
             (None, _) => Install::New,
             (Some(_), false) => Install::Successor,
             (Some(_), true) => Install::Standby,
         };
-        match agreed.install(core, cx, secured, &shared, nonces, true, install) {
+        match agreed.install(core, cx, secured, shared, nonces, true, install) {
             Ok(child) => {
                 self.offer.succeed(cx);
                 Answer::Child { child, replaces: self.replaces, lost }
@@ -314,7 +430,11 @@ impl Established {
                     let unknown = Notify { notify_type: NotifyType::CHILD_SA_NOT_FOUND, ..notify.clone() };
                     return Handled::Respond(vec![Payload::Notify(unknown)]);
                 };
-                if matches!(old.phase, Phase::Rekeyed | Phase::Deleting) || old.successor.is_some() {
+                // RFC 9370 2.2.4: nor while the additional key exchanges of our own successor are under way.
+                if matches!(old.phase, Phase::Rekeyed | Phase::Deleting)
+                    || old.successor.is_some()
+                    || self.follows_up(old.handle)
+                {
                     return Handled::refuse(NotifyType::TEMPORARY_FAILURE);
                 }
                 Some(old)
@@ -369,6 +489,18 @@ impl Established {
         let nonce = cx.random::<NONCE_LEN>().to_vec();
         let [sa, ts_i, ts_r] = agreed.payloads();
         let (ke, shared): (Vec<KeyExchange>, Vec<Secret>) = exchange.into_iter().unzip();
+        let mut answer = vec![sa, Payload::Nonce(Nonce(nonce.clone()))];
+        answer.extend(ke.into_iter().map(Payload::KeyExchange));
+        answer.extend([ts_i, ts_r]);
+        let methods = additional_kes(&agreed.proposal).unwrap_or_default();
+        let mut shared = shared;
+        if !methods.is_empty()
+            && let Some(awaited) = shared.pop().and_then(|first| Awaited::start(cx, methods, first))
+        {
+            answer.push(awaited.link());
+            self.await_followup(cx, awaited, agreed, (&peer_nonce.0, &nonce), old);
+            return Handled::Respond(answer);
+        }
         let nonces = Nonces { initiator: &peer_nonce.0, responder: &nonce };
         let install = if old.is_some() { Install::Standby } else { Install::New };
         match agreed.install(core, cx, &self.ike.secured, &shared, nonces, false, install) {
@@ -380,9 +512,6 @@ impl Established {
             }
             Err(_) => return Handled::refuse(NotifyType::NO_PROPOSAL_CHOSEN),
         }
-        let mut payloads = vec![sa, Payload::Nonce(Nonce(nonce))];
-        payloads.extend(ke.into_iter().map(Payload::KeyExchange));
-        payloads.extend([ts_i, ts_r]);
-        Handled::Respond(payloads)
+        Handled::Respond(answer)
     }
 }

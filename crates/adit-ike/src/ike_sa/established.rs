@@ -13,6 +13,7 @@ use tracing::{debug, info};
 use super::child::Phase;
 use super::closing::DELETE_TIMEOUT;
 use super::create_child::{Answer, Collision, CreateChild, Replaces};
+use super::followup::Pending;
 use super::generation::Generation;
 use super::informational::Deletion;
 use super::rekey_ike::{CreateIke, Other, Role};
@@ -35,6 +36,9 @@ const MOST_DELETED_EARLY: usize = 16;
 /// `RETRY_JITTER` (RFC 7296 2.25).
 const RETRY: Duration = Duration::from_secs(15);
 const RETRY_JITTER: Duration = Duration::from_secs(10);
+
+/// How often in a row the peer may forget a half-done child of ours.
+const MOST_FORGOTTEN: u32 = 3;
 
 /// How often a child is asked for that the peer puts off: a few minutes.
 const MOST_PUT_OFF: u32 = 20;
@@ -91,6 +95,10 @@ pub(crate) struct Established {
     /// It is to be deleted as soon as the outstanding requests are answered, at the latest then.
     closing: Option<Instant>,
     last_suspicion: Option<Instant>,
+    /// A child of the peer that comes to be with additional key exchanges.
+    pub(super) pending: Option<Pending>,
+    /// How often in a row the peer knew nothing of such a child of ours (STATE_NOT_FOUND).
+    forgotten: u32,
 }
 
 impl Established {
@@ -111,6 +119,8 @@ impl Established {
             deleted_early: Vec::new(),
             closing: None,
             last_suspicion: None,
+            pending: None,
+            forgotten: 0,
         }
     }
 
@@ -328,13 +338,16 @@ impl Established {
             Task::CreateChildAgain(create) => {
                 // RFC 7296 2.25.1: the peer may have replaced or deleted the child meanwhile.
                 if let Some(handle) = create.replaced()
-                    && !self.children.iter().any(|c| c.handle == handle && c.successor.is_none())
+                    && !self
+                        .children
+                        .iter()
+                        .any(|c| c.handle == handle && (c.successor.is_none() || create.is_following_up()))
                 {
                     create.abandon(cx, "the peer has replaced or deleted the child");
                     self.not_rekeying(handle, None);
                     return Ok(());
                 }
-                (ExchangeType::CREATE_CHILD_SA, create.payloads(), Exchange::CreateChild(create))
+                (create.exchange_type(), create.payloads(), Exchange::CreateChild(create))
             }
             Task::RekeyIke(requests) => {
                 let Some(create) = CreateIke::new(core, cx, self.ike.our_spi(), requests) else {
@@ -397,6 +410,7 @@ impl Established {
     }
 
     fn drop_waiting(&mut self, core: &mut Core, cx: &mut Shared, failure: &str) {
+        self.drop_pending(cx, |_| true);
         let later = std::mem::take(&mut self.later).into_iter().map(|(_, task)| task);
         for task in std::mem::take(&mut self.queue).into_iter().chain(later) {
             match task {
@@ -455,6 +469,7 @@ impl Established {
             self.held.filter(|_| !self.queue.is_empty()),
             core.rekey_at,
             core.expires_at,
+            self.pending.as_ref().map(Pending::deadline),
             self.liveness_due(core),
             core.keepalive_due(),
         ]
@@ -494,6 +509,7 @@ impl Established {
         }
         let now = cx.now;
         self.drop_others(core, cx, |other| other.until <= now);
+        self.drop_pending(cx, |pending| pending.deadline() <= now);
         if core.expires_at.take_if(|at| *at <= cx.now).is_some() {
             info!("connection \"{}\": the IKE SA reached its hard limit", core.connection.name);
             return self.delete(core, cx);
@@ -609,7 +625,10 @@ impl Established {
         if ike.repeat(core, cx, m) {
             return State::Established(self);
         }
-        let known = matches!(exchange, ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL);
+        let known = matches!(
+            exchange,
+            ExchangeType::CREATE_CHILD_SA | ExchangeType::IKE_FOLLOWUP_KE | ExchangeType::INFORMATIONAL
+        );
         if !known || !ike.is_new(id) || role == Some(Role::Gone) {
             cx.counters.ignored += 1;
             return State::Established(self);
@@ -676,12 +695,13 @@ impl Established {
         }
         let replaces_ike = c.sa.is_some_and(|sa| sa.proposals.iter().any(|p| p.protocol == ProtocolId::IKE));
         match exchange {
-            ExchangeType::CREATE_CHILD_SA if self.ike.our_spi() != on => {
+            ExchangeType::CREATE_CHILD_SA | ExchangeType::IKE_FOLLOWUP_KE if self.ike.our_spi() != on => {
                 // RFC 7296 2.25.2: it is replaced already.
                 Handled::refuse(NotifyType::TEMPORARY_FAILURE)
             }
             ExchangeType::CREATE_CHILD_SA if replaces_ike => self.respond_to_rekey_ike(core, cx, c),
             ExchangeType::CREATE_CHILD_SA => self.respond_to_create_child(core, cx, c),
+            ExchangeType::IKE_FOLLOWUP_KE => self.respond_to_followup(core, cx, c),
             _ => self.respond_to_informational(core, cx, c, (on, id)),
         }
     }
@@ -723,13 +743,29 @@ impl Established {
 
     fn child_answered(&mut self, core: &mut Core, cx: &mut Shared, create: CreateChild, c: &Contents<'_>) {
         let deleted_early = std::mem::take(&mut self.deleted_early);
+        self.count_forgotten(cx, c);
         let taken: Vec<Spi> = self.children.iter().map(|c| c.outbound_spi).collect();
         match create.answered(core, cx, &self.ike.secured, c, (&deleted_early, &taken)) {
             Answer::Child { child, replaces: None, .. } => self.children.push(child),
             Answer::Child { child, replaces: Some(replaces), lost } => {
                 self.succeeded(core, cx, child, replaces, lost);
             }
-            Answer::Again(create) => self.queue.push_front(Task::CreateChildAgain(create)),
+            Answer::Again(create) => {
+                if create.is_following_up() {
+                    // RFC 9370 2.2.4: ours goes on, the peer stops.
+                    self.drop_pending(cx, |pending| pending.replaces(create.replaced()));
+                    self.deleted_early = deleted_early;
+                }
+                self.queue.push_front(Task::CreateChildAgain(create));
+            }
+            Answer::Lost(wanted, replaces) => {
+                for request in wanted.requests {
+                    cx.finish_part(request, Ok(()));
+                }
+                if let Some(replaces) = replaces {
+                    self.not_replaced(core, cx, replaces);
+                }
+            }
             Answer::Later(mut wanted, None) => {
                 wanted.put_off += 1;
                 if wanted.put_off < MOST_PUT_OFF {
@@ -743,7 +779,10 @@ impl Established {
                 wanted.tell_failure(cx, "the peer puts the rekeying off (TEMPORARY_FAILURE)");
                 self.not_replaced(core, cx, replaces);
             }
-            Answer::Failed { wanted, discard, replaces, notify } => {
+            Answer::Failed { wanted, discard, replaces, notify, fatal } => {
+                if fatal && self.closing.is_none() {
+                    self.closing = Some(cx.now + DELETE_TIMEOUT);
+                }
                 if let Some(spi) = discard {
                     self.discard(spi);
                 }
@@ -822,9 +861,41 @@ impl Established {
         }
     }
 
-    /// The peer has made the successor of a child, in an exchange whose lower nonce is `lowest_nonce`.
-    pub(super) fn replaced_by_peer(&mut self, old: ChildHandle, new: ChildHandle, lowest_nonce: &[u8]) {
-        let collision = Collision { lowest_nonce: lowest_nonce.to_vec(), child: Some(new) };
+    /// RFC 9370 2.2.4: a peer that forgets each time what it has agreed to ends the IKE SA.
+    fn count_forgotten(&mut self, cx: &Shared, c: &Contents<'_>) {
+        if !c.has(NotifyType::STATE_NOT_FOUND) {
+            if c.ke.is_some() && !c.has(NotifyType::ADDITIONAL_KEY_EXCHANGE) {
+                self.forgotten = 0;
+            }
+            return;
+        }
+        self.forgotten += 1;
+        if self.forgotten >= MOST_FORGOTTEN && self.closing.is_none() {
+            self.closing = Some(cx.now + DELETE_TIMEOUT);
+        }
+    }
+
+    /// Are additional key exchanges of ours for the successor of a child under way?
+    pub(super) fn follows_up(&self, old: ChildHandle) -> bool {
+        let waiting = self.queue.iter().filter_map(|task| match task {
+            Task::CreateChildAgain(create) => Some(create),
+            _ => None,
+        });
+        let out = self.ike.exchanges().filter_map(|exchange| match exchange {
+            Exchange::CreateChild(create) => Some(create),
+            _ => None,
+        });
+        out.chain(waiting).any(|create| create.is_following_up() && create.replaced() == Some(old))
+    }
+
+    /// The peer replaces a child too, in an exchange whose lower nonce is `lowest_nonce`; `child` is what it has made.
+    pub(super) fn collides_with_peer(
+        &mut self,
+        old: ChildHandle,
+        child: Option<ChildHandle>,
+        lowest_nonce: &[u8],
+    ) {
+        let collision = Collision { lowest_nonce: lowest_nonce.to_vec(), child };
         for exchange in self.ike.exchanges_mut() {
             if let Exchange::CreateChild(create) = exchange
                 && let Some(replaces) = create.replaces.as_mut().filter(|r| r.handle == old)
@@ -832,6 +903,11 @@ impl Established {
                 replaces.collision = Some(collision.clone());
             }
         }
+    }
+
+    /// The peer has made the successor of a child, in an exchange whose lower nonce is `lowest_nonce`.
+    pub(super) fn replaced_by_peer(&mut self, old: ChildHandle, new: ChildHandle, lowest_nonce: &[u8]) {
+        self.collides_with_peer(old, Some(new), lowest_nonce);
         for task in &mut self.queue {
             if let Task::Delete(deletion) = task {
                 deletion.extend(old, new);
@@ -893,7 +969,8 @@ impl Handled {
 impl Exchange {
     fn exchange_type(&self) -> ExchangeType {
         match self {
-            Self::CreateChild(_) | Self::RekeyIke(_) => ExchangeType::CREATE_CHILD_SA,
+            Self::CreateChild(create) => create.exchange_type(),
+            Self::RekeyIke(_) => ExchangeType::CREATE_CHILD_SA,
             Self::Delete(_) | Self::DeleteIke | Self::Liveness => ExchangeType::INFORMATIONAL,
         }
     }

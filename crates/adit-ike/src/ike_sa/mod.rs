@@ -12,6 +12,7 @@ mod closing;
 mod contents;
 mod create_child;
 mod established;
+mod followup;
 mod fragment;
 mod generation;
 mod informational;

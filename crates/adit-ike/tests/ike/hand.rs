@@ -234,16 +234,17 @@ impl Hand {
         self.sk_p = [0, 1].map(|side| prf_plus(ppk, &self.sk_p[side], PRF_LEN));
     }
 
-    /// KEYMAT of the child of IKE_AUTH (RFC 7296 2.17): the keys of what we send, then of what we receive.
-    pub(crate) fn child_keys(&self) -> [Vec<u8>; 2] {
-        let keymat = prf_plus(&self.sk_d, &[&NI[..], &self.nr].concat(), 2 * ENCR_LEN);
+    /// KEYMAT (RFC 7296 2.17), from a seed that begins with the secrets and nonces: the keys of what we send, then of
+    /// what we receive.
+    pub(crate) fn keymat(&self, seed: &[u8]) -> [Vec<u8>; 2] {
+        let keymat = prf_plus(&self.sk_d, seed, 2 * ENCR_LEN);
         let (ours, theirs) = keymat.split_at(ENCR_LEN);
         [ours.to_vec(), theirs.to_vec()]
     }
 
     /// The peer has one child, with these keys.
     pub(crate) fn assert_child(&self) {
-        let [ours, theirs] = self.child_keys();
+        let [ours, theirs] = self.keymat(&[&NI[..], &self.nr].concat());
         assert_eq!(self.pair.b.installed.len(), 1, "{:?}", self.pair.b.records);
         let child = self.pair.b.installed.values().next().unwrap();
         assert!(child.inbound_keys.encr.ct_eq(&ours));

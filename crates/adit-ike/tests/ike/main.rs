@@ -10,6 +10,7 @@
 mod adversarial;
 mod childless;
 mod exploration;
+mod followup;
 mod forgery;
 mod fragments;
 mod garbage;

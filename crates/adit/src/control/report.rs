@@ -10,7 +10,7 @@ use adit_crypto::{EspTransforms, IkeTransforms, is_aead};
 use adit_ike::config::{Action, AddressSpec, Child, ChildLimits, Connection, SelectorSpec};
 use adit_ike::{ChildSaView, IkeSaState, IkeSaView, NegotiationRecord, Stage};
 use adit_net::ChildCounters;
-use adit_wire::ikev2::{EncrId, IntegId, TrafficSelector};
+use adit_wire::ikev2::{EncrId, IntegId, KeId, TrafficSelector};
 
 use super::vici::Message;
 
@@ -54,9 +54,7 @@ pub fn ike_sa(sa: &IkeSaView, now: Instant) -> Message {
         put_encryption(&mut message, encr, key_bits, integ);
         message.put_display("prf-alg", prf);
         message.put_display("dh-group", ke);
-        for (number, ke) in (1..).zip(&sa.additional_kes) {
-            message.put_display(&format!("ake{number}"), ke);
-        }
+        put_additional_kes(&mut message, &sa.additional_kes);
     }
     message.put_flag("ppk", sa.ppk);
     if let (IkeSaState::Established | IkeSaState::Rekeying, Some(established)) = (sa.state, sa.established) {
@@ -99,6 +97,7 @@ pub fn child_sa(child: &ChildSaView, facts: &ChildFacts, now: Instant) -> Messag
     if let Some(ke) = child.ke {
         message.put_display("dh-group", ke);
     }
+    put_additional_kes(&mut message, &child.additional_kes);
     if esn {
         message.put("esn", "1");
     }
@@ -121,6 +120,13 @@ pub fn child_sa(child: &ChildSaView, facts: &ChildFacts, now: Instant) -> Messag
     message.put_list("local-ts", &child.local_ts);
     message.put_list("remote-ts", &child.remote_ts);
     message
+}
+
+/// `ake1` to `ake7`.
+fn put_additional_kes(message: &mut Message, methods: &[KeId]) {
+    for (number, method) in (1..).zip(methods) {
+        message.put_display(&format!("ake{number}"), method);
+    }
 }
 
 fn put_encryption(message: &mut Message, encr: EncrId, key_bits: Option<u16>, integ: Option<IntegId>) {
@@ -340,7 +346,7 @@ mod tests {
 
     use adit_ike::identity::Identity;
     use adit_ike::{ChildHandle, ChildSaState, IkeSaHandle};
-    use adit_wire::ikev2::{IkeSpi, KeId, PrfId, Spi};
+    use adit_wire::ikev2::{IkeSpi, PrfId, Spi};
 
     use super::*;
     use crate::control::vici::Value;
@@ -363,6 +369,7 @@ mod tests {
                 esn: true,
             },
             ke: Some(KeId::ECP_256),
+            additional_kes: vec![KeId::ML_KEM_768],
             encap: true,
             local_ts: vec![TrafficSelector::subnet("10.1.0.0".parse().unwrap(), 16)],
             remote_ts: vec![TrafficSelector::subnet("10.2.0.0".parse().unwrap(), 16)],
@@ -492,6 +499,7 @@ mod tests {
                 "encr-keysize",
                 "integ-alg",
                 "dh-group",
+                "ake1",
                 "esn",
                 "bytes-in",
                 "packets-in",
