@@ -228,7 +228,7 @@ fn links_that_are_none() {
     for wrong in [vec![], altered, stale[..15].to_vec(), [&stale[..], &[0]].concat()] {
         assert_eq!(asker.refused(&[exchange.clone(), link_of(&wrong)]), [NotifyType::STATE_NOT_FOUND]);
     }
-    assert_eq!(asker.refused(&[exchange.clone()]), [NotifyType::STATE_NOT_FOUND]);
+    assert_eq!(asker.refused(std::slice::from_ref(&exchange)), [NotifyType::STATE_NOT_FOUND]);
     // Another series: the one before is forgotten.
     asker.create(2);
     assert_eq!(asker.refused(&[exchange.clone(), link_of(&stale)]), [NotifyType::STATE_NOT_FOUND]);
