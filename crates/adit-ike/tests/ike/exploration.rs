@@ -314,7 +314,7 @@ fn adversarial_19_the_awaited_exchange_with_other_contents() {
 type Busy = fn(&mut Pair);
 
 /// After authentication: nothing in the clear or under wrong keys changes anything, and of what an authentic peer says
-/// only CREATE_CHILD_SA and INFORMATIONAL, whatever is outstanding.
+/// only CREATE_CHILD_SA, IKE_FOLLOWUP_KE and INFORMATIONAL, whatever is outstanding.
 #[test]
 fn adversarial_19_every_exchange_after_authentication() {
     let two = || {
@@ -355,8 +355,12 @@ fn adversarial_19_every_exchange_after_authentication() {
         for to_b in [true, false] {
             for payloads in scene.harmful() {
                 for exchange in EXCHANGES {
-                    let understood =
-                        [ExchangeType::CREATE_CHILD_SA.0, ExchangeType::INFORMATIONAL.0].contains(&exchange);
+                    let understood = [
+                        ExchangeType::CREATE_CHILD_SA,
+                        ExchangeType::IKE_FOLLOWUP_KE,
+                        ExchangeType::INFORMATIONAL,
+                    ]
+                    .contains(&ExchangeType(exchange));
                     for response in [false, true] {
                         for message_id in MESSAGE_IDS {
                             let h = scene.header(to_b, exchange, response, message_id);
