@@ -144,7 +144,7 @@ impl Asker {
     fn create(&mut self, nonce: u8) {
         let secret = KeyExchangeSecret::generate(KeId::CURVE_25519, &mut self.hand.entropy).unwrap();
         let mut proposals = proposal::parse_esp(ESP).unwrap();
-        proposals[0].spi = vec![0xc0, 0xff, 0xee, nonce];
+        proposals[0].spi = vec![0xc0, 0xff, 0xef, nonce];
         self.ni = vec![nonce; 32];
         let request = [
             Payload::SecurityAssociation(SecurityAssociation { proposals }),
