@@ -136,6 +136,13 @@ impl Gateway {
         self.shared.ppks = ppks;
     }
 
+    /// Replaces the connection of this name. IKE SAs keep the one they were made with.
+    pub fn replace_connection(&mut self, connection: Connection) {
+        if let Some(old) = self.shared.connections.iter_mut().find(|old| old.name == connection.name) {
+            *old = Arc::new(connection);
+        }
+    }
+
     /// The secret with which we and a peer authenticate.
     #[must_use]
     pub fn secret_between(&self, local: &Identity, remote: &Identity) -> Option<&SharedSecret> {

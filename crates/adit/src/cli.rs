@@ -198,6 +198,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
         },
         key_log: gateway.key_log,
         configuration: configuration.ike,
+        hosts: configuration.hosts,
     };
     match daemon::run(setup, &hub) {
         Ok(()) => Exit::Ok,

@@ -6,6 +6,7 @@
 
 mod commands;
 pub mod logging;
+mod names;
 mod policies;
 mod reconciler;
 mod reload;
@@ -25,8 +26,8 @@ use adit_crypto::SystemEntropy;
 use adit_esp::SaParameters;
 use adit_ike::config::{AddressSpec, Configuration, Connection, Settings};
 use adit_ike::{
-    ChildHandle, ChildSaView, DownReason, Event, Gateway, IkeSaView, InstallChild, Output, RequestId, Target,
-    TerminateTarget, Transmit,
+    ChildHandle, ChildSaView, CommandError, DownReason, Event, Gateway, IkeSaView, InstallChild, Output,
+    RequestId, Target, TerminateTarget, Transmit,
 };
 use adit_net::{
     Backend, ChildId, ChildSaInstall, IkeSender, NetConfig, NetEvent, PolicyId, UdpEncap, Userspace,
@@ -35,10 +36,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::logging::LogLimit;
+use self::names::{Answer, Names, Resolver, SystemResolver};
 use self::policies::Policies;
 use self::reconciler::{ChildName, Reconciler};
 use self::reload::{Changes, Loaded, Loader};
-use crate::config::{ControlUri, GatewaySettings};
+use crate::config::{ControlUri, GatewaySettings, Hosts};
 use crate::control::report::{self, ChildFacts};
 use crate::control::server::{ClaimError, Hub, Listener, Reply, Request, Server};
 use crate::control::vici::Message;
@@ -76,6 +78,8 @@ pub struct Setup {
     pub section: GatewaySettings,
     /// Its connections and secrets.
     pub configuration: Configuration,
+    /// Host names among the addresses of its connections.
+    pub hosts: HashMap<String, Hosts>,
 }
 
 /// Runs the daemon until a signal or a failure ends it.
@@ -106,19 +110,25 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
     let gateway = Gateway::new(settings, Box::new(SystemEntropy), Instant::now());
     let (loaded, loads) = mpsc::unbounded_channel();
     let loader = Loader::new(setup.file, loaded);
-    let mut daemon = Daemon::new(gateway, Box::new(network), wire, hub.clone(), inbox, key_log, loader);
+    let (answers, answered) = mpsc::unbounded_channel();
+    let outside =
+        Outside { backend: Box::new(network), wire, loader, resolver: Box::new(SystemResolver), answers };
+    let mut daemon = Daemon::new(gateway, outside, hub.clone(), inbox, key_log);
     daemon.section = Some(setup.section);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         // From here on a signal is an order to stop and not the end: nothing stays half done.
         let signals = Signals::register()?;
         // What is protected is protected before anybody can ask for anything.
-        daemon.configure(Instant::now(), setup.configuration)?;
+        daemon.configure(Instant::now(), setup.configuration, setup.hosts)?;
         let server = listener.serve(hub)?;
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
-        daemon.serve(server, received, loads, signals).await
+        daemon.serve(server, received, loads, answered, signals).await
     });
-    daemon.end(result)
+    let result = daemon.end(result);
+    // A name server that does not answer must not keep the daemon from ending.
+    runtime.shutdown_background();
+    result
 }
 
 fn open_key_log(directory: &Path) -> Result<KeyLog, RunError> {
@@ -232,6 +242,16 @@ impl Wire for SystemWire {
     }
 }
 
+/// What the daemon does things with.
+struct Outside {
+    backend: Box<dyn Backend>,
+    wire: Box<dyn Wire>,
+    loader: Loader,
+    resolver: Box<dyn Resolver>,
+    /// Where the resolver's answers go.
+    answers: mpsc::UnboundedSender<Answer>,
+}
+
 struct Daemon {
     gateway: Gateway,
     backend: Box<dyn Backend>,
@@ -239,7 +259,14 @@ struct Daemon {
     hub: Hub,
     inbox: Inbox,
     key_log: Option<KeyLog>,
+    /// As they are written: where there are host names, without addresses.
     connections: Vec<Connection>,
+    hosts: HashMap<String, Hosts>,
+    names: Names,
+    resolver: Box<dyn Resolver>,
+    answers: mpsc::UnboundedSender<Answer>,
+    /// What is to be brought up once its host names are known.
+    deferred: Vec<Deferred>,
     policies: Policies,
     /// The policy of every Child SA in the data plane.
     installed: HashMap<ChildHandle, PolicyId>,
@@ -261,6 +288,14 @@ struct Daemon {
     stopping: Option<Stopping>,
 }
 
+/// An `initiate` that waits for the host names of a connection.
+struct Deferred {
+    of: String,
+    connection: Option<String>,
+    child: Option<String>,
+    request: RequestId,
+}
+
 /// A command under way.
 struct Pending {
     reply: Reply,
@@ -279,15 +314,8 @@ struct Stopping {
 }
 
 impl Daemon {
-    fn new(
-        gateway: Gateway,
-        backend: Box<dyn Backend>,
-        wire: Box<dyn Wire>,
-        hub: Hub,
-        inbox: Inbox,
-        key_log: Option<KeyLog>,
-        loader: Loader,
-    ) -> Self {
+    fn new(gateway: Gateway, outside: Outside, hub: Hub, inbox: Inbox, key_log: Option<KeyLog>) -> Self {
+        let Outside { backend, wire, loader, resolver, answers } = outside;
         let now = Instant::now();
         Self {
             gateway,
@@ -297,6 +325,11 @@ impl Daemon {
             inbox,
             key_log,
             connections: Vec::new(),
+            hosts: HashMap::new(),
+            names: Names::default(),
+            resolver,
+            answers,
+            deferred: Vec::new(),
             policies: Policies::default(),
             installed: HashMap::new(),
             departed: HashMap::new(),
@@ -316,8 +349,14 @@ impl Daemon {
 
     /// Puts a configuration in force and says what is different. Only what changed is touched: what is new is protected
     /// first, what is gone last. A system that refuses the new policies leaves everything as it is.
-    fn configure(&mut self, now: Instant, configuration: Configuration) -> Result<Changes, adit_net::Error> {
-        let mut changes = Changes::between(&self.connections, &configuration.connections);
+    fn configure(
+        &mut self,
+        now: Instant,
+        mut configuration: Configuration,
+        hosts: HashMap<String, Hosts>,
+    ) -> Result<Changes, adit_net::Error> {
+        let mut changes =
+            Changes::between((&self.connections, &self.hosts), (&configuration.connections, &hosts));
         let before = self.policies.clone();
         self.policies.configure(&configuration.connections);
         if let Err(error) = self.backend.set_policies(self.policies.all()) {
@@ -337,7 +376,14 @@ impl Daemon {
                 reload::has_lost_its_secret(&self.gateway, sa, connection, &configuration)
             })
             .collect();
+        self.names.configure(now, hosts.values().flat_map(Hosts::names));
+        self.hosts = hosts;
         self.connections.clone_from(&configuration.connections);
+        for connection in &mut configuration.connections {
+            if let Some(hosts) = self.hosts.get(&connection.name) {
+                *connection = hosts.resolve(connection, |name| self.names.addresses(name));
+            }
+        }
         self.gateway.set_configuration(configuration);
         let ends = changes
             .connections
@@ -392,7 +438,7 @@ impl Daemon {
                 .push("the section `gateway` has changed: that takes effect at the next start".to_owned());
         }
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        match self.configure(now, loaded.ike) {
+        match self.configure(now, loaded.ike, loaded.hosts) {
             Ok(changes) => {
                 tracing::info!("configuration reloaded: {changes}");
                 answer.put("success", "yes").put_display("summary", &changes);
@@ -418,6 +464,7 @@ impl Daemon {
         mut server: Server,
         mut events: mpsc::UnboundedReceiver<NetEvent>,
         mut loads: mpsc::UnboundedReceiver<Loaded>,
+        mut answers: mpsc::UnboundedReceiver<Answer>,
         mut signals: Signals,
     ) -> Result<(), RunError> {
         loop {
@@ -453,6 +500,7 @@ impl Daemon {
                 _ = signals.terminate.recv() => self.stop(Instant::now(), None),
                 _ = signals.interrupt.recv() => self.stop(Instant::now(), None),
                 _ = signals.hangup.recv() => self.loader.read(None),
+                Some(answer) = answers.recv() => self.answered(Instant::now(), answer),
                 Some(loaded) = loads.recv() => {
                     let answer = self.loaded(Instant::now(), loaded);
                     self.loader.done(&answer);
@@ -531,6 +579,7 @@ impl Daemon {
             .chain(self.reconciler.poll_timeout())
             .chain(stopping)
             .chain(self.paths_due)
+            .chain(self.names.poll_timeout())
             .min()
     }
 
@@ -545,6 +594,9 @@ impl Daemon {
         }
         while let Some(name) = self.reconciler.due(now) {
             self.start(now, &name);
+        }
+        while let Some(name) = self.names.due(now) {
+            self.resolver.ask(&name, &self.answers);
         }
         let late = |pending: &mut Pending| pending.deadline.is_some_and(|deadline| deadline <= now);
         let late: Vec<Pending> =
@@ -599,8 +651,7 @@ impl Daemon {
     /// Brings up a child that ought to be up.
     fn start(&mut self, now: Instant, name: &ChildName) {
         let request = self.request_id();
-        let target = self.target(Some(name.connection.clone()), Some(name.child.clone()));
-        match self.gateway.initiate(now, &target, request) {
+        match self.initiate(now, Some(&name.connection), Some(&name.child), request) {
             Ok(()) => self.reconciler.begun(now, name, request),
             Err(error) => {
                 let wait = self.reconciler.failed(now, name);
@@ -619,6 +670,70 @@ impl Daemon {
                 if target.child_handle.is_none_or(|wanted| wanted == child.handle) {
                     self.reconciler.hold(Some(&sa.connection), Some(&child.name));
                 }
+            }
+        }
+    }
+
+    /// Brings children up, as soon as the host names of their connection are known.
+    fn initiate(
+        &mut self,
+        now: Instant,
+        connection: Option<&str>,
+        child: Option<&str>,
+        request: RequestId,
+    ) -> Result<(), CommandError> {
+        let has_it = |c: &&Connection| c.children.iter().any(|other| Some(other.name.as_str()) == child);
+        let of = connection.or_else(|| Some(self.connections.iter().find(has_it)?.name.as_str()));
+        if let Some(of) = of
+            && let Some(hosts) = self.hosts.get(of)
+        {
+            // All of them, not only until the first that is.
+            let awaited = hosts.names().filter(|name| self.names.need(now, name)).count();
+            if awaited > 0 {
+                self.deferred.push(Deferred {
+                    of: of.to_owned(),
+                    connection: connection.map(str::to_owned),
+                    child: child.map(str::to_owned),
+                    request,
+                });
+                return Ok(());
+            }
+        }
+        self.initiate_now(now, connection, child, request)
+    }
+
+    fn initiate_now(
+        &mut self,
+        now: Instant,
+        connection: Option<&str>,
+        child: Option<&str>,
+        request: RequestId,
+    ) -> Result<(), CommandError> {
+        let target = self.target(connection.map(str::to_owned), child.map(str::to_owned));
+        self.gateway.initiate(now, &target, request)
+    }
+
+    /// A host name was looked up: connections that use it are dialled at, and accepted from, where it is now.
+    fn answered(&mut self, now: Instant, answer: Answer) {
+        let name = answer.name.clone();
+        if self.names.answered(now, answer) {
+            for connection in &self.connections {
+                if let Some(hosts) = self.hosts.get(&connection.name)
+                    && hosts.names().any(|other| other == name)
+                {
+                    let resolved = hosts.resolve(connection, |name| self.names.addresses(name));
+                    self.gateway.replace_connection(resolved);
+                }
+            }
+        }
+        let (hosts, names) = (&self.hosts, &self.names);
+        let awaits = |deferred: &Deferred| {
+            hosts.get(&deferred.of).is_some_and(|hosts| hosts.names().any(|name| names.is_awaited(now, name)))
+        };
+        let settled: Vec<Deferred> = self.deferred.extract_if(.., |deferred| !awaits(deferred)).collect();
+        for Deferred { connection, child, request, .. } in settled {
+            if let Err(error) = self.initiate_now(now, connection.as_deref(), child.as_deref(), request) {
+                self.request_done(now, request, Err(error.to_string()));
             }
         }
     }

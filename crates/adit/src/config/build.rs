@@ -1,5 +1,6 @@
 //! From checked values to what the machines take, and the checks that need more than one value.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use adit_crypto::Secret;
@@ -12,6 +13,7 @@ use adit_wire::ikev2::{EsnId, KeId, Proposal, TransformType};
 
 use super::check::Checked;
 use super::diagnostic::{Diagnostics, Problem};
+use super::hosts::{Host, Hosts};
 use super::load::GatewaySettings;
 use super::source::{Sources, Span};
 use super::values::{ControlUri, Value};
@@ -28,10 +30,14 @@ impl<'d> Builder<'d> {
     }
 
     /// What is missing or wrong is reported and filled with defaults; the result is used only if nothing was.
-    pub(super) fn build(&mut self, mut root: Checked) -> (GatewaySettings, Configuration) {
+    pub(super) fn build(
+        &mut self,
+        mut root: Checked,
+    ) -> (GatewaySettings, Configuration, HashMap<String, Hosts>) {
         let gateway = root.take_sections("gateway").into_iter().next();
         let gateway = self.gateway(gateway.unwrap_or_else(Checked::empty_gateway));
         let mut configuration = Configuration::default();
+        let mut named = HashMap::new();
         for mut section in root.take_sections("secrets") {
             for section in section.take_sections("ike*") {
                 configuration.secrets.extend(self.secret(section));
@@ -42,11 +48,14 @@ impl<'d> Builder<'d> {
         }
         for mut section in root.take_sections("connections") {
             for section in section.take_sections("*") {
-                let connection = self.connection(section, &gateway, &configuration);
+                let (connection, hosts) = self.connection(section, &gateway, &configuration);
+                if hosts.names().next().is_some() {
+                    named.insert(connection.name.clone(), hosts);
+                }
                 configuration.connections.push(connection);
             }
         }
-        (gateway, configuration)
+        (gateway, configuration, named)
     }
 
     fn error(&mut self, problem: Problem) {
@@ -136,7 +145,7 @@ impl<'d> Builder<'d> {
         mut section: Checked,
         gateway: &GatewaySettings,
         Configuration { secrets, ppks, .. }: &Configuration,
-    ) -> Connection {
+    ) -> (Connection, Hosts) {
         let path = section.path.clone();
         let span = section.span;
         let (local_span, remote_span) = (section.span_of("local_addrs"), section.span_of("remote_addrs"));
@@ -161,8 +170,9 @@ impl<'d> Builder<'d> {
             Some(Value::Pattern(pattern)) => pattern,
             _ => IdentityPattern::Any,
         };
-        let local_addrs = section.addresses("local_addrs");
-        let remote_addrs = section.addresses("remote_addrs");
+        let hosts =
+            Hosts { local: section.addresses("local_addrs"), remote: section.addresses("remote_addrs") };
+        let (local_addrs, remote_addrs) = (written(&hosts.local), written(&hosts.remote));
         let families = families(&remote_addrs);
         if !overlap(families, self::families(&local_addrs)) {
             let at = local_span.or(remote_span).unwrap_or(span);
@@ -216,6 +226,7 @@ impl<'d> Builder<'d> {
         let retransmission = self.retransmission(&mut section);
         // A misspelt `remote_addrs` is reported already.
         let can_dial = (remote_span.is_none() && self.reported(&section))
+            || hosts.remote.iter().any(|host| matches!(host, Host::Name(_)))
             || remote_addrs.iter().any(|address| address.single().is_some());
         let mut children = Vec::new();
         for mut group in section.take_sections("children") {
@@ -267,7 +278,7 @@ impl<'d> Builder<'d> {
                 children.push(child);
             }
         }
-        Connection {
+        let connection = Connection {
             local_addrs,
             remote_addrs,
             local_port,
@@ -303,7 +314,8 @@ impl<'d> Builder<'d> {
             tries: section.number("keyingtries"),
             children,
             name: section.name,
-        }
+        };
+        (connection, hosts)
     }
 
     /// `rekey_time` and `reauth_time` with what follows from them.
@@ -527,6 +539,15 @@ struct Round {
     id: Option<Value>,
 }
 
+/// The addresses of a list, which tells none if they depend on names.
+fn written(hosts: &[Host]) -> Vec<AddressSpec> {
+    let address = |host: &Host| match host {
+        Host::Addresses(spec) => Some(*spec),
+        Host::Name(_) => None,
+    };
+    hosts.iter().map(address).collect::<Option<_>>().unwrap_or_default()
+}
+
 /// IPv4, IPv6.
 fn families(addresses: &[AddressSpec]) -> (bool, bool) {
     let v4 = addresses.is_empty() || addresses.iter().any(|address| address.first.is_ipv4());
@@ -632,7 +653,7 @@ impl Checked {
         }
     }
 
-    fn addresses(&mut self, key: &str) -> Vec<AddressSpec> {
+    fn addresses(&mut self, key: &str) -> Vec<Host> {
         match self.one(key) {
             Some(Value::Addresses(addresses)) => addresses,
             _ => Vec::new(),

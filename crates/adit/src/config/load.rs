@@ -1,5 +1,6 @@
 //! Loading: the disk, and the order of things.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +13,7 @@ use zeroize::Zeroizing;
 use super::build::Builder;
 use super::check::Checker;
 use super::diagnostic::{Diagnostic, Diagnostics, Problem, Severity};
+use super::hosts::Hosts;
 use super::resolve::Resolver;
 use super::source::Sources;
 use super::syntax::{self, Files, Parsed};
@@ -22,8 +24,10 @@ use super::values::ControlUri;
 pub struct Configuration {
     /// The `gateway` section.
     pub gateway: GatewaySettings,
-    /// The `connections` and `secrets` sections, in order.
+    /// The `connections` and `secrets` sections, in order. A list of addresses with host names in it is empty here.
     pub ike: config::Configuration,
+    /// By the name of the connection, the lists that hold host names.
+    pub hosts: HashMap<String, Hosts>,
     /// What is suspicious, though usable.
     pub warnings: Vec<Diagnostic>,
     /// Every file that was read.
@@ -101,11 +105,11 @@ pub(super) fn load_from(
         return Err(diagnostics);
     };
     let mut builder = Builder::new(&sources, &mut diagnostics);
-    let (gateway, ike) = builder.build(checked);
+    let (gateway, ike, hosts) = builder.build(checked);
     warn_about_exposed_secrets(&sources, &mut diagnostics, exposed);
     if diagnostics.errors.is_empty() {
         let (warnings, files) = (diagnostics.warnings, sources.paths());
-        Ok(Configuration { gateway, ike, warnings, files })
+        Ok(Configuration { gateway, ike, hosts, warnings, files })
     } else {
         Err(diagnostics)
     }

@@ -13,6 +13,7 @@ mod check;
 mod diagnostic;
 #[doc(hidden)]
 pub mod fuzzing;
+mod hosts;
 mod load;
 mod manual;
 mod resolve;
@@ -25,6 +26,7 @@ mod values;
 mod tests;
 
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_ERRORS, Note, Severity};
+pub use hosts::{Host, Hosts};
 pub use load::{Configuration, GatewaySettings, load};
 pub use manual::manual;
 pub use source::Place;

@@ -18,6 +18,7 @@ use base64::Engine;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
+use super::hosts::Host;
 use super::source::Span;
 use super::syntax::Text;
 
@@ -88,7 +89,7 @@ pub(super) enum Value {
     Time(Duration),
     Word(&'static str),
     Text(String),
-    Addresses(Vec<AddressSpec>),
+    Addresses(Vec<Host>),
     Proposals(Vec<Proposal>),
     Identity(Identity),
     Pattern(IdentityPattern),
@@ -193,7 +194,7 @@ impl Kind {
             }
             Self::Text => "text".to_owned(),
             Self::Auth => "`psk`".to_owned(),
-            Self::Addresses => "addresses, prefixes, ranges, `%any`".to_owned(),
+            Self::Addresses => "addresses, prefixes, ranges, host names, `%any`".to_owned(),
             Self::IkeProposals | Self::EspProposals => "proposals".to_owned(),
             Self::Identity => "an identity".to_owned(),
             Self::IdentityPattern => "an identity, wildcards allowed".to_owned(),
@@ -339,15 +340,16 @@ fn list<T>(text: &Text, expected: &str, read: impl Fn(&Text) -> Result<T, Wrong>
         .collect()
 }
 
-const ADDRESS: &str = "an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`) or `%any`";
+const ADDRESS: &str =
+    "an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`), host name or `%any`";
 
-fn addresses(text: &Text) -> Result<Vec<AddressSpec>, Wrong> {
+fn addresses(text: &Text) -> Result<Vec<Host>, Wrong> {
     let any_v4 = AddressSpec { first: Ipv4Addr::UNSPECIFIED.into(), last: Ipv4Addr::BROADCAST.into() };
     let any_v6 = AddressSpec { first: Ipv6Addr::UNSPECIFIED.into(), last: Ipv6Addr::from(u128::MAX).into() };
     let specs = list(text, ADDRESS, |item| match item.text.as_str() {
-        "%any" => Ok(vec![any_v4, any_v6]),
-        "%any4" | "0.0.0.0" => Ok(vec![any_v4]),
-        "%any6" | "::" => Ok(vec![any_v6]),
+        "%any" => Ok(vec![Host::Addresses(any_v4), Host::Addresses(any_v6)]),
+        "%any4" | "0.0.0.0" => Ok(vec![Host::Addresses(any_v4)]),
+        "%any6" | "::" => Ok(vec![Host::Addresses(any_v6)]),
         other => match block(other) {
             // An outer address carries no interface, and without one nothing can be sent there.
             Some((IpAddr::V6(first), _)) if first.is_unicast_link_local() => Err(Wrong::because(
@@ -358,27 +360,42 @@ fn addresses(text: &Text) -> Result<Vec<AddressSpec>, Wrong> {
                 ),
                 "an address that is routed, like a global or a unique local one",
             )),
-            Some((first, last)) => Ok(vec![AddressSpec { first, last }]),
-            None if is_host_name(other) => Err(Wrong::because(
-                item,
-                format!("host names like {} are not done yet", quoted(item)),
-                ADDRESS,
-            )),
-            None => Err(Wrong::new(item, ADDRESS)),
+            Some((first, last)) => Ok(vec![Host::Addresses(AddressSpec { first, last })]),
+            None if is_host_name(other) => Ok(vec![Host::Name(other.to_ascii_lowercase())]),
+            None => {
+                let mut wrong = Wrong::new(item, ADDRESS);
+                wrong.nearest =
+                    super::diagnostic::nearest(other, ["%any", "%any4", "%any6"]).map(ToOwned::to_owned);
+                Err(wrong)
+            }
         },
     })?
     .concat();
     // Anybody of both families is what an empty list says.
-    let anybody = specs.contains(&any_v4) && specs.contains(&any_v6);
-    if anybody && specs.iter().all(|spec| spec.single().is_none()) {
+    let anybody = [any_v4, any_v6].into_iter().all(|any| specs.contains(&Host::Addresses(any)));
+    let dialled = |host: &Host| match host {
+        Host::Addresses(spec) => spec.single().is_some(),
+        Host::Name(_) => true,
+    };
+    if anybody && !specs.iter().any(dialled) {
         return Ok(Vec::new());
     }
     Ok(specs)
 }
 
+/// RFC 1123 2.1, with the underscores that some have. An address that is slightly wrong is none, and neither is `any`.
 fn is_host_name(text: &str) -> bool {
-    text.chars().all(|character| character.is_ascii_alphanumeric() || "-._".contains(character))
-        && text.contains(|character: char| character.is_ascii_alphabetic())
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|character| character.is_ascii_alphanumeric() || "-_".contains(character))
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    name.len() <= 253
+        && name.split('.').all(label)
+        && name.split('.').next_back().is_some_and(|last| last.contains(|c: char| c.is_ascii_alphabetic()))
+        && !["any", "any4", "any6"].contains(&name)
 }
 
 /// An address, a prefix or a range, as its first and last address.

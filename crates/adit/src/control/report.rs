@@ -13,6 +13,7 @@ use adit_net::ChildCounters;
 use adit_wire::ikev2::{EncrId, IntegId, KeId, TrafficSelector};
 
 use super::vici::Message;
+use crate::config::{Host, Hosts};
 
 /// What is known about a Child SA outside of IKE.
 #[derive(Clone, Debug, Default)]
@@ -142,14 +143,18 @@ fn put_encryption(message: &mut Message, encr: EncrId, key_bits: Option<u16>, in
 /// A configured connection. `priority` and `interface` do not exist yet; lifetimes are sent even if they are 0, because
 /// `swanctl` prints them unasked.
 #[must_use]
-pub fn connection(connection: &Connection) -> Message {
-    let addresses = |specs: &[AddressSpec]| match specs {
-        [] => vec!["%any".to_owned()],
-        specs => specs.iter().map(address).collect(),
+pub fn connection(connection: &Connection, hosts: Option<&Hosts>) -> Message {
+    let addresses = |specs: &[AddressSpec], hosts: Option<&Vec<Host>>| {
+        let specs = || specs.iter().copied().map(Host::Addresses).collect();
+        match hosts.cloned().unwrap_or_else(specs).as_slice() {
+            [] => vec!["%any".to_owned()],
+            hosts => hosts.iter().map(ToString::to_string).collect(),
+        }
     };
     let mut message = Message::new();
-    message.put_list("local_addrs", addresses(&connection.local_addrs));
-    message.put_list("remote_addrs", addresses(&connection.remote_addrs));
+    let (local, remote) = (hosts.map(|hosts| &hosts.local), hosts.map(|hosts| &hosts.remote));
+    message.put_list("local_addrs", addresses(&connection.local_addrs, local));
+    message.put_list("remote_addrs", addresses(&connection.remote_addrs, remote));
     message.put_display("local_port", connection.local_port);
     message.put_display("remote_port", connection.remote_port);
     message.put("version", "IKEv2");
@@ -207,19 +212,6 @@ fn action(action: Action) -> &'static str {
         Action::Trap => "trap",
         Action::Start => "start",
     }
-}
-
-/// An address of the configuration as it is written there.
-fn address(spec: &AddressSpec) -> String {
-    match spec.single() {
-        Some(single) => single.to_string(),
-        // A selector of any protocol prints a prefix where the range is one.
-        None => TrafficSelector { start: spec.first, end: spec.last, ..any(spec) }.to_string(),
-    }
-}
-
-fn any(spec: &AddressSpec) -> TrafficSelector {
-    if spec.first.is_ipv4() { TrafficSelector::any_v4() } else { TrafficSelector::any_v6() }
 }
 
 struct Selector<'a>(&'a SelectorSpec);
@@ -537,14 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn configured_addresses_and_selectors() {
-        let spec = |first: &str, last: &str| AddressSpec {
-            first: first.parse().unwrap(),
-            last: last.parse().unwrap(),
-        };
-        assert_eq!(address(&spec("192.0.2.1", "192.0.2.1")), "192.0.2.1");
-        assert_eq!(address(&spec("10.0.0.0", "10.0.255.255")), "10.0.0.0/16");
-        assert_eq!(address(&spec("10.0.0.1", "10.0.0.9")), "10.0.0.1..10.0.0.9");
+    fn configured_selectors() {
         let dynamic =
             |protocol, start_port, end_port| SelectorSpec::Dynamic { protocol, start_port, end_port };
         assert_eq!(Selector(&dynamic(0, 0, 65_535)).to_string(), "dynamic");

@@ -108,11 +108,11 @@ fn initiate(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Reply
     let Ok(waiting) = Waiting::read(arguments, now) else {
         return reply.failure("`timeout` or `loglevel` is no number");
     };
-    let target = daemon.target(name(arguments, "ike"), name(arguments, "child"));
+    let (connection, child) = (name(arguments, "ike"), name(arguments, "child"));
     let request = daemon.request_id();
-    match daemon.gateway.initiate(now, &target, request) {
+    match daemon.initiate(now, connection.as_deref(), child.as_deref(), request) {
         Ok(()) => {
-            daemon.reconciler.ordered(target.connection.as_deref(), target.child.as_deref(), request);
+            daemon.reconciler.ordered(connection.as_deref(), child.as_deref(), request);
             waiting.wait(daemon, request, reply, None, false);
         }
         Err(error) => reply.failure(error),
@@ -281,7 +281,10 @@ fn list_conns(daemon: &mut Daemon, _: Instant, arguments: &Message, reply: Reply
     for connection in &daemon.connections {
         if wanted.as_ref().is_none_or(|name| *name == connection.name) {
             let mut message = Message::new();
-            message.put_section(&connection.name, report::connection(connection));
+            message.put_section(
+                &connection.name,
+                report::connection(connection, daemon.hosts.get(&connection.name)),
+            );
             reply.event("list-conn", message);
         }
     }

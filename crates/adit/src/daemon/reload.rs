@@ -11,7 +11,7 @@ use adit_ike::{Gateway, IkeSaView};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::reconciler::ChildName;
-use crate::config::{self, Diagnostics};
+use crate::config::{self, Diagnostics, Hosts};
 use crate::control::server::Reply;
 use crate::control::vici::Message;
 
@@ -33,8 +33,11 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Compares connections.
-    pub(super) fn between(old: &[Connection], new: &[Connection]) -> Self {
+    /// Compares connections and the names of their hosts.
+    pub(super) fn between(
+        (old, old_hosts): (&[Connection], &HashMap<String, Hosts>),
+        (new, new_hosts): (&[Connection], &HashMap<String, Hosts>),
+    ) -> Self {
         let mut changes = Self::default();
         let known: HashSet<&str> = old.iter().map(|connection| connection.name.as_str()).collect();
         let by_name: HashMap<&str, &Connection> =
@@ -45,7 +48,8 @@ impl Changes {
                 changes.connections.push(old.name.clone());
                 continue;
             };
-            if ground(old) != ground(new) {
+            let same_hosts = old_hosts.get(&old.name) == new_hosts.get(&new.name);
+            if !same_hosts || ground(old) != ground(new) {
                 changes.changed.push(old.name.clone());
                 changes.connections.push(old.name.clone());
             } else {
@@ -229,7 +233,8 @@ mod tests {
             Connection { encap: true, ..connection("other", &[child("a")]) },
             connection("same", &[child("a"), child("b")]),
         ];
-        let changes = Changes::between(&old, &new);
+        let none = HashMap::new();
+        let changes = Changes::between((&old, &none), (&new, &none));
         assert_eq!(changes.added, ["inner/new", "new"]);
         assert_eq!(changes.changed, ["other", "inner/other", "inner/wish", "patience"]);
         assert_eq!(changes.removed, ["gone", "inner/gone"]);
@@ -237,9 +242,9 @@ mod tests {
         assert_eq!(changes.children, [ChildName::new("inner", "other"), ChildName::new("inner", "gone")]);
         let kept = [("same", "a"), ("same", "b"), ("inner", "same"), ("inner", "wish"), ("patience", "a")];
         assert_eq!(changes.kept, kept.map(|(connection, child)| ChildName::new(connection, child)).into());
-        assert_eq!(
-            Changes::between(&old, &old),
-            Changes { kept: Changes::between(&old, &old).kept, ..Changes::default() }
-        );
+        let unchanged = Changes::between((&old, &none), (&old, &none));
+        assert_eq!(Changes { kept: HashSet::new(), ..unchanged }, Changes::default());
+        let hosts = HashMap::from([("same".to_owned(), Hosts::default())]);
+        assert_eq!(Changes::between((&old, &none), (&old, &hosts)).changed, ["same"]);
     }
 }

@@ -20,6 +20,7 @@ enum Deed {
     Remove(u64),
     Send { local: SocketAddr, remote: SocketAddr, datagram: Vec<u8> },
     Shutdown,
+    Ask(String),
 }
 
 #[derive(Clone, Default)]
@@ -117,12 +118,19 @@ impl Wire for Deeds {
     }
 }
 
+impl Resolver for Deeds {
+    fn ask(&mut self, name: &str, _: &mpsc::UnboundedSender<Answer>) {
+        self.push(Deed::Ask(name.to_owned()));
+    }
+}
+
 struct Side {
     daemon: Daemon,
     deeds: Deeds,
     inbox: mpsc::UnboundedReceiver<NetEvent>,
     queue: mpsc::UnboundedSender<NetEvent>,
     loads: mpsc::UnboundedReceiver<Loaded>,
+    answered: mpsc::UnboundedReceiver<Answer>,
 }
 
 fn text(own: &str, peer: &str, secret: &str, child: &str) -> String {
@@ -160,17 +168,17 @@ impl Side {
         let deeds = Deeds::default();
         let (queue, inbox) = mpsc::unbounded_channel();
         let (loaded, loads) = mpsc::unbounded_channel();
-        let mut daemon = Daemon::new(
-            gateway,
-            Box::new(deeds.clone()),
-            Box::new(deeds.clone()),
-            Hub::default(),
-            Inbox::default(),
-            None,
-            Loader::new(PathBuf::from("/nonexistent/swanctl.conf"), loaded),
-        );
-        daemon.configure(now, configuration.ike).unwrap();
-        Self { daemon, deeds, inbox, queue, loads }
+        let (answers, answered) = mpsc::unbounded_channel();
+        let outside = Outside {
+            backend: Box::new(deeds.clone()),
+            wire: Box::new(deeds.clone()),
+            loader: Loader::new(PathBuf::from("/nonexistent/swanctl.conf"), loaded),
+            resolver: Box::new(deeds.clone()),
+            answers,
+        };
+        let mut daemon = Daemon::new(gateway, outside, Hub::default(), Inbox::default(), None);
+        daemon.configure(now, configuration.ike, configuration.hosts).unwrap();
+        Self { daemon, deeds, inbox, queue, loads, answered }
     }
 
     /// One turn of the event loop.
@@ -474,6 +482,66 @@ fn policies_that_the_system_refuses_leave_everything_as_it_was() {
     assert_eq!((a.removed().len(), a.daemon.connections.len(), a.daemon.policies.all().len()), (0, 1, 1));
 }
 
+impl Side {
+    /// What the resolver was asked for since the beginning.
+    fn asked(&self) -> Vec<String> {
+        let deeds = self.deeds.all();
+        let asked = deeds.iter().filter_map(|deed| match deed {
+            Deed::Ask(name) => Some(name.clone()),
+            _ => None,
+        });
+        asked.collect()
+    }
+
+    fn resolved(&mut self, now: Instant, name: &str, addresses: &[&str]) {
+        let found = addresses.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        let addresses = if found.is_empty() { Err("no such host".to_owned()) } else { Ok(found) };
+        self.daemon.answered(now, Answer { name: name.into(), addresses });
+    }
+}
+
+#[test]
+fn a_peer_with_a_name_is_dialled_where_it_is_now() {
+    let mut now = Instant::now();
+    let named = text("1", "2", SECRET, "start_action = start").replace("= 192.0.2.2", "= Peer.Example");
+    let mut a = Side::new(now, "1", "2", SECRET, "");
+    let mut b = Side::new(now, "2", "1", SECRET, "");
+    reload(&mut a, now, &named);
+    talk(now, &mut a, &mut b);
+    assert_eq!(a.asked(), ["peer.example"]);
+    assert!(a.sent().is_empty(), "nobody knows where it is");
+    // An operator who is in a hurry waits as well, and hears why it fails.
+    let mut up = a.command(now, "initiate", &[("child", "net")]);
+    a.resolved(now, "peer.example", &[]);
+    a.turn(now);
+    let (_, refusal) = answer(&mut up);
+    assert_eq!(refusal.text("success").as_deref(), Some("no"), "{refusal:?}");
+    // The next attempt asks again, and finds it at an address where nobody answers.
+    now = a.daemon.reconciler.poll_timeout().unwrap().max(now + Duration::from_secs(5));
+    a.turn(now);
+    assert_eq!(a.asked().len(), 2);
+    a.resolved(now, "peer.example", &["192.0.2.77"]);
+    a.turn(now);
+    assert!(a.sent().iter().all(|(_, to, _)| to.ip().to_string() == "192.0.2.77"));
+    // It has moved when the attempt is given up.
+    let (mut answered, moved) = (2, now + Duration::from_secs(100));
+    while a.installs().is_empty() && now < moved + Duration::from_secs(300) {
+        now = a.daemon.poll_timeout().unwrap();
+        a.turn(now);
+        while answered < a.asked().len() {
+            answered += 1;
+            a.resolved(now, "peer.example", &[if now < moved { "192.0.2.77" } else { "192.0.2.2" }]);
+        }
+        let lost = a.sent().into_iter().filter(|(_, to, _)| to.ip().to_string() != "192.0.2.77");
+        if lost.count() > 0 {
+            // Those went to the peer that is there; it answers the repetition.
+            now = a.daemon.poll_timeout().unwrap();
+            talk(now, &mut a, &mut b);
+        }
+    }
+    assert_eq!((a.installs().len(), b.installs().len()), (1, 1), "{:?}", a.asked());
+}
+
 #[test]
 fn ups_and_downs_are_told() {
     let now = Instant::now();
@@ -623,9 +691,9 @@ fn a_signal_before_the_loop_is_an_order_to_stop() {
     let ended = runtime.block_on(async {
         let signals = Signals::register().unwrap();
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
-        let Side { mut daemon, inbox, loads, .. } = Side::new(Instant::now(), "1", "2", SECRET, "");
+        let Side { mut daemon, inbox, loads, answered, .. } = Side::new(Instant::now(), "1", "2", SECRET, "");
         let server = Listener::claim(&uri).unwrap().serve(&daemon.hub).unwrap();
-        daemon.serve(server, inbox, loads, signals).await
+        daemon.serve(server, inbox, loads, answered, signals).await
     });
     ended.unwrap();
 }

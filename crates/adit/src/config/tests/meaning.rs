@@ -340,6 +340,20 @@ fn anybody_is_nobody_in_particular() {
 }
 
 #[test]
+fn host_names_are_left_to_be_resolved() {
+    let text = connection("local_addrs = 192.0.2.1", "start_action = start", "")
+        .replace("192.0.2.2", "198.51.100.1, Gw.Example.COM, vpn_2");
+    let configuration = good(&text);
+    let c = &configuration.ike.connections[0];
+    assert_eq!((c.local_addrs.len(), c.remote_addrs.len()), (1, 0));
+    let hosts = &configuration.hosts["c"];
+    assert_eq!(hosts.names().collect::<Vec<_>>(), ["gw.example.com", "vpn_2"]);
+    let written: Vec<String> = hosts.remote.iter().map(ToString::to_string).collect();
+    assert_eq!(written, ["198.51.100.1", "gw.example.com", "vpn_2"]);
+    assert!(good(&connection("local_addrs = 192.0.2.1", "", "")).hosts.is_empty());
+}
+
+#[test]
 fn what_asks_for_nothing_else_than_what_happens_is_accepted() {
     let lines = "local_addrs = 192.0.2.1
         dscp = 000000

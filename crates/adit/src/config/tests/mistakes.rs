@@ -87,19 +87,19 @@ fn bad_values_are_errors_at_the_value() {
         ("version = 3", "8:15: connections.c.version: bad value `3`; expected `2` or `0`; did you mean `2`?"),
         (
             "local_addrs = 192.0.2.1, 192.0.2.300",
-            "8:30: connections.c.local_addrs: bad value `192.0.2.300`; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`) or `%any`",
+            "8:30: connections.c.local_addrs: bad value `192.0.2.300`; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`), host name or `%any`",
         ),
         (
             "local_addrs = 192.0.2.0/33",
-            "8:19: connections.c.local_addrs: bad value `192.0.2.0/33`; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`) or `%any`",
+            "8:19: connections.c.local_addrs: bad value `192.0.2.0/33`; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`), host name or `%any`",
         ),
         (
             "local_addrs = 192.0.2.9-192.0.2.1",
-            "8:19: connections.c.local_addrs: bad value `192.0.2.9-192.0.2.1`; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`) or `%any`",
+            "8:19: connections.c.local_addrs: bad value `192.0.2.9-192.0.2.1`; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`), host name or `%any`",
         ),
         (
             "local_addrs = 192.0.2.1,,192.0.2.2",
-            "8:19: connections.c.local_addrs: an item of the list is empty; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`) or `%any`",
+            "8:19: connections.c.local_addrs: an item of the list is empty; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`), host name or `%any`",
         ),
         (
             "local_addrs = 2001:db8::1, fe80::1",
@@ -110,8 +110,12 @@ fn bad_values_are_errors_at_the_value() {
             "8:20: connections.c.remote_addrs: `fe80::/10` is link-local, and those addresses cannot be reached without an interface; expected an address that is routed, like a global or a unique local one",
         ),
         (
-            "local_addrs = gw.example.com",
-            "8:19: connections.c.local_addrs: host names like `gw.example.com` are not done yet; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`) or `%any`",
+            "local_addrs = any",
+            "8:19: connections.c.local_addrs: bad value `any`; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`), host name or `%any`; did you mean `%any`?",
+        ),
+        (
+            "local_addrs = -gw.example.com",
+            "8:19: connections.c.local_addrs: bad value `-gw.example.com`; expected an IP address, prefix (`192.0.2.0/24`), range (`192.0.2.1-192.0.2.9`), host name or `%any`",
         ),
         (
             "unique = replcae",
