@@ -132,7 +132,9 @@ impl Sas {
         self.inbound.get_mut(&spi)
     }
 
-    /// Seals an inner packet at the end of `buffer`, on the SA that carries it.
+    /// Seals an inner packet at the end of `buffer`, on the SA for it: of its policy, the one that became active last among
+    /// those whose selectors it fits. An SA may be narrower than its policy, and what does not fit would be dropped by
+    /// the peer. Policies that describe the packet equally well stand in for each other.
     pub(crate) fn seal(
         &mut self,
         policies: &Policies,
@@ -144,40 +146,45 @@ impl Sas {
         let flow = ip::flow(inner).map_err(|_| Refusal::Drop(DropCause::Malformed))?;
         // Each round ends it, or an SA.
         loop {
-            let outbound = self.find_outbound(policies, &flow)?;
-            if let Some(sealed) = outbound.seal(inner, buffer, (now, mark), report)? {
-                return Ok(sealed);
+            let mut spent = None;
+            for policy in policies.of(&flow) {
+                let active = self.outbound.get_mut(&policy);
+                let Some(outbound) = active.and_then(|active| active.find(&flow)) else { continue };
+                match outbound.seal(inner, buffer, (now, mark), report)? {
+                    Some(sealed) => return Ok(sealed),
+                    None => spent = Some(outbound.id),
+                }
+                break;
             }
-            let id = outbound.id;
-            self.retire(id);
+            match spent {
+                Some(id) => self.retire(id),
+                None => return Err(no_sa(policies, &flow)),
+            }
         }
     }
+}
 
-    /// The SA for a packet: of its policy, the one that became active last among those whose selectors it fits. An SA
-    /// may be narrower than its policy, and what does not fit would be dropped by the peer. Policies that describe the
-    /// packet equally well stand in for each other.
-    fn find_outbound(&mut self, policies: &Policies, flow: &ip::Flow) -> Result<&mut Outbound, Refusal> {
-        let found =
-            policies.of(flow).find_map(|policy| Some((policy, self.outbound.get(&policy)?.find(flow)?)));
-        found.and_then(|(policy, age)| self.outbound.get_mut(&policy)?.by_age.get_mut(&age)).ok_or_else(
-            || match policies.of(flow).find(|policy| policies.traps.contains(policy)) {
-                Some(trap) => Refusal::Wait(trap),
-                None if policies.of(flow).next().is_none() => Refusal::Drop(DropCause::NoPolicy),
-                None => Refusal::Drop(DropCause::NoSa),
-            },
-        )
+/// What becomes of a packet without an SA.
+fn no_sa(policies: &Policies, flow: &ip::Flow) -> Refusal {
+    match policies.of(flow).find(|policy| policies.traps.contains(policy)) {
+        Some(trap) => Refusal::Wait(trap),
+        None if policies.of(flow).next().is_none() => Refusal::Drop(DropCause::NoPolicy),
+        None => Refusal::Drop(DropCause::NoSa),
     }
 }
 
 impl Active {
-    /// The age of the newest SA that a packet fits.
-    fn find(&self, flow: &ip::Flow) -> Option<u64> {
+    /// The newest SA that a packet fits.
+    fn find(&mut self, flow: &ip::Flow) -> Option<&mut Outbound> {
         let fits = |sa: &Outbound| sa.sa.selectors().admit_outbound(flow);
         let (newest, sa) = self.by_age.last_key_value()?;
-        if fits(sa) {
-            return Some(*newest);
-        }
-        self.by_destination.newest(flow.destination, |age| self.by_age.get(&age).is_some_and(fits))
+        let age = if fits(sa) {
+            *newest
+        } else {
+            let fits = |age| self.by_age.get(&age).is_some_and(fits);
+            self.by_destination.newest(flow.destination, fits)?
+        };
+        self.by_age.get_mut(&age)
     }
 }
 
