@@ -410,6 +410,13 @@ fn a_second_data_plane_says_what_is_in_its_way() -> Result<()> {
     let ports = refusal(NetConfig::default())?;
     ensure!(ports.contains("UDP port 500 belongs to another process"), "{ports}");
     drop(other);
+    // Nobody but root can stand in its way.
+    let nobody = "--reuid 65534 --regid 65534 --clear-groups --inh-caps=-all --bounding-set=-all";
+    let claim: Vec<_> = nobody.split(' ').chain("nft add table inet adit-claim".split(' ')).collect();
+    let refused = run(net.gateway(A), "setpriv", &claim)?;
+    unanswered(&refused)?;
+    let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(refused.contains("Operation not permitted"), "{refused}");
     let mut first = net.plane(A)?;
     first.plane.set_policies(vec![networks_policy(A)])?;
     let protected = system(net.gateway(A))?;
