@@ -597,7 +597,7 @@ impl Gateway {
     pub fn child_activity(&mut self, now: Instant, child: ChildHandle, last_inbound: Instant) {
         self.shared.now = now;
         if let Some(handle) = self.ike_sa_of(child) {
-            self.with(handle, |sa, _| sa.core.last_proof = sa.core.last_proof.max(last_inbound.min(now)));
+            self.with(handle, |sa, cx| sa.child_active(cx, child, last_inbound.min(now)));
         }
     }
 

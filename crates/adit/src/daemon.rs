@@ -911,10 +911,13 @@ impl Daemon {
             }
             Event::IkeRekeyed { old, new } => {
                 tracing::info!(
-                    "connection \"{}\": IKE SA [{}] rekeyed, it replaces [{}]",
+                    "connection \"{}\": IKE SA [{}] rekeyed, {}_i {}_r replaces {}_i {}_r",
                     new.connection,
                     new.handle.0,
-                    old.handle.0
+                    new.initiator_spi,
+                    new.responder_spi,
+                    old.initiator_spi,
+                    old.responder_spi
                 );
                 self.hub.publish("ike-rekey", || {
                     let both = old_and_new(report::ike_sa(&old, now), report::ike_sa(&new, now));

@@ -68,6 +68,8 @@ pub(crate) struct ChildSa {
     pub(super) successor: Option<ChildHandle>,
     /// It lost a collision of rekeyings: nobody was told of it.
     pub(super) redundant: bool,
+    /// Does the peer know of it? Of the successor that we made by a response only once the peer shows that it has that.
+    pub(super) settled: bool,
     /// It sends nothing any more.
     retired: bool,
     pub(super) rekey_at: Option<Instant>,
@@ -417,6 +419,7 @@ impl Agreed {
             phase: Phase::Installed,
             successor: None,
             redundant: false,
+            settled: install != Install::Standby || initiator,
             retired: false,
             rekey_at,
             expires_at,

@@ -40,6 +40,9 @@ const RETRY_JITTER: Duration = Duration::from_secs(10);
 /// How often in a row the peer may forget a half-done child of ours.
 const MOST_FORGOTTEN: u32 = 3;
 
+/// How long to wait for a sign that the peer has the response that made a child, before that is replaced in turn.
+const UNSETTLED: Duration = Duration::from_secs(1);
+
 /// How often a child is asked for that the peer puts off: a few minutes.
 const MOST_PUT_OFF: u32 = 20;
 
@@ -319,6 +322,12 @@ impl Established {
             },
             Task::RekeyChild(handle, requests) => {
                 let old = self.children.iter_mut().find(|c| c.handle == handle && c.may_be_rekeyed());
+                if let Some(old) = &old
+                    && !old.settled
+                {
+                    self.later.push((cx.now + UNSETTLED, Task::RekeyChild(handle, requests)));
+                    return Ok(());
+                }
                 let Some(old) = old else {
                     // The peer was quicker, or it is gone.
                     for request in requests {
@@ -566,6 +575,20 @@ impl Established {
         self.queue.push_back(Task::Delete(deletion));
     }
 
+    /// An authentic packet arrived on a child: its peer knows of it.
+    pub(super) fn child_active(
+        mut self: Box<Self>,
+        core: &mut Core,
+        handle: ChildHandle,
+        last_inbound: Instant,
+    ) -> State {
+        core.last_proof = core.last_proof.max(last_inbound);
+        if let Some(child) = self.children.iter_mut().find(|c| c.handle == handle) {
+            child.settled |= last_inbound >= child.installed;
+        }
+        State::Established(self)
+    }
+
     /// A child has carried its soft limit.
     pub(super) fn child_expiring(
         mut self: Box<Self>,
@@ -634,6 +657,10 @@ impl Established {
             return State::Established(self);
         }
         let Some(opened) = ike.secured.open(core, cx, m) else { return State::Established(self) };
+        // Whoever asks again has our last response.
+        for child in &mut self.children {
+            child.settled = true;
+        }
         if role.is_none() {
             self.held = None;
         }

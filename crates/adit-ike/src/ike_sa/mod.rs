@@ -567,6 +567,11 @@ impl IkeSa {
         self.established(cx, |s, core, cx| s.rekey_children(core, cx, handles, requests));
     }
 
+    /// An authentic packet arrived on a Child SA.
+    pub(crate) fn child_active(&mut self, cx: &mut Shared, child: ChildHandle, last_inbound: Instant) {
+        self.established(cx, |s, core, _| s.child_active(core, child, last_inbound));
+    }
+
     /// A Child SA has carried its soft limit.
     pub(crate) fn child_expiring(&mut self, cx: &mut Shared, child: ChildHandle) {
         self.established(cx, |s, core, cx| s.child_expiring(core, cx, child));

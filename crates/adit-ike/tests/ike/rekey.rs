@@ -330,3 +330,36 @@ fn a_peer_that_falls_silent_after_replacing_the_ike_sa_is_dead() {
     assert_eq!(pair.b.gateway.ike_sas().count(), 0, "{:?}", pair.b.events);
     assert!(pair.b.events.contains(&"child-down net PeerDead".to_owned()), "{:?}", pair.b.events);
 }
+
+/// A responder does not replace what the peer may not know of yet: strongSwan drops a response that comes while it works
+/// on a request with the same Message ID, and gets it once more a second later.
+#[test]
+fn what_the_peer_may_not_know_of_is_not_replaced() {
+    let (mut a, mut b) = sides();
+    a.connection().children[0].limits.time = seconds(60, 90);
+    b.connection().children[0].limits.time = seconds(60, 90);
+    let mut pair = Pair::established((a, b));
+    // A's request arrives, B's response does not for 20 seconds.
+    let start = pair.now;
+    pair.run(Duration::from_secs(30));
+    let request = pair.a.next_request();
+    let target = adit_ike::TerminateTarget { child: Some("net".into()), ..Default::default() };
+    pair.a.gateway.rekey(pair.now, &target, request).unwrap();
+    let from_b = ip(B);
+    pair.link = Box::new(move |_, p| {
+        if p.source.ip() == from_b && p.header().flags.response { Fate::Lose } else { Fate::Deliver }
+    });
+    pair.run(Duration::from_secs(1));
+    let new = *pair.b.installed.keys().next_back().unwrap();
+    pair.b.gateway.child_expiring(pair.now, new);
+    pair.run(Duration::from_secs(19));
+    let asked = |pair: &Pair| {
+        pair.sent.iter().any(|p| p.source.ip() == from_b && p.is(ExchangeType::CREATE_CHILD_SA, false))
+    };
+    assert!(!asked(&pair) && pair.b.installed.contains_key(&new));
+    pair.link = Box::new(|_, _| Fate::Deliver);
+    pair.run(Duration::from_secs(30));
+    assert!(asked(&pair), "{:?}", pair.now - start);
+    pair.assert_children(1);
+    assert!(!pair.a.events.iter().chain(&pair.b.events).any(|e| e.starts_with("child-down")));
+}
