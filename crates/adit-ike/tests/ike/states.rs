@@ -569,6 +569,11 @@ fn children_of_one_peer_are_bounded() {
     request.push(Payload::Nonce(adit_wire::ikev2::Nonce(vec![5; 32])));
     let mut refused = 0;
     for id in 2..1000_u32 {
+        for payload in &mut request {
+            if let Payload::SecurityAssociation(sa) = payload {
+                sa.proposals[0].spi = (id << 16).to_be_bytes().to_vec();
+            }
+        }
         let h = header(&keys, ExchangeType::CREATE_CHILD_SA, true, false, id);
         let datagram = seal(&keys, &h, &request, (1 << 40) + u64::from(id));
         pair.deliver(&Packet { source: at(A, 500), destination: at(B, 500), datagram });
