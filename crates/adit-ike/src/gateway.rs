@@ -3,6 +3,8 @@
 //!
 //! What happens inside an IKE SA is the business of `ike_sa`.
 
+mod succession;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use adit_crypto::{Entropy, hash_sha1};
 use adit_wire::ikev2::{ExchangeType, Header, IkeSpi, Message, Notify, NotifyType, Payload, Version};
-use tracing::{debug, debug_span, info, trace};
+use tracing::{debug, debug_span, trace};
 
 use crate::config::{Child, Configuration, Connection, PostQuantumKey, Settings, SharedSecret};
 use crate::cookie::CookieJar;
@@ -73,6 +75,11 @@ pub enum CommandError {
     /// Nothing fits the target.
     #[error("no SA fits")]
     NoSuchSa,
+    /// [`Gateway::reauthenticate`]: nothing that fits can be dialled anew.
+    #[error(
+        "no IKE SA that fits was dialled by us and has children, or it is being re-authenticated already"
+    )]
+    NothingToReauthenticate,
     /// The gateway is being shut down.
     #[error("the gateway is shutting down")]
     ShuttingDown,
@@ -98,8 +105,6 @@ pub struct Gateway {
 impl Gateway {
     /// Refused first requests remembered.
     const REFUSED: usize = 256;
-    /// IKE SAs between two identities: more than any number of connections and crossing beginnings needs.
-    const MOST_OF_ONE_PEER: usize = 16;
     /// Octets of a first request, which a half-open IKE SA keeps: several times what the longest lists of proposals
     /// and the largest public values need.
     const MOST_FIRST_OCTETS: usize = 8192;
@@ -436,7 +441,7 @@ impl Gateway {
         local: IpAddr,
         remote: IpAddr,
         wanted: (Vec<Wanted>, Vec<RequestId>),
-    ) {
+    ) -> Option<IkeSaHandle> {
         let settings = &self.shared.settings;
         // A peer that listens elsewhere than on 500 does so for IKE with NAT traversal, where ESP can come too.
         let local_port = if connection.remote_port != 500 || connection.local_port == settings.nat_t_port {
@@ -445,7 +450,7 @@ impl Gateway {
             settings.ike_port
         };
         let path = (SocketAddr::new(local, local_port), SocketAddr::new(remote, connection.remote_port));
-        self.start(connection, path, wanted, false);
+        self.start(connection, path, wanted, false)
     }
 
     fn start(
@@ -454,12 +459,14 @@ impl Gateway {
         path: (SocketAddr, SocketAddr),
         (wanted, requests): (Vec<Wanted>, Vec<RequestId>),
         wary: bool,
-    ) {
+    ) -> Option<IkeSaHandle> {
         let name = connection.name.clone();
         match AwaitInitResponse::start(&mut self.shared, connection, path, wanted, wary) {
             Ok(mut sa) => {
+                let handle = sa.core.handle;
                 sa.core.await_up(&mut self.shared, requests);
                 self.insert(sa);
+                Some(handle)
             }
             Err(wanted) => {
                 let failure =
@@ -470,6 +477,7 @@ impl Gateway {
                 for request in requests {
                     self.shared.finish_part(request, Err(&failure));
                 }
+                None
             }
         }
     }
@@ -502,9 +510,13 @@ impl Gateway {
         }
     }
 
-    /// The IKE SA that can bring children of a connection up; of several the oldest.
+    /// The IKE SA that can bring children of a connection up; of several the oldest. One that is to take the place of
+    /// another may yet fail.
     fn serving(&self, connection: &str) -> Option<IkeSaHandle> {
-        self.ike_sas.values().filter(|sa| sa.serves(connection)).map(|sa| sa.core.handle).min()
+        let serves = |sa: &&IkeSa| {
+            sa.core.connection.name == connection && sa.serves() && sa.core.succession.replaces.is_none()
+        };
+        self.ike_sas.values().filter(serves).map(|sa| sa.core.handle).min()
     }
 
     /// Takes SAs down; returns how many. [`Event::RequestDone`] tells when.
@@ -522,7 +534,12 @@ impl Gateway {
         let (whole, found) = self.fitting(target)?;
         let count = if whole { found.len() } else { found.iter().map(|(_, children)| children.len()).sum() };
         self.shared.begin_request(request, found.len());
+        let handles: Vec<IkeSaHandle> = found.iter().map(|(handle, _)| *handle).collect();
+        self.cancel_successors(&handles);
         for (handle, children) in found {
+            if !self.ike_sas.contains_key(&handle) {
+                self.shared.finish_part(request, Ok(()));
+            }
             self.with(handle, |sa, cx| {
                 if whole {
                     sa.delete(cx, vec![request]);
@@ -727,7 +744,7 @@ impl Gateway {
     /// Lets one IKE SA do something, and keeps the tables true.
     fn with(&mut self, handle: IkeSaHandle, f: impl FnOnce(&mut IkeSa, &mut Shared)) {
         let Some(sa) = self.ike_sas.get_mut(&handle) else { return };
-        let before = sa.deadline();
+        let (before, remote, connection) = (sa.deadline(), sa.core.remote, Arc::clone(&sa.core.connection));
         f(sa, &mut self.shared);
         let after = sa.deadline();
         if before != after {
@@ -736,70 +753,26 @@ impl Gateway {
             }
             self.timers.extend(after.map(|at| (at, handle)));
         }
-        if sa.is_closed() {
-            if let Some(hash) = sa.core.first_request {
-                self.first_requests.remove(&hash);
-            }
-            for spi in &sa.core.spis {
-                self.shared.release_ike_spi(*spi);
-            }
-            self.ike_sas.remove(&handle);
+        if sa.core.remote != remote || !Arc::ptr_eq(&sa.core.connection, &connection) {
+            self.shared.update_peer(&sa.core);
         }
-    }
-
-    /// What one IKE SA found out about others.
-    fn apply_effects(&mut self) {
-        for effect in std::mem::take(&mut self.shared.effects) {
-            match effect {
-                Effect::InitialContact { keep, begun, local_id, remote_id } => {
-                    let others: Vec<IkeSaHandle> = self
-                        .shared
-                        .established_with(&local_id, &remote_id)
-                        .iter()
-                        .filter(|handle| **handle != keep)
-                        .copied()
-                        .collect();
-                    for handle in others {
-                        // What came to be since then is not what the peer has lost: it may have begun itself while
-                        // we did, and its message took longer.
-                        self.with(handle, |sa, cx| {
-                            if sa.core.established.is_some_and(|at| at <= begun) {
-                                sa.forget(cx);
-                            }
-                        });
-                    }
+        if sa.core.succession.replaces.is_some() && sa.is_settled() {
+            self.shared.effects.push(Effect::Settled(handle));
+        }
+        if sa.is_gone() {
+            let (replaces, successor) =
+                (sa.core.succession.replaces.take(), sa.core.succession.successor.take());
+            if sa.is_closed() {
+                if let Some(hash) = sa.core.first_request {
+                    self.first_requests.remove(&hash);
                 }
-                Effect::DialAgain { connection, path, wanted, requests } => {
-                    self.start(connection, path, (wanted, requests), true);
+                for spi in &sa.core.spis {
+                    self.shared.release_ike_spi(*spi);
                 }
-                Effect::Established { keep, local_id, remote_id } => {
-                    self.bound_peer(keep, &local_id, &remote_id);
-                }
+                self.ike_sas.remove(&handle);
             }
+            self.unlink(handle, replaces, successor);
         }
-    }
-
-    /// Whoever is authentic may open IKE SAs, but not without end: the one that was silent for longest goes.
-    fn bound_peer(&mut self, keep: IkeSaHandle, local_id: &Identity, remote_id: &Identity) {
-        let open: Vec<&IkeSa> = self
-            .shared
-            .established_with(local_id, remote_id)
-            .iter()
-            .filter_map(|handle| self.ike_sas.get(handle))
-            .filter(|sa| sa.is_open() || sa.core.handle == keep)
-            .collect();
-        if open.len() <= Self::MOST_OF_ONE_PEER {
-            return;
-        }
-        let oldest = open.iter().filter(|sa| sa.core.handle != keep).min_by_key(|sa| sa.core.last_proof);
-        let Some((handle, remote)) = oldest.map(|sa| (sa.core.handle, sa.core.remote)) else { return };
-        if self.shared.may_log(remote.ip()) {
-            info!(
-                "peer {remote}: \"{remote_id}\" has more than {} IKE SAs, deleting the one that was silent for longest",
-                Self::MOST_OF_ONE_PEER,
-            );
-        }
-        self.with(handle, |sa, cx| sa.delete(cx, Vec::new()));
     }
 }
 

@@ -381,6 +381,8 @@ pub enum OutcomeCode {
     NoSharedSecret,
     /// Neither ML-KEM nor a post-quantum pre-shared key is agreed, and the configuration wants one.
     NotPostQuantum,
+    /// The peer has an IKE SA already, which `unique` keeps.
+    NotUnique,
     /// The peer's AUTH payload does not verify: the keys differ.
     AuthenticationFailed,
     /// The peer refused our AUTH payload or identity.

@@ -13,7 +13,7 @@ use tracing::{info, trace};
 
 use crate::config::{Connection, Lifetime, PostQuantumKey, Settings, SharedSecret, Volume};
 use crate::identity::{Fit, Identity, IdentityPattern};
-use crate::ike_sa::Wanted;
+use crate::ike_sa::{Core, Wanted};
 use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, RequestId, Transmit};
 use crate::rate::RateLimit;
 
@@ -61,17 +61,27 @@ pub struct Kept {
 /// Something that concerns other IKE SAs than the one that found it out.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// The peer of `keep`, which began at `begun`, says it had no other IKE SA with us (RFC 7296 2.4).
-    InitialContact { keep: IkeSaHandle, begun: Instant, local_id: Identity, remote_id: Identity },
+    /// The peer of this new one says it had no other IKE SA with us (RFC 7296 2.4).
+    InitialContact(IkeSaHandle),
     /// An IKE SA that failed is begun once more, by another one.
     DialAgain {
         connection: Arc<Connection>,
         path: (SocketAddr, SocketAddr),
         wanted: Vec<Wanted>,
         requests: Vec<RequestId>,
+        /// The IKE SA that it was to take the place of.
+        replaces: Option<IkeSaHandle>,
     },
-    /// `keep` is one IKE SA more between two identities.
-    Established { keep: IkeSaHandle, local_id: Identity, remote_id: Identity },
+    /// It is one IKE SA more between two identities.
+    Established(IkeSaHandle),
+    /// It is time for another one to take its place.
+    Reauthenticate(IkeSaHandle),
+    /// It may be one too many.
+    Redundant(IkeSaHandle),
+    /// The children of one that was dialled to take the place of another are up, or never will be.
+    Settled(IkeSaHandle),
+    /// This child is on standby because its peer may have it on another IKE SA.
+    StoodBy(ChildHandle),
 }
 
 pub(crate) struct Shared {
@@ -97,10 +107,22 @@ pub(crate) struct Shared {
     draining: BTreeMap<(Instant, ChildHandle), (IkeSaHandle, Spi)>,
     draining_of: HashMap<IkeSaHandle, usize>,
     pub(crate) child_owners: HashMap<ChildHandle, IkeSaHandle>,
+    /// Children of other IKE SAs that take over from those of the same name of this one when it ends.
+    pub(crate) standby: HashMap<IkeSaHandle, Vec<(String, ChildHandle)>>,
+    /// Those of them that are not used yet.
+    pub(crate) waiting: HashSet<ChildHandle>,
     /// Established IKE SAs by identities, ours and the peer's.
-    peers: HashMap<(Identity, Identity), Vec<IkeSaHandle>>,
+    peers: HashMap<(Identity, Identity), Vec<Peer>>,
     last_ike_sa: u64,
     last_child: u64,
+}
+
+/// An established IKE SA, as the others with the same peer see it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) handle: IkeSaHandle,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) remote: SocketAddr,
 }
 
 /// Half-open IKE SAs, in all and by network: an IPv4 address, or the 64 bits of IPv6 that one host can fill.
@@ -179,6 +201,8 @@ impl Shared {
             draining: BTreeMap::new(),
             draining_of: HashMap::new(),
             child_owners: HashMap::new(),
+            standby: HashMap::new(),
+            waiting: HashSet::new(),
             peers: HashMap::new(),
             last_ike_sa: 0,
             last_child: 0,
@@ -401,18 +425,62 @@ impl Shared {
         named.or_else(|| self.ppks.iter().find(|key| key.ids.is_empty()))
     }
 
-    pub(crate) fn established_with(&self, local: &Identity, remote: &Identity) -> &[IkeSaHandle] {
+    pub(crate) fn established_with(&self, local: &Identity, remote: &Identity) -> &[Peer] {
         self.peers.get(&(local.clone(), remote.clone())).map_or(&[], Vec::as_slice)
     }
 
-    pub(crate) fn add_peer(&mut self, local: &Identity, remote: &Identity, handle: IkeSaHandle) {
-        self.peers.entry((local.clone(), remote.clone())).or_default().push(handle);
+    /// Are there other IKE SAs with the same peer?
+    pub(crate) fn has_others(&self, core: &Core) -> bool {
+        let (Some(local), Some(remote)) = (&core.local_id, &core.remote_id) else { return false };
+        self.established_with(local, remote).iter().any(|other| other.handle != core.handle)
+    }
+
+    /// With `unique = keep`: does an IKE SA stand in the way of a new one? One from the same place is about to be
+    /// replaced by it.
+    pub(crate) fn is_kept_out(
+        &self,
+        local: &Identity,
+        remote: &Identity,
+        connection: &str,
+        from: SocketAddr,
+    ) -> bool {
+        self.established_with(local, remote)
+            .iter()
+            .any(|other| other.connection.name == connection && other.remote != from)
+    }
+
+    /// Has another IKE SA children that take over from this one's?
+    pub(crate) fn is_superseded(&self, handle: IkeSaHandle) -> bool {
+        self.standby
+            .get(&handle)
+            .is_some_and(|heirs| heirs.iter().any(|(_, heir)| self.child_owners.contains_key(heir)))
+    }
+
+    pub(crate) fn add_peer(
+        &mut self,
+        local: &Identity,
+        remote: &Identity,
+        handle: IkeSaHandle,
+        connection: &Arc<Connection>,
+        from: SocketAddr,
+    ) {
+        let peers = self.peers.entry((local.clone(), remote.clone())).or_default();
+        peers.push(Peer { handle, connection: Arc::clone(connection), remote: from });
+    }
+
+    /// What the others see of it has changed.
+    pub(crate) fn update_peer(&mut self, core: &Core) {
+        let (Some(local), Some(remote)) = (&core.local_id, &core.remote_id) else { return };
+        let peers = self.peers.get_mut(&(local.clone(), remote.clone()));
+        if let Some(peer) = peers.and_then(|peers| peers.iter_mut().find(|p| p.handle == core.handle)) {
+            (peer.connection, peer.remote) = (Arc::clone(&core.connection), core.remote);
+        }
     }
 
     pub(crate) fn remove_peer(&mut self, local: &Identity, remote: &Identity, handle: IkeSaHandle) {
         let key = (local.clone(), remote.clone());
         if let Some(handles) = self.peers.get_mut(&key) {
-            handles.retain(|h| *h != handle);
+            handles.retain(|peer| peer.handle != handle);
             if handles.is_empty() {
                 self.peers.remove(&key);
             }

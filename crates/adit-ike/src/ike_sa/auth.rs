@@ -18,7 +18,7 @@ use super::ppk;
 use super::secured::{Opened, Secured, Unmixed};
 use super::window::{Answered, Fate, Outstanding};
 use super::{AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, State, Wanted};
-use crate::config::{Childless, Connection};
+use crate::config::{Childless, Connection, Unique};
 use crate::identity::{Fit, Identity, IdentityPattern};
 use crate::output::{Blame, DownReason, OutcomeCode, Stage};
 use crate::proposal::{Notation, choose};
@@ -142,7 +142,8 @@ pub(super) fn request(
     let first = (!handshake.childless && !wanted.is_empty()).then(|| wanted.remove(0));
     let offer = first.map(|wanted| Offer::new(core, cx, wanted, false));
     let mut payloads = vec![Payload::IdInitiator(id)];
-    if expected.as_ref().is_some_and(|peer| cx.established_with(&own, peer).is_empty()) {
+    let says_initial = core.connection.unique != Unique::Never;
+    if expected.as_ref().is_some_and(|peer| says_initial && cx.established_with(&own, peer).is_empty()) {
         payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, Vec::new())));
     }
     payloads.extend(expected.map(|peer| Payload::IdResponder(peer.to_wire())));
@@ -400,6 +401,8 @@ impl AwaitAuthResponse {
     }
 
     fn established(self: Box<Self>, core: &mut Core, cx: &mut Shared, c: &Contents<'_>) -> State {
+        core.authenticated(cx, (&self.handshake.nonce_i, &self.handshake.nonce_r));
+        core.heed_auth_lifetime(cx, c);
         core.establish(cx);
         record_established(core, cx, &self.handshake);
         let Self { secured, handshake, outstanding, offer, wanted, .. } = *self;
@@ -649,9 +652,18 @@ impl AwaitAuthRequest {
             return fail(core, OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message);
         };
         match ppk::respond(core, cx, &mut self.secured, c, (self.handshake.ppk, auth)) {
-            Ok(auth) => check_auth(core, cx, &self.secured, &self.handshake, &auth, id, (&own, &peer)),
-            Err((code, blame, message)) => fail(core, code, blame, message),
+            Ok(auth) => check_auth(core, cx, &self.secured, &self.handshake, &auth, id, (&own, &peer))?,
+            Err((code, blame, message)) => return fail(core, code, blame, message),
         }
+        let others = core.connection.unique == Unique::Keep && !c.has(NotifyType::INITIAL_CONTACT);
+        if others && cx.is_kept_out(&own, &peer, &core.connection.name, core.remote) {
+            let message = format!(
+                "\"{peer}\" has an IKE SA from another address already, and `unique = keep` here lets it have no \
+                 other (AUTHENTICATION_FAILED sent)"
+            );
+            return fail(core, OutcomeCode::NotUnique, Blame::PeerIncompatible, message);
+        }
+        Ok(())
     }
 
     /// The connections that fit addresses and IKE proposal.
@@ -717,18 +729,12 @@ impl AwaitAuthRequest {
         (m, datagram): (&Incoming<'_>, Vec<u8>),
         c: &Contents<'_>,
     ) -> State {
+        core.authenticated(cx, (&self.handshake.nonce_i, &self.handshake.nonce_r));
         core.establish(cx);
         record_established(core, cx, &self.handshake);
         let own = own_identity(core, &core.connection);
-        if c.has(NotifyType::INITIAL_CONTACT)
-            && let Some(peer) = core.remote_id.clone()
-        {
-            cx.effects.push(Effect::InitialContact {
-                keep: core.handle,
-                begun: core.begun,
-                local_id: own.clone(),
-                remote_id: peer,
-            });
+        if c.has(NotifyType::INITIAL_CONTACT) && core.connection.unique != Unique::Never {
+            cx.effects.push(Effect::InitialContact(core.handle));
         }
         let id = own.to_wire();
         let peer = core.remote_id.as_ref().unwrap_or(&own);
@@ -752,6 +758,7 @@ impl AwaitAuthRequest {
                 None
             }
         };
+        payloads.extend(core.auth_lifetime());
         payloads.extend(own_window(cx));
         let children: Vec<ChildSa> = child.into_iter().collect();
         let id = self.handshake.intermediate.message_id();

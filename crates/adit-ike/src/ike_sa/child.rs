@@ -22,7 +22,7 @@ use crate::proposal::{
 };
 use crate::record::Outcome;
 use crate::selector::{Selectors, resolve};
-use crate::shared::Shared;
+use crate::shared::{Effect, Shared};
 
 /// A child somebody wants up.
 #[derive(Debug)]
@@ -118,18 +118,38 @@ impl ChildSa {
 
     /// It sends nothing any more; what arrives is still taken.
     pub(super) fn retire(&mut self, cx: &mut Shared) {
+        cx.waiting.remove(&self.handle);
         if !std::mem::replace(&mut self.retired, true) {
             cx.outputs.push_back(Output::RetireChild(self.handle));
         }
     }
 
+    /// It is about to end: what does the same on another IKE SA is used from now on.
+    pub(super) fn hand_over(&self, cx: &mut Shared) {
+        let Some(ike_sa) = cx.child_owners.get(&self.handle) else { return };
+        for (name, heir) in cx.standby.get(ike_sa).into_iter().flatten() {
+            if *name == self.config.name && cx.waiting.remove(heir) {
+                cx.outputs.push_back(Output::SwitchChild(*heir));
+            }
+        }
+    }
+
+    /// Does it carry traffic, and will it?
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Installed | Phase::Rekeying) && !self.redundant && !self.retired
+    }
+
     /// It is gone by agreement, or against it; without a reason something else carries its traffic, and nobody is
     /// told.
     pub(super) fn leave(mut self, core: &Core, cx: &mut Shared, reason: Option<DownReason>) {
+        if reason.is_some() && !self.retired {
+            self.hand_over(cx);
+        }
         cx.child_owners.remove(&self.handle);
         match reason {
             // What the peer still sends is on no way that we have agreed on.
             Some(DownReason::PeerDead | DownReason::Failed | DownReason::DataPlane | DownReason::Expired) => {
+                cx.waiting.remove(&self.handle);
                 cx.outputs.push_back(Output::RemoveChild(self.handle));
                 cx.release_inbound_spi(self.inbound_spi);
             }
@@ -426,6 +446,11 @@ impl Agreed {
             requests: self.requests,
         };
         cx.child_owners.insert(child.handle, core.handle);
+        // The peer has it elsewhere, perhaps, and cannot take packets here before it has our response.
+        let waits = install == Install::New && !initiator && cx.has_others(core);
+        if waits {
+            cx.effects.push(Effect::StoodBy(child.handle));
+        }
         cx.outputs.push_back(Output::InstallChild(Box::new(InstallChild {
             handle: child.handle,
             ike_sa: core.handle,
@@ -442,7 +467,7 @@ impl Agreed {
             local: core.local.ip(),
             remote: core.remote.ip(),
             encap: encap.then(|| udp_ports(core, cx)),
-            active: install != Install::Standby,
+            active: install != Install::Standby && !waits,
             limits: usage,
         })));
         let line = format!(

@@ -39,6 +39,7 @@ impl AwaitDeleteResponse {
     ) -> State {
         // RFC 7296 1.4.1: with the IKE SA go its children; the last of their packets leaves before the Delete.
         for child in &mut children {
+            child.hand_over(cx);
             child.retire(cx);
         }
         let delete = Payload::Delete(Delete { protocol: ProtocolId::IKE, spis: Vec::new() });

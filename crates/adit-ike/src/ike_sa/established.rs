@@ -96,7 +96,7 @@ pub(crate) struct Established {
     /// What the peer deleted, unknown to us, while we await its answer for a child: it may be that child.
     deleted_early: Vec<Spi>,
     /// It is to be deleted as soon as the outstanding requests are answered, at the latest then.
-    closing: Option<Instant>,
+    pub(super) closing: Option<Instant>,
     last_suspicion: Option<Instant>,
     /// A child of the peer that comes to be with additional key exchanges.
     pub(super) pending: Option<Pending>,
@@ -245,14 +245,18 @@ impl Established {
     /// As initiator we made this IKE SA for children: if none came and none is on its way, it goes. An IKE SA
     /// without children would look up and carry nothing.
     pub(super) fn close_if_useless(&mut self, core: &Core, cx: &Shared) {
-        let waiting = self.queue.iter().chain(self.later.iter().map(|(_, task)| task));
-        let creating = self.ike.exchanges().any(|e| matches!(e, Exchange::CreateChild(_)))
-            || waiting.into_iter().any(|t| matches!(t, Task::CreateChild(_) | Task::CreateChildAgain(_)));
         // Where there is no child to ask for, the IKE SA itself is what is wanted.
-        let wanted = creating || core.connection.children.is_empty();
+        let wanted = self.is_creating() || core.connection.children.is_empty();
         if core.dialled && self.children.is_empty() && !wanted && self.closing.is_none() {
             self.closing = Some(cx.now + DELETE_TIMEOUT);
         }
+    }
+
+    /// Is a child on its way?
+    pub(super) fn is_creating(&self) -> bool {
+        let mut waiting = self.queue.iter().chain(self.later.iter().map(|(_, task)| task));
+        self.ike.exchanges().any(|e| matches!(e, Exchange::CreateChild(_)))
+            || waiting.any(|t| matches!(t, Task::CreateChild(_) | Task::CreateChildAgain(_)))
     }
 
     pub(super) fn delete(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
@@ -404,7 +408,8 @@ impl Established {
         self.drop_others(core, cx, |_| true);
         let Self { ike, children, .. } = *self;
         let (secured, ids, answered) = ike.into_parts();
-        AwaitDeleteResponse::start(core, cx, secured, ids, answered, children, DownReason::DeletedByUs)
+        let reason = core.succession.reason;
+        AwaitDeleteResponse::start(core, cx, secured, ids, answered, children, reason)
     }
 
     /// Forgets IKE SAs beside the current one.
@@ -481,6 +486,7 @@ impl Established {
             self.pending.as_ref().map(Pending::deadline),
             self.liveness_due(core),
             core.keepalive_due(),
+            core.succession.deadline(),
         ]
         .into_iter()
         .chain(self.others.iter().flat_map(|o| [Some(o.until), o.ike.deadline(), o.ike.secured.deadline()]))
@@ -500,7 +506,8 @@ impl Established {
 
     pub(super) fn handle_timeout(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
         if self.closing.is_some_and(|at| cx.now >= at) {
-            return self.close(core, cx, DownReason::DeletedByUs, "the IKE SA is being deleted");
+            let reason = core.succession.reason;
+            return self.close(core, cx, reason, "the IKE SA is being deleted");
         }
         let given_up = |outstanding: &mut Outstanding| outstanding.on_timeout(core, cx) == Fate::GivenUp;
         if self.ike.outstanding_mut().any(given_up) {
@@ -521,12 +528,14 @@ impl Established {
         self.drop_pending(cx, |pending| pending.deadline() <= now);
         if core.expires_at.take_if(|at| *at <= cx.now).is_some() {
             info!("connection \"{}\": the IKE SA reached its hard limit", core.connection.name);
+            core.succession.reason = DownReason::Expired;
             return self.delete(core, cx);
         }
         if core.rekey_at.take_if(|at| *at <= cx.now).is_some() {
             self.queue.push_back(Task::RekeyIke(Vec::new()));
         }
         self.renew_children(core, cx);
+        self.succession_timeout(core, cx);
         if self.liveness_due(core).is_some_and(|at| cx.now >= at) && self.queue.is_empty() {
             debug!(handle = core.handle.0, "peer was silent, checking its liveness");
             self.queue.push_back(Task::Liveness);
@@ -570,6 +579,7 @@ impl Established {
             None => Deletion::of_children(&[handle], Vec::new(), DownReason::Expired),
         };
         if let Some(old) = self.children.iter_mut().find(|c| c.handle == handle) {
+            old.hand_over(cx);
             old.retire(cx);
         }
         self.queue.push_back(Task::Delete(deletion));
@@ -814,6 +824,10 @@ impl Established {
                     self.discard(spi);
                 }
                 let Some(replaces) = replaces else { return self.close_if_useless(core, cx) };
+                if is_for_good(notify) {
+                    let old = self.children.iter().find(|c| c.handle == replaces.handle && c.is_live());
+                    core.replace_before(cx, old.and_then(|c| c.expires_at));
+                }
                 // RFC 7296 2.25: the peer does not have the child; that it deleted it would have been told first.
                 let lost_it = notify == Some(NotifyType::CHILD_SA_NOT_FOUND) && replaces.collision.is_none();
                 let lost: Vec<ChildSa> =
@@ -978,6 +992,14 @@ impl Established {
 /// When something is asked once more.
 pub(super) fn retry_at(cx: &mut Shared) -> Instant {
     cx.now + RETRY - RETRY_JITTER.mul_f64(cx.fraction())
+}
+
+/// Will the peer's answer to a rekeying be the same the next time?
+fn is_for_good(notify: Option<NotifyType>) -> bool {
+    matches!(
+        notify,
+        Some(NotifyType::NO_ADDITIONAL_SAS | NotifyType::NO_PROPOSAL_CHOSEN | NotifyType::TS_UNACCEPTABLE)
+    )
 }
 
 impl Handled {

@@ -40,6 +40,9 @@ impl Deletion {
         for child in children.iter_mut() {
             if self.handles.contains(&child.handle) && child.phase != Phase::Deleting {
                 child.phase = Phase::Deleting;
+                if self.reason.is_some() {
+                    child.hand_over(cx);
+                }
                 child.retire(cx);
                 spis.push(child.inbound_spi);
             }
@@ -82,9 +85,10 @@ impl Established {
             if self.ike_deleted(core, cx, on) {
                 return Handled::Respond(Vec::new());
             }
+            let superseded = cx.is_superseded(core.handle);
             return Handled::RespondAndClose(
                 Vec::new(),
-                DownReason::DeletedByPeer,
+                if superseded { DownReason::Reauthenticated } else { DownReason::DeletedByPeer },
                 "the peer deleted the IKE SA",
             );
         }
@@ -115,6 +119,7 @@ impl Established {
                 "the peer rejected our authentication",
             );
         }
+        core.heed_auth_lifetime(cx, c);
         for spi in c.deletes.iter().filter(|d| d.protocol == ProtocolId::ESP).flat_map(|d| &d.spis) {
             if !self.children.iter().any(|child| child.outbound_spi == *spi) {
                 self.deleted_unknown(*spi);

@@ -21,7 +21,7 @@ use super::intermediate::{self, Intermediate};
 use super::ppk;
 use super::secured::Secured;
 use super::window::{Fate, Outstanding};
-use super::{Contents, Core, IkeSa, Incoming, State, Wanted};
+use super::{Contents, Core, IkeSa, Incoming, State, Succession, Wanted};
 use crate::config::{Childless, Connection};
 use crate::nat::{self, Nat};
 use crate::output::{Blame, DownReason, IkeKeyLog, OutcomeCode, Output, Stage};
@@ -91,6 +91,7 @@ impl AwaitInitResponse {
             first_request: None,
             up_requests: Vec::new(),
             dial: None,
+            succession: Succession::default(),
         };
         let nonce = cx.random::<NONCE_LEN>().to_vec();
         for w in &wanted {
@@ -544,7 +545,8 @@ impl Dial {
         debug!(handle = core.handle.0, "IKE_SA_INIT may have been forged, dialling again");
         let (path, connection) = (self.path, Arc::clone(&core.connection));
         let requests = std::mem::take(&mut core.up_requests);
-        cx.effects.push(Effect::DialAgain { connection, path, wanted, requests });
+        let replaces = core.succession.replaces.take();
+        cx.effects.push(Effect::DialAgain { connection, path, wanted, requests, replaces });
     }
 
     /// Follows the next answer; without one, dials anew.
@@ -829,6 +831,7 @@ impl InitRequest<'_> {
             first_request: None,
             up_requests: Vec::new(),
             dial: None,
+            succession: Succession::default(),
         };
         let Ok(mut secured) = derive(cx, &core, transforms, shared, &peer_nonce.0, &nonce) else {
             cx.release_ike_spi(spi_r);

@@ -21,6 +21,7 @@ mod intermediate;
 mod ppk;
 mod rekey_ike;
 mod secured;
+mod succession;
 mod window;
 
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +47,7 @@ pub(crate) use established::Established;
 pub(crate) use init::{AwaitInitResponse, Dial, InitRequest};
 pub(crate) use intermediate::{AwaitIntermediateRequest, AwaitIntermediateResponse};
 pub(crate) use secured::Secured;
+pub(crate) use succession::{SWITCH, Succession};
 
 /// One datagram for this IKE SA.
 #[derive(Clone, Copy)]
@@ -118,6 +120,7 @@ pub(crate) struct Core {
     pub(crate) first_request: Option<[u8; 20]>,
     /// Initiator: until the peer is authentic, what there is to fall back on.
     pub(crate) dial: Option<Box<Dial>>,
+    pub(crate) succession: Succession,
 }
 
 impl Core {
@@ -244,8 +247,8 @@ impl Core {
             mobike: false,
             established: self.established,
             rekey_at: self.rekey_at,
-            reauth_at: None,
-            expires_at: self.expires_at,
+            reauth_at: self.succession.reauth_at,
+            expires_at: [self.expires_at, self.succession.ends_at].into_iter().flatten().min(),
             children: children.iter().map(ChildSa::view).collect(),
         }
     }
@@ -256,12 +259,8 @@ impl Core {
         self.last_proof = cx.now;
         self.dial = None;
         if let (Some(local), Some(remote)) = (&self.local_id, &self.remote_id) {
-            cx.add_peer(local, remote, self.handle);
-            cx.effects.push(Effect::Established {
-                keep: self.handle,
-                local_id: local.clone(),
-                remote_id: remote.clone(),
-            });
+            cx.add_peer(local, remote, self.handle, &self.connection, self.remote);
+            cx.effects.push(Effect::Established(self.handle));
         }
         cx.event(Event::IkeUp(self.view(IkeSaState::Established, &[])));
         self.tell_up(cx);
@@ -275,6 +274,7 @@ impl Core {
         if self.established.is_some() {
             if let (Some(local), Some(remote)) = (&self.local_id, &self.remote_id) {
                 cx.remove_peer(local, remote, self.handle);
+                cx.standby.remove(&self.handle);
             }
             cx.event(Event::IkeDown(self.view(IkeSaState::Deleting, &[]), reason));
             self.established = None;
@@ -473,15 +473,24 @@ impl IkeSa {
     }
 
     /// Can it be asked to bring children up?
-    pub(crate) fn serves(&self, connection: &str) -> bool {
-        self.core.connection.name == connection
-            && match &self.state {
-                State::AwaitInitResponse(_)
-                | State::AwaitIntermediateResponse(_)
-                | State::AwaitAuthResponse(_) => true,
-                State::Established(s) => !s.is_closing(),
-                _ => false,
-            }
+    pub(crate) fn serves(&self) -> bool {
+        match &self.state {
+            State::AwaitInitResponse(_)
+            | State::AwaitIntermediateResponse(_)
+            | State::AwaitAuthResponse(_) => true,
+            State::Established(s) => !s.is_closing(),
+            _ => false,
+        }
+    }
+
+    /// Has the peer answered at all?
+    pub(crate) fn is_answered(&self) -> bool {
+        !matches!(self.state, State::AwaitInitResponse(_))
+    }
+
+    /// Is it established, with no child on its way?
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(&self.state, State::Established(s) if !s.is_closing() && !s.is_creating())
     }
 
     /// Brings one more child up.
@@ -523,6 +532,12 @@ impl IkeSa {
                 core.close(cx, Vec::new(), DownReason::DeletedByUs, "already gone")
             }
         });
+    }
+
+    /// Ends it because another one takes its place, or may.
+    pub(crate) fn give_way(&mut self, cx: &mut Shared, reason: DownReason) {
+        self.core.succession.reason = reason;
+        self.delete(cx, Vec::new());
     }
 
     /// Deletes Child SAs.
@@ -610,8 +625,8 @@ impl IkeSa {
     /// The peer says it no longer has it (INITIAL_CONTACT).
     pub(crate) fn forget(&mut self, cx: &mut Shared) {
         self.step(cx, |state, core, cx| match state {
-            State::Established(s) => s.close(core, cx, DownReason::DeletedByPeer, "the peer started anew"),
-            State::AwaitDeleteResponse(s) => s.close(core, cx, DownReason::DeletedByPeer),
+            State::Established(s) => s.close(core, cx, DownReason::Replaced, "the peer started anew"),
+            State::AwaitDeleteResponse(s) => s.close(core, cx, DownReason::Replaced),
             state => state,
         });
     }
