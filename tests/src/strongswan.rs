@@ -30,6 +30,8 @@ pub struct Options {
     pub charon: String,
     /// More lines for its `plugins.kernel-libipsec` section.
     pub libipsec: String,
+    /// More sections of strongswan.conf; they win over the others.
+    pub more: String,
 }
 
 impl Options {
@@ -248,10 +250,12 @@ fn settings(dir: &Path, options: &Options) -> String {
     }}
   }}
 }}
+{}
 ",
         options.charon,
         dir.join("charon.log").display(),
         dir.join("charon.vici").display(),
-        options.libipsec
+        options.libipsec,
+        options.more
     )
 }
