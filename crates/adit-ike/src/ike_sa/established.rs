@@ -299,7 +299,8 @@ impl Established {
             if self.queue.front().is_none_or(|task| alone(task) && !self.ike.is_idle()) {
                 break;
             }
-            let Some(task) = self.queue.pop_front() else { break };
+            let next = self.queue.iter().position(|task| !self.must_wait(task));
+            let Some(task) = next.and_then(|next| self.queue.remove(next)) else { break };
             if let Err(failure) = self.begin(core, cx, task) {
                 return self.close(core, cx, DownReason::Failed, failure);
             }
@@ -308,6 +309,14 @@ impl Established {
             }
         }
         State::Established(self)
+    }
+
+    /// Whoever wants a child gone wants its successor gone, which is known when the peer has answered.
+    fn must_wait(&self, task: &Task) -> bool {
+        let Task::Delete(deletion) = task else { return false };
+        self.ike.exchanges().any(|exchange| {
+            matches!(exchange, Exchange::CreateChild(c) if c.replaced().is_some_and(|old| deletion.ends(old)))
+        })
     }
 
     /// Sends the request of one task, unless nothing is left to ask.
@@ -829,7 +838,9 @@ impl Established {
                     core.replace_before(cx, old.and_then(|c| c.expires_at));
                 }
                 // RFC 7296 2.25: the peer does not have the child; that it deleted it would have been told first.
-                let lost_it = notify == Some(NotifyType::CHILD_SA_NOT_FOUND) && replaces.collision.is_none();
+                let lost_it = notify == Some(NotifyType::CHILD_SA_NOT_FOUND)
+                    && replaces.collision.is_none()
+                    && !self.is_unwanted(replaces.handle);
                 let lost: Vec<ChildSa> =
                     self.children.extract_if(.., |c| lost_it && c.handle == replaces.handle).collect();
                 if lost.is_empty() {
@@ -841,6 +852,11 @@ impl Established {
                 }
             }
         }
+    }
+
+    /// Is a child to be deleted?
+    fn is_unwanted(&self, handle: ChildHandle) -> bool {
+        self.queue.iter().any(|t| matches!(t, Task::Delete(d) if d.ends(handle)))
     }
 
     /// Our request for a successor is answered with one.

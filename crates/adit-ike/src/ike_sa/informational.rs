@@ -65,9 +65,14 @@ impl Deletion {
         }
     }
 
+    /// Is this child to be gone, and not replaced?
+    pub(super) fn ends(&self, handle: ChildHandle) -> bool {
+        self.reason.is_some() && self.handles.contains(&handle)
+    }
+
     /// Whoever wanted the old one gone wants its successor gone.
     pub(super) fn extend(&mut self, old: ChildHandle, new: ChildHandle) {
-        if self.reason.is_some() && self.handles.contains(&old) {
+        if self.ends(old) {
             self.handles.push(new);
         }
     }

@@ -112,9 +112,9 @@ fn adversarial_38_expensive_groups() {
 #[test]
 fn adversarial_39_an_insider_without_measure() {
     let mut insider = Insider::new();
-    let request = insider.child_request();
     let mut refused = 0;
     for _ in 0..2000 {
+        let request = insider.child_request();
         refused += usize::from(!insider.ask_notifies(ExchangeType::CREATE_CHILD_SA, &request).is_empty());
     }
     let installed = insider.pair.b.installed.len();

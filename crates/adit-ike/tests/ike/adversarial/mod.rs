@@ -5,6 +5,7 @@
 mod first_messages;
 mod floods;
 mod machine;
+mod peers;
 
 use adit_wire::ikev2::{ExchangeType, Message, NotifyType, Payload, PayloadType, UnknownPayload};
 
@@ -82,11 +83,16 @@ impl Insider {
         notifies(&self.ask(exchange, payloads))
     }
 
-    /// The payloads that ask for one more child.
+    /// The payloads that ask for one more child, with an SPI of its own.
     fn child_request(&self) -> Vec<Payload> {
         let mut request = open(&self.keys, &self.pair.sent[2]);
         request.retain(|p| matches!(p.payload_type(), PayloadType::SA | PayloadType::TSI | PayloadType::TSR));
         request.push(Payload::Nonce(adit_wire::ikev2::Nonce(vec![5; 32])));
+        for payload in &mut request {
+            if let Payload::SecurityAssociation(sa) = payload {
+                sa.proposals[0].spi = (0x7000_0000 + self.message_id).to_be_bytes().to_vec();
+            }
+        }
         request
     }
 }

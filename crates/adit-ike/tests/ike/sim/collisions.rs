@@ -46,6 +46,15 @@ fn other_methods() -> (Side, Side) {
     with_esp("aes256gcm16-x25519-ecp256", "aes256gcm16-ecp384-ecp256")
 }
 
+/// Four requests may be outstanding (RFC 7296 2.3).
+fn window() -> (Side, Side) {
+    let mut sides = two_children();
+    for side in [&mut sides.0, &mut sides.1] {
+        side.settings.window = 4;
+    }
+    sides
+}
+
 /// The ESP packets need longer than the IKE messages.
 fn far(scenario: Scenario) -> Scenario {
     Scenario { esp_latency: Duration::from_millis(40), name: format!("{} far", scenario.name), ..scenario }
@@ -152,6 +161,23 @@ fn c14_both_create_the_child() {
             ..Scenario::new("C14", &[more], &[more])
         }
         .children(None),
+    ]);
+}
+
+/// Requests that overtake each other, as they can in a larger window.
+#[test]
+fn requests_in_a_larger_window() {
+    let (down, more) = (DownChild("net"), RekeyChild("more"));
+    let scenario = |name: &str, a: &[Command], b: &[Command]| Scenario {
+        sides: window,
+        ..Scenario::new(format!("window {name}"), a, b)
+    };
+    run(vec![
+        scenario("rekey two", &[NET, more], &[]).children(2),
+        scenario("C1", &[NET, more], &[NET]).children(2),
+        scenario("C1 again", &[NET, NET], &[NET]).children(2),
+        scenario("C2 C3", &[NET, down], &[NET]).lossy(None, 1),
+        scenario("C12", &[NET, more], &[more, Down]).lossy(0, 0),
     ]);
 }
 

@@ -6,6 +6,7 @@
 //! `ADIT_SIM=100000` runs all of them, up to so many per scenario and number of faults. A failing schedule is shown
 //! as a message chart, with the setting of `ADIT_SIM_REPLAY` that repeats it.
 
+mod attacks;
 mod chart;
 mod choices;
 mod collisions;

@@ -13,7 +13,9 @@ use adit_ike::{
     ChildHandle, ChildSaState, Event, Gateway, IkeKeyLog, IkeSaState, IkeSaView, Kept, Output, RequestId,
     Target, TerminateTarget, Transmit,
 };
-use adit_wire::ikev2::{ExchangeType, NotifyType, Payload, ProtocolId, Spi};
+use adit_wire::ikev2::{
+    Delete, ExchangeType, Header, Message, NotifyType, Payload, ProtocolId, SkLayout, Spi,
+};
 
 use super::chart::{Chart, Opened};
 use super::choices::Choices;
@@ -213,6 +215,9 @@ pub(crate) struct World {
     child: &'static str,
     pub(crate) lossless: bool,
     last_event: Instant,
+    /// Somebody on the path who repeats, changes and forges, by a generator of its own (xorshift64).
+    pub(crate) attacker: Option<u64>,
+    recorded: Vec<Packet>,
     pub(crate) wrong: Option<String>,
 }
 
@@ -239,6 +244,8 @@ impl World {
             child: "net",
             lossless: false,
             last_event: now,
+            attacker: None,
+            recorded: Vec::new(),
             wrong: None,
         }
     }
@@ -407,7 +414,10 @@ impl World {
         }
         let lost = end.plane.ever.iter().find(|ever| ever.inbound_spi.0.to_be_bytes() == *spi);
         match lost {
-            Some(ever) if ever.active => Err(format!("{} switched to the Child SA that lost", end.name)),
+            // Where all children go, the order of the Deletes decides.
+            Some(ever) if ever.active && self.lossless => {
+                Err(format!("{} switched to the Child SA that lost", end.name))
+            }
             Some(ever) if end.plane.sas.contains_key(&ever.handle) => {
                 Err(format!("{} keeps the Child SA that lost", end.name))
             }
@@ -448,6 +458,9 @@ impl World {
                     self.deliver(*i);
                 } else {
                     self.obey(commanded[choice - ready.len()]);
+                }
+                if self.attacker.is_some() {
+                    self.attack();
                 }
                 self.last_event = self.now;
                 continue;
@@ -568,6 +581,40 @@ impl World {
         self.drain(e);
     }
 
+    /// Messages of long ago once more, changed ones, and Deletes of everything from somebody without keys.
+    fn attack(&mut self) {
+        let Some(state) = &mut self.attacker else { return };
+        let mut random = || {
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+            usize::try_from(*state >> 16).unwrap()
+        };
+        let old = self.recorded[random() % self.recorded.len()].clone();
+        let mut changed = self.recorded[random() % self.recorded.len()].clone();
+        let octet = random() % changed.datagram.len();
+        changed.datagram[octet] ^= u8::try_from(random() % 255 + 1).unwrap();
+        let last = self.recorded.last().unwrap();
+        let header = Header { exchange: ExchangeType::INFORMATIONAL, ..last.header() };
+        let header = Header { message_id: header.message_id.wrapping_add(1), ..header };
+        let spis =
+            self.ends.iter().flat_map(|e| e.plane.sas.values()).map(|sa| sa.install.inbound_spi).collect();
+        let deletes = [
+            Payload::Delete(Delete { protocol: ProtocolId::IKE, spis: Vec::new() }),
+            Payload::Delete(Delete { protocol: ProtocolId::ESP, spis }),
+        ];
+        let clear = Packet { datagram: Message::encode(&header, &deletes), ..last.clone() };
+        let layout = SkLayout { iv_len: 8, block_len: 1, icv_len: 16 };
+        let sealed = Message::encode_encrypted(&header, &deletes, layout).datagram;
+        let sealed = Packet { datagram: sealed, ..last.clone() };
+        for packet in [old, changed, clear, sealed] {
+            let e = usize::from(packet.destination.ip() != pair::ip(A));
+            let (local, remote) = (packet.destination, packet.source);
+            self.ends[e].gateway.handle_datagram(self.now, local, remote, &packet.datagram);
+            self.drain(e);
+        }
+    }
+
     /// Obeys the outputs of one end, in their order.
     fn drain(&mut self, e: usize) {
         for count in 0.. {
@@ -638,6 +685,9 @@ impl World {
         let packet = Packet { source: local, destination: remote, datagram };
         let number = self.messages;
         self.messages += 1;
+        if self.attacker.is_some() {
+            self.recorded.push(packet.clone());
+        }
         let opened = Opened::new(&self.keys, &packet);
         self.observe(e, &opened)?;
         let fate = if self.exploring && self.faults_left > 0 { self.choices.choose(4) } else { 0 };
