@@ -296,11 +296,10 @@ impl Established {
         // RFC 7296 2.8: once a successor of the IKE SA is asked for, the rest waits for it.
         while self.closing.is_none() && self.held.is_none() && self.ike.has_room() && !self.rekeys_ike() {
             let alone = |task: &Task| matches!(task, Task::RekeyIke(_) | Task::RekeyIkeAgain(_));
-            if self.queue.front().is_none_or(|task| alone(task) && !self.ike.is_idle()) {
-                break;
-            }
             let next = self.queue.iter().position(|task| !self.must_wait(task));
-            let Some(task) = next.and_then(|next| self.queue.remove(next)) else { break };
+            let may_begin = |next: &usize| self.ike.is_idle() || !self.queue.get(*next).is_some_and(alone);
+            let task = next.filter(may_begin).and_then(|next| self.queue.remove(next));
+            let Some(task) = task else { break };
             if let Err(failure) = self.begin(core, cx, task) {
                 return self.close(core, cx, DownReason::Failed, failure);
             }

@@ -9,7 +9,7 @@ use adit_ike::proposal;
 use super::{Command, Nonces, Scenario, quick_sides, run};
 use crate::pair::{Side, child};
 
-use Command::{Down, DownChild, ExpireChild, RekeyChild, Up, UpChild};
+use Command::{Down, DownChild, ExpireChild, RekeyChild, RekeyIke, Up, UpChild};
 
 const NET: Command = RekeyChild("net");
 
@@ -44,6 +44,20 @@ fn forward_secrecy() -> (Side, Side) {
 /// Each side tries first what the other does not have.
 fn other_methods() -> (Side, Side) {
     with_esp("aes256gcm16-x25519-ecp256", "aes256gcm16-ecp384-ecp256")
+}
+
+/// Two key exchanges for each IKE SA and each successor of a child (RFC 9370).
+fn several_methods() -> (Side, Side) {
+    let mut sides = with_esp("aes256gcm16-x25519-ke1_ecp256", "aes256gcm16-x25519-ke1_ecp256");
+    for side in [&mut sides.0, &mut sides.1] {
+        side.connection().proposals = proposal::parse_ike("aes256gcm16-prfsha384-x25519-ke1_ecp256").unwrap();
+    }
+    sides
+}
+
+/// The responder does with one key exchange, the initiator proposes two.
+fn mixed_methods() -> (Side, Side) {
+    with_esp("aes256gcm16-x25519-ke1_ecp256", "aes256gcm16-x25519-ke1_ecp256-ke1_none")
 }
 
 /// Four requests may be outstanding (RFC 7296 2.3).
@@ -141,7 +155,6 @@ fn c12_the_ike_sa_goes_while_something_else_happens() {
         scenario("C12 rekey", &[NET], &[Down]),
         scenario("C12 delete", &[DownChild("net")], &[Down]),
         scenario("C12 delete both", &[DownChild("net"), Down], &[DownChild("net"), Down]),
-        scenario("K4", &[Down], &[Down]),
     ]);
 }
 
@@ -192,6 +205,127 @@ fn a_child_that_expires_while_it_is_rekeyed() {
             ..Scenario::new("expiry of both", &[NET, expire], &[expire]).lossy(None, None)
         },
     ]);
+}
+
+#[test]
+fn ike_rekeying_without_collision() {
+    run(vec![
+        Scenario::new("IKE rekey", &[RekeyIke], &[]),
+        Scenario::new("IKE rekey by the responder", &[], &[RekeyIke]),
+        Scenario::new("IKE rekey and back", &[RekeyIke, NET], &[]),
+        Scenario {
+            faults: 1,
+            ..Scenario::new("IKE rekey three times", &[RekeyIke, RekeyIke, RekeyIke], &[])
+        },
+    ]);
+}
+
+/// K1, and with messages that come late or not at all K5 and K6.
+#[test]
+fn k1_k5_k6_both_rekey_the_ike_sa() {
+    run(vec![
+        Scenario::new("K1", &[RekeyIke], &[RekeyIke]),
+        far(Scenario::new("K1", &[RekeyIke], &[RekeyIke])),
+        Scenario { faults: 1, ..Scenario::new("K5", &[RekeyIke, RekeyIke], &[RekeyIke]) },
+        Scenario { faults: 1, ..Scenario::new("K1 and children", &[RekeyIke, NET], &[RekeyIke, NET]) },
+    ]);
+}
+
+#[test]
+fn k1_the_lowest_nonce_loses() {
+    let scenario = |(n, (nonces, loses)): (usize, ([Nonces; 2], usize))| Scenario {
+        nonces: Some(nonces),
+        loses: Some(loses),
+        faults: 1,
+        ..Scenario::new(format!("K1 nonces {n}"), &[RekeyIke], &[RekeyIke])
+    };
+    run(LOWEST.into_iter().enumerate().map(scenario).collect());
+}
+
+#[test]
+fn k2_k3_k4_one_rekeys_the_ike_sa_that_the_other_deletes() {
+    run(vec![
+        Scenario::new("K2", &[Down], &[RekeyIke]).lossy(0, 0),
+        Scenario::new("K3", &[RekeyIke], &[Down]).lossy(0, 0),
+        Scenario { faults: 1, ..Scenario::new("K3 of both", &[RekeyIke, Down], &[RekeyIke]).lossy(0, 0) },
+        Scenario::new("K4", &[Down], &[Down]).lossy(0, 0),
+    ]);
+}
+
+#[test]
+fn c9_c10_one_rekeys_a_child_the_other_the_ike_sa() {
+    let more = |name, a: &[Command], b: &[Command]| Scenario {
+        sides: two_children,
+        before: Some(UpChild("net")),
+        ..Scenario::new(name, a, b)
+    };
+    run(vec![
+        Scenario::new("C9", &[NET], &[RekeyIke]),
+        Scenario::new("C10", &[RekeyIke], &[NET]),
+        far(Scenario::new("C9", &[NET], &[RekeyIke])),
+        more("C9 create", &[UpChild("more")], &[RekeyIke]).children(2),
+        more("C10 create", &[RekeyIke], &[UpChild("more")]).children(2),
+        Scenario { faults: 1, ..Scenario::new("C9 and both", &[NET, RekeyIke], &[RekeyIke, NET]) },
+    ]);
+}
+
+#[test]
+fn c11_one_deletes_a_child_the_other_rekeys_the_ike_sa() {
+    let down = DownChild("net");
+    let scenario = |name, a: &[Command], b: &[Command]| Scenario {
+        sides: two_children,
+        ..Scenario::new(name, a, b).lossy(1, 1)
+    };
+    run(vec![
+        scenario("C11", &[RekeyIke], &[down]),
+        scenario("C11 by the responder", &[down], &[RekeyIke]),
+        Scenario { faults: 1, ..scenario("C11 of both", &[RekeyIke, down], &[down, RekeyIke]) },
+    ]);
+}
+
+/// Standards 5.5: the SA does not exist until the last IKE_FOLLOWUP_KE.
+#[test]
+#[ignore = "being repaired"]
+fn several_key_exchanges() {
+    let with = |sides, name: &str, a: &[Command], b: &[Command]| Scenario {
+        sides,
+        faults: 1,
+        ..Scenario::new(format!("5.5 {name}"), a, b)
+    };
+    let (down, s, m) = (DownChild("net"), several_methods as fn() -> _, mixed_methods as fn() -> _);
+    run(vec![
+        with(s, "child", &[NET], &[]),
+        with(s, "IKE", &[RekeyIke], &[]),
+        with(s, "C1", &[NET], &[NET]),
+        with(m, "C1 mixed", &[NET], &[NET]),
+        with(s, "C2", &[down], &[NET]).lossy(None, 0),
+        with(s, "C3", &[NET], &[down]).lossy(None, 0),
+        with(s, "C9", &[NET], &[RekeyIke]),
+        with(s, "C12", &[NET], &[Down]).lossy(0, 0),
+        with(s, "K1", &[RekeyIke], &[RekeyIke]),
+        with(s, "K3", &[RekeyIke], &[Down]).lossy(0, 0),
+    ]);
+}
+
+#[test]
+#[ignore = "being repaired"]
+fn several_key_exchanges_the_lowest_nonce_loses() {
+    let scenario = |ike: bool| {
+        move |(n, (nonces, loses)): (usize, ([Nonces; 2], usize))| {
+            let command = if ike { RekeyIke } else { NET };
+            let name = format!("5.5 {} nonces {n}", if ike { "K1" } else { "C1" });
+            let scenario = Scenario::new(name, &[command], &[command]);
+            Scenario {
+                nonces: Some(nonces),
+                loses: Some(loses),
+                faults: 0,
+                sides: several_methods,
+                ..scenario
+            }
+        }
+    };
+    let all = [scenario(false), scenario(true)];
+    run(all.iter().flat_map(|one| LOWEST.into_iter().enumerate().map(one)).collect());
 }
 
 #[test]

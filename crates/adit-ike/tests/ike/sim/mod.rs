@@ -83,12 +83,13 @@ impl Scenario {
         }
         let commands = self.commands.each_ref().map(Vec::as_slice);
         world.explore(commands, faults, self.nonces, self.esp_latency, self.lossless);
-        let rekeys = commands.concat().iter().any(|c| matches!(c, Command::RekeyChild(_)));
-        if rekeys
-            && self.lossless
-            && !world.creations.values().any(|c| c.rekeys.is_some() && c.agreed.is_some())
-        {
-            world.bad("nothing was rekeyed");
+        for (command, ike) in [(Command::RekeyChild("net"), false), (Command::RekeyIke, true)] {
+            let agreed =
+                |c: &world::Creation| c.agreed.is_some() && (c.ike || c.rekeys.is_some()) && c.ike == ike;
+            if self.lossless && commands.concat().contains(&command) && !world.creations.values().any(agreed)
+            {
+                world.bad(format!("{command:?} does nothing"));
+            }
         }
         world.check(self.ike_sas, self.children, self.loses);
         world.tear_down();

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     UpChild(&'static str),
     /// Rekey the child that carries what is sent.
     RekeyChild(&'static str),
+    /// Rekey the IKE SA.
+    RekeyIke,
     /// The child that carries what is sent may carry no more.
     ExpireChild(&'static str),
     /// Delete the children of a name.
@@ -140,6 +142,13 @@ impl End {
             Command::RekeyChild(name) => {
                 if let Some(handle) = self.sending(name) {
                     self.gateway.child_expiring(now, handle);
+                }
+            }
+            Command::RekeyIke => {
+                let request = self.next_request();
+                let target = TerminateTarget { connection, ..Default::default() };
+                if self.gateway.rekey(now, &target, request).is_err() {
+                    self.requests -= 1;
                 }
             }
             Command::ExpireChild(name) => {
