@@ -3,10 +3,11 @@
 
 use adit_lab::adit::{Adit, Settings};
 use adit_lab::lab::{Family, Lab, Node, Side, Topology, with_lab};
-use adit_lab::peer::{Connection, Peer};
+use adit_lab::peer::{Connection, IkeSa, Peer};
 use adit_lab::process::{Signal, eventually, run, run_unchecked};
 use adit_lab::traffic::SteadyPing;
 use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const IKE: &str = "aes256gcm16-prfsha384-x25519";
@@ -170,4 +171,70 @@ fn a_tunnel_comes_back_after_its_peer() -> Result<()> {
 
 fn answered(lab: &Lab) -> Result<()> {
     eventually("traffic", SOON, || Ok(lab.reaches(Side::A, Family::V4)?.then_some(())))
+}
+
+/// `/etc/hosts` of a namespace, as `ip netns exec` puts it there.
+struct Hosts(PathBuf);
+
+impl Hosts {
+    fn new(lab: &Lab, node: Node) -> Result<Self> {
+        let hosts = Self(Path::new("/etc/netns").join(lab.namespace(node)));
+        std::fs::create_dir_all(&hosts.0)?;
+        hosts.set("")?;
+        Ok(hosts)
+    }
+
+    fn set(&self, text: &str) -> Result<()> {
+        Ok(std::fs::write(self.0.join("hosts"), text)?)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_peer_whose_name_moves_is_dialled_where_it_is_now() -> Result<()> {
+    with_lab("names", Topology::default(), |lab| {
+        let hosts = Hosts::new(lab, Node::GatewayA)?;
+        let anywhere = |side, child| Connection {
+            extra: "mobike = no\n dpd_delay = 1s\n retransmit_wait = 200ms\n retransmit_give_up = 2s".into(),
+            ..connection(side, child)
+        };
+        let of_b = Connection { local_addrs: "%any".into(), ..anywhere(Side::B, "") };
+        let b = Adit::start(lab, Side::B, &of_b)?;
+        let of_a = Connection {
+            remote_addrs: "peer.lab.example".into(),
+            ..anywhere(Side::A, "start_action = start")
+        };
+        // Nobody knows the name yet: the daemon runs, and says so.
+        let a = Adit::start(lab, Side::A, &of_a)?;
+        eventually("a word about the name", SOON, || {
+            Ok(a.log().contains("host name \"peer.lab.example\" cannot be resolved").then_some(()))
+        })?;
+        ensure!(a.sas()?.is_empty(), "dialled an unknown peer");
+        hosts.set("203.0.113.2 peer.lab.example\n")?;
+        eventually("the name to be known", Duration::from_secs(40), || spi(&a, "net"))?;
+        answered(lab)?;
+        // The peer moves, and its name with it.
+        for command in [
+            "addr del 203.0.113.2/24 dev wan0",
+            "addr add 203.0.113.3/24 dev wan0",
+            "route replace default via 203.0.113.1",
+        ] {
+            let words: Vec<&str> = command.split(' ').collect();
+            lab.run(Node::GatewayB, "ip", &words)?;
+        }
+        hosts.set("203.0.113.3 peer.lab.example\n")?;
+        eventually("the tunnel to the new address", Duration::from_secs(40), || {
+            let there =
+                |sa: &IkeSa| sa.values.get("remote").is_some_and(|remote| remote.starts_with("203.0.113.3:"));
+            Ok(a.sas()?.iter().any(there).then_some(()))
+        })?;
+        answered(lab)?;
+        a.terminate_daemon()?;
+        b.terminate_daemon()
+    })
 }
