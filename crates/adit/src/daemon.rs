@@ -5,6 +5,7 @@
 //! acknowledgement that a Child SA is in place.
 
 mod commands;
+mod idle;
 pub mod logging;
 mod names;
 mod policies;
@@ -35,6 +36,7 @@ use adit_net::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use self::idle::Idle;
 use self::logging::LogLimit;
 use self::names::{Answer, Names, Resolver, SystemResolver};
 use self::policies::Policies;
@@ -273,6 +275,7 @@ struct Daemon {
     /// What Child SAs carried that have left the data plane and are about to be reported as down.
     departed: HashMap<ChildHandle, ChildFacts>,
     reconciler: Reconciler,
+    idle: Idle,
     /// Commands whose end the gateway will report.
     pending: HashMap<RequestId, Pending>,
     next_request: u64,
@@ -334,6 +337,7 @@ impl Daemon {
             installed: HashMap::new(),
             departed: HashMap::new(),
             reconciler: Reconciler::new(Box::new(SystemEntropy)),
+            idle: Idle::default(),
             pending: HashMap::new(),
             next_request: 0,
             limit: LogLimit::default(),
@@ -580,6 +584,7 @@ impl Daemon {
             .chain(stopping)
             .chain(self.paths_due)
             .chain(self.names.poll_timeout())
+            .chain(self.idle.poll_timeout())
             .min()
     }
 
@@ -591,6 +596,13 @@ impl Daemon {
         if self.paths_due.is_some_and(|due| due <= now) {
             self.paths_due = None;
             self.paths_changed(now);
+        }
+        let traffic = |child: ChildHandle| {
+            let counters = self.backend.counters(ChildId(child.0))?;
+            counters.last_in.max(counters.last_out)
+        };
+        for child in self.idle.expired(now, traffic) {
+            self.end_child(now, child);
         }
         while let Some(name) = self.reconciler.due(now) {
             self.start(now, &name);
@@ -887,18 +899,16 @@ impl Daemon {
             Event::ChildUp(sa, child) => {
                 let name = ChildName::new(&sa.connection, &child.name);
                 if !self.reconciler.up(now, &name, child.handle) {
-                    let target =
-                        TerminateTarget { child_handle: Some(child.handle), ..TerminateTarget::default() };
-                    let request = self.request_id();
-                    // It is gone already if this finds nothing.
-                    let _ = self.gateway.terminate(now, &target, request);
+                    self.end_child(now, child.handle);
                 }
+                self.idle.up(now, child.handle, self.reconciler.inactivity(&name));
                 let facts = self.child_facts(child.handle);
                 self.hub.publish("child-updown", || child_updown(&sa, &child, &facts, true, now));
             }
             Event::ChildDown(sa, child, reason) => {
                 let name = ChildName::new(&sa.connection, &child.name);
                 let wait = self.reconciler.down(now, &name, child.handle, reason);
+                self.idle.gone(child.handle);
                 tracing::info!(
                     "{name}: Child SA down, {} in {} out: {}{}",
                     child.inbound_spi,
@@ -929,6 +939,7 @@ impl Daemon {
             Event::ChildRekeyed { ike_sa, old, new } => {
                 let name = ChildName::new(&ike_sa.connection, &new.name);
                 self.reconciler.rekeyed(&name, old.handle, new.handle);
+                self.idle.rekeyed(old.handle, new.handle);
                 tracing::info!(
                     "{name}: Child SA rekeyed, {} in {} out replace {} in {} out",
                     new.inbound_spi,
@@ -957,6 +968,14 @@ impl Daemon {
             }
             Event::RequestDone { request, result } => self.request_done(now, request, result),
         }
+    }
+
+    /// Takes one Child SA down.
+    fn end_child(&mut self, now: Instant, child: ChildHandle) {
+        let target = TerminateTarget { child_handle: Some(child), ..TerminateTarget::default() };
+        let request = self.request_id();
+        // It is gone already if this finds nothing.
+        let _ = self.gateway.terminate(now, &target, request);
     }
 
     fn request_done(&mut self, now: Instant, request: RequestId, result: Result<(), String>) {

@@ -76,8 +76,8 @@ struct Wish {
     trap: bool,
     on_close: Action,
     on_dead_peer: Action,
-    /// It goes when it is idle.
-    inactivity: bool,
+    /// It goes when it has been idle for so long; zero means never.
+    inactivity: Duration,
     tries: u32,
 }
 
@@ -267,6 +267,11 @@ impl Reconciler {
         wanted
     }
 
+    /// After how long without traffic a child is to go; zero means never.
+    pub(super) fn inactivity(&self, name: &ChildName) -> Duration {
+        self.children.get(name).map_or(Duration::ZERO, |entry| entry.wish.inactivity)
+    }
+
     /// A Child SA has taken the place of another.
     pub(super) fn rekeyed(&mut self, name: &ChildName, old: ChildHandle, new: ChildHandle) {
         let Some(entry) = self.children.get_mut(name) else { return };
@@ -296,7 +301,7 @@ impl Reconciler {
             DownReason::DeletedByPeer => wish.on_close,
             DownReason::PeerDead => wish.on_dead_peer,
             // Nobody held it: it was idle for too long.
-            DownReason::DeletedByUs if wish.inactivity => Action::None,
+            DownReason::DeletedByUs if !wish.inactivity.is_zero() => Action::None,
             DownReason::DeletedByUs
             | DownReason::Failed
             | DownReason::DataPlane
@@ -414,7 +419,7 @@ impl Wish {
             trap: child.trap,
             on_close: child.on_close,
             on_dead_peer: child.on_dead_peer,
-            inactivity: !child.inactivity.is_zero(),
+            inactivity: child.inactivity,
             tries: connection.tries,
         }
     }

@@ -482,6 +482,58 @@ fn policies_that_the_system_refuses_leave_everything_as_it_was() {
     assert_eq!((a.removed().len(), a.daemon.connections.len(), a.daemon.policies.all().len()), (0, 1, 1));
 }
 
+#[test]
+fn an_idle_child_goes_and_stays_away() {
+    let start = Instant::now();
+    let mut a = Side::new(start, "1", "2", SECRET, "start_action = start\n inactivity = 60s");
+    let mut b = Side::new(start, "2", "1", SECRET, "");
+    talk(start, &mut a, &mut b);
+    let at = |seconds| start + Duration::from_secs(seconds);
+    for side in [&a, &b] {
+        side.deeds.0.lock().unwrap().last_in = Some(at(30));
+    }
+    for (seconds, removed) in [(60, 0), (89, 0), (90, 1), (500, 1)] {
+        talk(at(seconds), &mut a, &mut b);
+        assert_eq!((a.installs().len(), a.removed().len()), (1, removed), "after {seconds} s");
+    }
+}
+
+#[test]
+fn rekeying_on_demand_is_told_and_the_new_one_is_the_child() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    talk(now, &mut a, &mut b);
+    let mut listener = Captured::listener(&a.daemon.hub);
+    let (_, at_once) = answer(&mut a.command(now, "rekey", &[("child", "net")]));
+    assert!(at_once.flag("success") && at_once.text("matches").as_deref() == Some("1"), "{at_once:?}");
+    talk(now, &mut a, &mut b);
+    let rekeyed = listener.packets().into_iter().find_map(|packet| match packet {
+        Packet::Event { name, message } if name == "child-rekey" => Some(message),
+        _ => None,
+    });
+    let rekeyed = rekeyed.unwrap();
+    let child = rekeyed.section("gw").unwrap().section("child-sas").unwrap().section("net").unwrap();
+    let spi = |which: &str| child.section(which).unwrap().text("spi-in").unwrap().into_owned();
+    let installs: Vec<String> = a.installs().iter().map(|(_, inbound, _)| format!("{inbound:08x}")).collect();
+    assert_eq!([spi("old"), spi("new")], installs[..]);
+    // Nothing is missing, so nothing is brought up; and an operator can still take it down.
+    assert_eq!(a.daemon.reconciler.poll_timeout(), None);
+    let mut waits = a.command(now, "rekey", &[("ike", "gw"), ("child", "net"), ("timeout", "0")]);
+    talk(now, &mut a, &mut b);
+    assert!(answer(&mut waits).1.flag("success"));
+    a.command(now, "terminate", &[("child", "net")]);
+    talk(now, &mut a, &mut b);
+    assert_eq!(a.daemon.reconciler.poll_timeout(), None);
+    assert_eq!(a.installs().len(), 3);
+    for (arguments, expected) in
+        [(&[("child", "net")][..], "no matching SAs to rekey found"), (&[], "missing")]
+    {
+        let (_, refusal) = answer(&mut a.command(now, "rekey", arguments));
+        assert_eq!(refusal.text("success").as_deref(), Some("no"));
+        assert!(refusal.text("errmsg").unwrap().contains(expected), "{refusal:?}");
+    }
+}
+
 impl Side {
     /// What the resolver was asked for since the beginning.
     fn asked(&self) -> Vec<String> {
