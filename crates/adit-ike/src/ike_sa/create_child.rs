@@ -10,7 +10,7 @@ use adit_wire::ikev2::{
 
 use super::child::{self, Agreed, Install, Nonces, Offer, Phase};
 use super::established::{Established, Handled};
-use super::followup::{Awaited, Followup, Step};
+use super::followup::{Awaited, Followup, Half, Step};
 use super::init::NONCE_LEN;
 use super::secured::Secured;
 use super::{ChildSa, Contents, Core, Wanted};
@@ -402,7 +402,7 @@ impl Established {
     /// A peer asks for one more child, or for the successor of one.
     pub(super) fn respond_to_create_child(
         &mut self,
-        core: &Core,
+        core: &mut Core,
         cx: &mut Shared,
         c: &Contents<'_>,
     ) -> Handled {
@@ -479,7 +479,7 @@ impl Established {
 
     fn create(
         &mut self,
-        core: &Core,
+        core: &mut Core,
         cx: &mut Shared,
         agreed: Agreed,
         peer_nonce: &Nonce,
@@ -498,7 +498,7 @@ impl Established {
             && let Some(awaited) = shared.pop().and_then(|first| Awaited::start(cx, methods, first))
         {
             answer.push(awaited.link());
-            self.await_followup(cx, awaited, agreed, (&peer_nonce.0, &nonce), old);
+            self.await_followup(core, cx, awaited, Half::Child(agreed, old), (&peer_nonce.0, &nonce));
             return Handled::Respond(answer);
         }
         let nonces = Nonces { initiator: &peer_nonce.0, responder: &nonce };

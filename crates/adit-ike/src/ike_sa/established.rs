@@ -148,6 +148,13 @@ impl Established {
         &self.children
     }
 
+    /// It is to be deleted.
+    pub(super) fn end(&mut self, cx: &Shared) {
+        if self.closing.is_none() {
+            self.closing = Some(cx.now + DELETE_TIMEOUT);
+        }
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         self.closing.is_some()
     }
@@ -381,7 +388,7 @@ impl Established {
                 return Ok(());
             }
             Task::RekeyIkeAgain(create) => {
-                (ExchangeType::CREATE_CHILD_SA, create.payloads(), Exchange::RekeyIke(create))
+                (create.exchange_type(), create.payloads(), Exchange::RekeyIke(create))
             }
             Task::Delete(mut deletion) => match deletion.start(cx, &mut self.children) {
                 Some(payload) => (ExchangeType::INFORMATIONAL, vec![payload], Exchange::Delete(deletion)),
@@ -432,7 +439,7 @@ impl Established {
     }
 
     fn drop_waiting(&mut self, core: &mut Core, cx: &mut Shared, failure: &str) {
-        self.drop_pending(cx, |_| true);
+        self.drop_pending(core, cx, |_| true);
         let later = std::mem::take(&mut self.later).into_iter().map(|(_, task)| task);
         for task in std::mem::take(&mut self.queue).into_iter().chain(later) {
             match task {
@@ -533,7 +540,7 @@ impl Established {
         }
         let now = cx.now;
         self.drop_others(core, cx, |other| other.until <= now);
-        self.drop_pending(cx, |pending| pending.deadline() <= now);
+        self.drop_pending(core, cx, |pending| pending.deadline() <= now);
         if core.expires_at.take_if(|at| *at <= cx.now).is_some() {
             info!("connection \"{}\": the IKE SA reached its hard limit", core.connection.name);
             core.succession.reason = DownReason::Expired;
@@ -798,7 +805,7 @@ impl Established {
             Answer::Again(create) => {
                 if create.is_following_up() {
                     // RFC 9370 2.2.4: ours goes on, the peer stops.
-                    self.drop_pending(cx, |pending| pending.replaces(create.replaced()));
+                    self.drop_pending(core, cx, |pending| pending.replaces(create.replaced()));
                     self.deleted_early = deleted_early;
                 }
                 self.queue.push_front(Task::CreateChildAgain(create));
@@ -825,8 +832,8 @@ impl Established {
                 self.not_replaced(core, cx, replaces);
             }
             Answer::Failed { wanted, discard, replaces, notify, fatal } => {
-                if fatal && self.closing.is_none() {
-                    self.closing = Some(cx.now + DELETE_TIMEOUT);
+                if fatal {
+                    self.end(cx);
                 }
                 if let Some(spi) = discard {
                     self.discard(spi);
@@ -918,7 +925,7 @@ impl Established {
     }
 
     /// RFC 9370 2.2.4: a peer that forgets each time what it has agreed to ends the IKE SA.
-    fn count_forgotten(&mut self, cx: &Shared, c: &Contents<'_>) {
+    pub(super) fn count_forgotten(&mut self, cx: &Shared, c: &Contents<'_>) {
         if !c.has(NotifyType::STATE_NOT_FOUND) {
             if c.ke.is_some() && !c.has(NotifyType::ADDITIONAL_KEY_EXCHANGE) {
                 self.forgotten = 0;
@@ -926,8 +933,8 @@ impl Established {
             return;
         }
         self.forgotten += 1;
-        if self.forgotten >= MOST_FORGOTTEN && self.closing.is_none() {
-            self.closing = Some(cx.now + DELETE_TIMEOUT);
+        if self.forgotten >= MOST_FORGOTTEN {
+            self.end(cx);
         }
     }
 
@@ -1034,7 +1041,7 @@ impl Exchange {
     fn exchange_type(&self) -> ExchangeType {
         match self {
             Self::CreateChild(create) => create.exchange_type(),
-            Self::RekeyIke(_) => ExchangeType::CREATE_CHILD_SA,
+            Self::RekeyIke(create) => create.exchange_type(),
             Self::Delete(_) | Self::DeleteIke | Self::Liveness => ExchangeType::INFORMATIONAL,
         }
     }

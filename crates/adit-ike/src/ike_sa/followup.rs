@@ -6,16 +6,17 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use adit_crypto::{KeyExchangeSecret, Secret, constant_time_eq};
-use adit_wire::ikev2::{KeId, Notify, NotifyType, Payload};
+use adit_crypto::{IkeTransforms, KeyExchangeSecret, Secret, constant_time_eq};
+use adit_wire::ikev2::{IkeSpi, KeId, Notify, NotifyType, Payload};
 use tracing::debug;
 
 use super::additional;
 use super::child::{Agreed, Install, Nonces, Phase};
 use super::create_child::lowest;
 use super::established::{Established, Handled};
-use super::{Contents, Core};
-use crate::output::{Blame, ChildHandle, OutcomeCode};
+use super::{ChildSa, Contents, Core};
+use crate::output::{Blame, ChildHandle, OutcomeCode, Stage};
+use crate::record::Outcome;
 use crate::shared::Shared;
 
 /// Octets by which we know our half of a series again: a peer cannot guess those of another one.
@@ -131,12 +132,18 @@ impl Awaited {
 /// Responder: an SA that is half-done.
 pub(super) struct Pending {
     awaited: Awaited,
-    agreed: Agreed,
+    half: Half,
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
-    /// The child that it is to replace.
-    old: Option<ChildHandle>,
     until: Instant,
+}
+
+/// What is there of it.
+pub(super) enum Half {
+    /// A child, and the one that it is to replace.
+    Child(Agreed, Option<ChildHandle>),
+    /// A successor of the IKE SA: both SPIs, the peer's and ours, and algorithms.
+    Ike((IkeSpi, IkeSpi), IkeTransforms, Vec<KeId>),
 }
 
 impl Pending {
@@ -146,66 +153,95 @@ impl Pending {
 
     /// Is it the successor of this child?
     pub(super) fn replaces(&self, old: Option<ChildHandle>) -> bool {
-        old.is_some() && self.old == old
+        matches!(&self.half, Half::Child(_, replaced) if old.is_some() && *replaced == old)
     }
 
+    /// Is it the successor of the IKE SA?
+    pub(super) fn is_ike(&self) -> bool {
+        matches!(self.half, Half::Ike(..))
+    }
+}
+
+impl Half {
     /// Nothing came of it, which is nobody's fault: whoever loses a collision just stops (RFC 9370 2.2.4).
-    pub(super) fn abandon(self, cx: &mut Shared) {
-        self.agreed.abandon(cx);
+    fn abandon(self, core: &mut Core, cx: &mut Shared) {
+        match self {
+            Self::Child(agreed, _) => agreed.abandon(cx),
+            Self::Ike((_, own), ..) => core.release_spi(cx, own),
+        }
     }
 }
 
 impl Established {
-    /// A CREATE_CHILD_SA of the peer is answered, and the child comes to be with the exchanges that follow.
+    /// A CREATE_CHILD_SA of the peer is answered, and its SA comes to be with the exchanges that follow.
     pub(super) fn await_followup(
         &mut self,
+        core: &mut Core,
         cx: &mut Shared,
         awaited: Awaited,
-        agreed: Agreed,
+        half: Half,
         (nonce_i, nonce_r): (&[u8], &[u8]),
-        old: Option<ChildHandle>,
     ) {
-        if let Some(old) = old {
+        if let Half::Child(_, Some(old)) = half {
             self.collides_with_peer(old, None, lowest(nonce_i, nonce_r));
         }
+        self.drop_pending(core, cx, |_| true);
         let (nonce_i, nonce_r) = (nonce_i.to_vec(), nonce_r.to_vec());
         let until = cx.now + cx.settings.followup_timeout;
-        let pending = Pending { awaited, agreed, nonce_i, nonce_r, old, until };
-        if let Some(other) = self.pending.replace(pending) {
-            other.abandon(cx);
-        }
+        self.pending = Some(Pending { awaited, half, nonce_i, nonce_r, until });
     }
 
     /// Forgets a half-done SA of the peer.
-    pub(super) fn drop_pending(&mut self, cx: &mut Shared, which: impl FnOnce(&Pending) -> bool) {
+    pub(super) fn drop_pending(
+        &mut self,
+        core: &mut Core,
+        cx: &mut Shared,
+        which: impl FnOnce(&Pending) -> bool,
+    ) {
         if let Some(pending) = self.pending.take_if(|pending| which(pending)) {
-            debug!(child = pending.agreed.child.name, "a half-done child is forgotten");
-            pending.abandon(cx);
+            debug!(handle = core.handle.0, "a half-done SA of the peer is forgotten");
+            pending.half.abandon(core, cx);
+        }
+    }
+
+    /// May what is half-done still come to be?
+    fn is_wanted(&self, half: &Half) -> bool {
+        let stays = |c: &ChildSa| !matches!(c.phase, Phase::Rekeyed | Phase::Deleting);
+        match half {
+            Half::Child(agreed, old) => {
+                old.is_none_or(|old| self.children.iter().any(|c| c.handle == old && stays(c)))
+                    && self.children.iter().all(|c| c.outbound_spi != agreed.outbound_spi)
+            }
+            Half::Ike(..) => true,
         }
     }
 
     /// IKE_FOLLOWUP_KE of the peer.
-    pub(super) fn respond_to_followup(&mut self, core: &Core, cx: &mut Shared, c: &Contents<'_>) -> Handled {
+    pub(super) fn respond_to_followup(
+        &mut self,
+        core: &mut Core,
+        cx: &mut Shared,
+        c: &Contents<'_>,
+    ) -> Handled {
         // RFC 9370 2.2.4: a series that we do not know, or no longer, and an answer that harms nobody.
         let Some(pending) = self.pending.take_if(|pending| pending.awaited.is_meant(c)) else {
             return Handled::refuse(NotifyType::STATE_NOT_FOUND);
         };
-        let stays = |old: ChildHandle| {
-            self.children
-                .iter()
-                .any(|c| c.handle == old && !matches!(c.phase, Phase::Rekeyed | Phase::Deleting))
-        };
-        if self.is_closing() || !pending.old.is_none_or(stays) {
-            pending.abandon(cx);
+        if self.is_closing() || !self.is_wanted(&pending.half) {
+            pending.half.abandon(core, cx);
             return Handled::refuse(NotifyType::TEMPORARY_FAILURE);
         }
-        let Pending { awaited, agreed, nonce_i, nonce_r, old, .. } = pending;
+        let Pending { awaited, half, nonce_i, nonce_r, .. } = pending;
         let (payload, step) = match awaited.respond(cx, c) {
             Ok(answer) => answer,
             Err(why) => {
                 let message = format!("its IKE_FOLLOWUP_KE request is invalid: {why}");
-                let outcome = agreed.outcome(OutcomeCode::InvalidSyntax, Blame::PeerMisbehaved, message);
-                agreed.abandon(cx);
+                let (code, blame) = (OutcomeCode::InvalidSyntax, Blame::PeerMisbehaved);
+                let outcome = match &half {
+                    Half::Child(agreed, _) => agreed.outcome(code, blame, message),
+                    Half::Ike(..) => Outcome::new(code, Stage::IkeRekey, blame, message),
+                };
+                half.abandon(core, cx);
                 core.record(cx, outcome.notify(NotifyType::INVALID_SYNTAX));
                 return Handled::invalid_syntax();
             }
@@ -214,25 +250,30 @@ impl Established {
             Step::Next(awaited) => {
                 let link = awaited.link();
                 let until = cx.now + cx.settings.followup_timeout;
-                self.pending = Some(Pending { awaited, agreed, nonce_i, nonce_r, old, until });
+                self.pending = Some(Pending { awaited, half, nonce_i, nonce_r, until });
                 return Handled::Respond(vec![payload, link]);
             }
             Step::Done(shared) => shared,
         };
-        if self.children.iter().any(|c| c.outbound_spi == agreed.outbound_spi) {
-            agreed.abandon(cx);
-            return Handled::refuse(NotifyType::NO_PROPOSAL_CHOSEN);
-        }
-        let nonces = Nonces { initiator: &nonce_i, responder: &nonce_r };
-        let install = if old.is_some() { Install::Standby } else { Install::New };
-        match agreed.install(core, cx, &self.ike.secured, &shared, nonces, false, install) {
-            Ok(child) => {
-                if let Some(old) = old {
-                    self.replaced_by_peer(old, child.handle, lowest(&nonce_i, &nonce_r));
-                }
-                self.children.push(child);
-                Handled::Respond(vec![payload])
+        let made = match half {
+            Half::Child(agreed, old) => {
+                let nonces = Nonces { initiator: &nonce_i, responder: &nonce_r };
+                let install = if old.is_some() { Install::Standby } else { Install::New };
+                let child = agreed.install(core, cx, &self.ike.secured, &shared, nonces, false, install);
+                child.map(|child| {
+                    if let Some(old) = old {
+                        self.replaced_by_peer(old, child.handle, lowest(&nonce_i, &nonce_r));
+                    }
+                    self.children.push(child);
+                })
             }
+            Half::Ike(spis, transforms, additional) => {
+                let nonces = (nonce_i.as_slice(), nonce_r.as_slice());
+                self.make_candidate(core, cx, spis, (transforms, additional), &shared, nonces)
+            }
+        };
+        match made {
+            Ok(()) => Handled::Respond(vec![payload]),
             Err(_) => Handled::refuse(NotifyType::NO_PROPOSAL_CHOSEN),
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use adit_wire::ikev2::{ExchangeType, Flags, Header, IkeSpi, PayloadType, Version};
+use adit_wire::ikev2::{ExchangeType, Flags, Header, IkeSpi, KeId, PayloadType, Version};
 
 use super::secured::Secured;
 use super::window::{Answered, Outstanding};
@@ -21,6 +21,8 @@ pub(crate) struct Generation<X> {
     /// Are we the initiator of this one?
     pub(super) initiator: bool,
     pub(super) secured: Secured,
+    /// Key exchanges after the first one that made it (RFC 9370).
+    pub(super) additional_kes: Vec<KeId>,
     next_request: u32,
     /// How many requests the peer lets us have outstanding.
     window: usize,
@@ -45,6 +47,7 @@ impl<X> Generation<X> {
             spi_r,
             initiator,
             secured,
+            additional_kes: Vec::new(),
             next_request,
             window: 1,
             outstanding: Vec::new(),

@@ -145,6 +145,7 @@ impl Core {
     fn rekeyed(&mut self, cx: &mut Shared, ike: &established::Ike) {
         (self.spi_i, self.spi_r, self.initiator) = (ike.spi_i, ike.spi_r, ike.initiator);
         self.transforms = Some(ike.secured.transforms);
+        self.additional_kes.clone_from(&ike.additional_kes);
         self.renew(cx);
     }
 

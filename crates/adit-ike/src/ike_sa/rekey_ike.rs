@@ -14,12 +14,13 @@ use tracing::debug;
 
 use super::create_child::lowest;
 use super::established::{Established, Exchange, Handled, Ike, Task, retry_at};
+use super::followup::{Awaited, Followup, Half, Pending, Step};
 use super::init::{NONCE_LEN, secure};
 use super::secured::Secured;
 use super::window::Outstanding;
 use super::{Contents, Core};
 use crate::output::{Blame, Event, IkeSaState, OutcomeCode, RequestId, Stage};
-use crate::proposal::{NotationList, answers, choose, classical, ike_transforms, ke_name, methods};
+use crate::proposal::{NotationList, additional_kes, answers, choose, ike_transforms, ke_name, methods};
 use crate::record::Outcome;
 use crate::shared::Shared;
 
@@ -45,7 +46,19 @@ pub(super) struct CreateIke {
     replaces: IkeSpi,
     /// The lower nonce of the peer's exchange that replaces the same IKE SA.
     collision: Option<Vec<u8>>,
+    /// CREATE_CHILD_SA is answered, and key exchanges are to follow.
+    following: Option<Following>,
 }
+
+/// An IKE SA that comes to be with the last additional key exchange (RFC 9370 2.2.4).
+struct Following {
+    followup: Followup,
+    chosen: Chosen,
+    nonce: Vec<u8>,
+}
+
+/// The peer's SPI, the algorithms, and the key exchanges that follow.
+type Chosen = (IkeSpi, IkeTransforms, Vec<KeId>);
 
 /// An IKE SA beside the current one, until it is gone.
 pub(super) struct Other {
@@ -73,7 +86,7 @@ impl CreateIke {
         replaces: IkeSpi,
         requests: Vec<RequestId>,
     ) -> Option<Self> {
-        let mut proposals = classical(&core.connection.proposals);
+        let mut proposals = core.connection.proposals.clone();
         // The method of the IKE SA has served; it comes first.
         let ours = methods(&proposals);
         let current = core.transforms.map(|t| t.ke).filter(|method| ours.contains(method));
@@ -92,7 +105,17 @@ impl CreateIke {
         }
         let nonce = cx.random::<NONCE_LEN>().to_vec();
         cx.progress(&requests, "sending CREATE_CHILD_SA request for a new IKE_SA");
-        Some(Self { spi, proposals, nonce, secret, restarts: 0, requests, replaces, collision: None })
+        Some(Self {
+            spi,
+            proposals,
+            nonce,
+            secret,
+            restarts: 0,
+            requests,
+            replaces,
+            collision: None,
+            following: None,
+        })
     }
 
     /// Is it still the current IKE SA that is to be replaced?
@@ -100,8 +123,28 @@ impl CreateIke {
         ike.our_spi() == self.replaces
     }
 
+    /// Are there additional key exchanges to come, CREATE_CHILD_SA being answered?
+    fn is_following_up(&self) -> bool {
+        self.following.is_some()
+    }
+
+    pub(super) fn exchange_type(&self) -> ExchangeType {
+        if self.is_following_up() { ExchangeType::IKE_FOLLOWUP_KE } else { ExchangeType::CREATE_CHILD_SA }
+    }
+
     pub(super) fn payloads(&self) -> Vec<Payload> {
+        if let Some(following) = &self.following {
+            return following.followup.payloads();
+        }
         payloads(self.proposals.clone(), &self.nonce, self.secret.method(), self.secret.public())
+    }
+
+    /// Something else came of it.
+    fn done(self, core: &mut Core, cx: &mut Shared) {
+        core.release_spi(cx, self.spi);
+        for request in self.requests {
+            cx.finish_part(request, Ok(()));
+        }
     }
 
     /// Nothing came of it.
@@ -113,13 +156,20 @@ impl CreateIke {
     }
 
     /// The peer's choice, if it is one of what we offered: its SPI and the algorithms.
-    fn chosen(&self, c: &Contents<'_>) -> Option<(IkeSpi, IkeTransforms)> {
+    fn chosen(&self, c: &Contents<'_>) -> Option<Chosen> {
         let [answer] = c.sa?.proposals.as_slice() else { return None };
         let (spi, answer) = without_spi(answer)?;
         let offered: Vec<Proposal> =
             self.proposals.iter().map(|p| Proposal { spi: Vec::new(), ..p.clone() }).collect();
         let transforms = ike_transforms(&answer).filter(|_| answers(&offered, &answer))?;
-        (spi != self.spi).then_some((spi, transforms))
+        (spi != self.spi).then_some((spi, transforms, additional_kes(&answer)?))
+    }
+
+    /// Has the peer's exchange that replaces the same IKE SA the higher nonces? `nonce` is the peer's in ours
+    /// (RFC 7296 2.8.2).
+    fn has_lost(&self, nonce: &[u8], current: &Ike) -> bool {
+        let ours = lowest(&self.nonce, nonce);
+        self.collision.as_ref().is_some_and(|theirs| ours < theirs.as_slice()) || !self.concerns(current)
     }
 }
 
@@ -142,20 +192,22 @@ fn short_nonce(transforms: &IkeTransforms, nonce: &[u8]) -> bool {
 }
 
 /// A new IKE SA, its keys made of those of the old one (RFC 7296 2.18). Its Message IDs begin at 0, its window is 1.
-fn successor(
+pub(super) fn successor(
     cx: &mut Shared,
     old: &Secured,
     spis: (IkeSpi, IkeSpi),
     initiator: bool,
-    transforms: IkeTransforms,
-    shared: Secret,
+    (transforms, additional_kes): (IkeTransforms, Vec<KeId>),
+    shared: &[Secret],
     (ni, nr): (&[u8], &[u8]),
 ) -> Result<Ike, adit_crypto::Error> {
     let (spi_i, spi_r) = (spis.0.0, spis.1.0);
-    let keys = rekey_ike_keys(old.transforms.prf, &old.sk_d, &transforms, &[shared], ni, nr, spi_i, spi_r)?;
+    let keys = rekey_ike_keys(old.transforms.prf, &old.sk_d, &transforms, shared, ni, nr, spi_i, spi_r)?;
     let mut secured = secure(cx, spis, initiator, transforms, keys)?;
     secured.largest = old.largest;
-    Ok(Ike::new(spis, initiator, secured, (0, 0)))
+    let mut ike = Ike::new(spis, initiator, secured, (0, 0));
+    ike.additional_kes = additional_kes;
+    Ok(ike)
 }
 
 impl Established {
@@ -182,12 +234,15 @@ impl Established {
             let oldest = self.others.iter().filter(|o| o.role == Role::Gone).map(|o| o.until).min();
             self.drop_others(core, cx, |o| o.role == Role::Gone && Some(o.until) == oldest);
         }
-        if self.is_closing() || children || candidate || self.others.len() >= MOST_OTHERS {
+        // RFC 9370 2.2.4: nor while the additional key exchanges of our own successor are under way.
+        let following =
+            self.ike.exchanges().any(|e| matches!(e, Exchange::RekeyIke(create) if create.is_following_up()));
+        if self.is_closing() || children || candidate || following || self.others.len() >= MOST_OTHERS {
             return Handled::refuse(NotifyType::TEMPORARY_FAILURE);
         }
         let theirs: Vec<(IkeSpi, Proposal)> = sa.proposals.iter().filter_map(without_spi).collect();
         let (spis, offered): (Vec<IkeSpi>, Vec<Proposal>) = theirs.into_iter().unzip();
-        let ours = classical(&core.connection.proposals);
+        let ours = core.connection.proposals.clone();
         let choice = choose(&ours, &offered).and_then(|choice| {
             let at = offered.iter().position(|p| p.number == choice.proposal.number)?;
             Some((*spis.get(at)?, ike_transforms(&choice.proposal)?, choice.proposal))
@@ -224,20 +279,41 @@ impl Established {
         let spi = core.take_spi(cx);
         let own_nonce = cx.random::<NONCE_LEN>().to_vec();
         let nonces = (nonce.0.as_slice(), own_nonce.as_slice());
-        let made = successor(cx, &self.ike.secured, (their_spi, spi), false, transforms, shared, nonces);
-        let Ok(ike) = made else {
-            core.release_spi(cx, spi);
-            return Handled::refuse(NotifyType::NO_PROPOSAL_CHOSEN);
-        };
         let lowest_nonce = lowest(nonces.0, nonces.1);
         for exchange in self.ike.exchanges_mut() {
             if let Exchange::RekeyIke(create) = exchange {
                 create.collision = Some(lowest_nonce.to_vec());
             }
         }
-        self.others.push(Other { ike, role: Role::Candidate, until: cx.now + core.schedule().give_up });
+        let methods = additional_kes(&proposal).unwrap_or_default();
+        let spis = (their_spi, spi);
         proposal.spi = spi.0.to_be_bytes().to_vec();
-        Handled::Respond(payloads(vec![proposal], &own_nonce, transforms.ke, &public))
+        let mut answer = payloads(vec![proposal], &own_nonce, transforms.ke, &public);
+        if methods.is_empty() {
+            if self.make_candidate(core, cx, spis, (transforms, methods), &[shared], nonces).is_err() {
+                return Handled::refuse(NotifyType::NO_PROPOSAL_CHOSEN);
+            }
+        } else if let Some(awaited) = Awaited::start(cx, methods.clone(), shared) {
+            answer.push(awaited.link());
+            self.await_followup(core, cx, awaited, Half::Ike(spis, transforms, methods), nonces);
+        }
+        Handled::Respond(answer)
+    }
+
+    /// The peer has made an IKE SA to replace the current one.
+    pub(super) fn make_candidate(
+        &mut self,
+        core: &mut Core,
+        cx: &mut Shared,
+        spis: (IkeSpi, IkeSpi),
+        transforms: (IkeTransforms, Vec<KeId>),
+        shared: &[Secret],
+        nonces: (&[u8], &[u8]),
+    ) -> Result<(), adit_crypto::Error> {
+        let made = successor(cx, &self.ike.secured, spis, false, transforms, shared, nonces);
+        let ike = made.inspect_err(|_| core.release_spi(cx, spis.1))?;
+        self.others.push(Other { ike, role: Role::Candidate, until: cx.now + core.schedule().give_up });
+        Ok(())
     }
 
     /// Our response is out: unless our own request for a successor is out too, what the peer has made is the IKE SA
@@ -253,6 +329,8 @@ impl Established {
 
     /// The IKE SA is replaced. Returns where the old one is now.
     fn promote(&mut self, core: &mut Core, cx: &mut Shared, ike: Ike, held: Option<Instant>) {
+        // A child that is half-done would have got its keys from the old one.
+        self.drop_pending(core, cx, |_| true);
         let before = core.view(IkeSaState::Rekeyed, &[]);
         let old = std::mem::replace(&mut self.ike, ike);
         self.held = held;
@@ -270,6 +348,10 @@ impl Established {
         mut create: CreateIke,
         c: &Contents<'_>,
     ) {
+        self.count_forgotten(cx, c);
+        if let Some(following) = create.following.take() {
+            return self.ike_followed_up(core, cx, create, c, following);
+        }
         if let Some(notify) = c.notify(NotifyType::INVALID_KE_PAYLOAD) {
             let method =
                 <[u8; 2]>::try_from(notify.data.as_slice()).ok().map(|b| KeId(u16::from_be_bytes(b)));
@@ -303,29 +385,98 @@ impl Established {
             return self.ike_refused(core, cx, create, OutcomeCode::RefusedByPeer, message, !temporary);
         }
         let agreed = create.chosen(c).zip(c.ke).zip(c.nonce);
-        let agreed = agreed.filter(|(((_, transforms), ke), nonce)| {
+        let agreed = agreed.filter(|(((_, transforms, _), ke), nonce)| {
             ke.method == transforms.ke
                 && ke.method == create.secret.method()
                 && !short_nonce(transforms, &nonce.0)
         });
-        let Some((((their_spi, transforms), ke), nonce)) = agreed else {
+        let Some(((chosen, ke), nonce)) = agreed else {
             let message = "its answer to the rekeying of the IKE SA is invalid".to_owned();
             return self.ike_refused(core, cx, create, OutcomeCode::InvalidSyntax, message, true);
         };
-        let current = create.concerns(&self.ike);
-        let CreateIke { spi, nonce: own_nonce, secret, requests, collision, replaces, .. } = create;
+        let shared = match create.secret.agree(&ke.data) {
+            Ok(shared) => shared,
+            Err(error) => return self.ike_broken(core, cx, create, &error.to_string()),
+        };
+        if chosen.2.is_empty() {
+            return self.ike_agreed(core, cx, create, chosen, &[shared], &nonce.0);
+        }
+        // RFC 9370 2.2.4: who loses just stops, and nothing is there to delete.
+        if create.has_lost(&nonce.0, &self.ike) {
+            debug!(handle = core.handle.0, "lost a collision of rekeyings of the IKE SA");
+            create.done(core, cx);
+            return self.adopt_candidate(core, cx);
+        }
+        self.drop_pending(core, cx, Pending::is_ike);
+        match Followup::start(cx, chosen.2.clone(), shared, c) {
+            Ok(followup) => {
+                create.following = Some(Following { followup, chosen, nonce: nonce.0.clone() });
+                self.queue.push_front(Task::RekeyIkeAgain(Box::new(create)));
+            }
+            Err(why) => self.ike_broken(core, cx, create, &why),
+        }
+    }
+
+    /// The response of an IKE_FOLLOWUP_KE (RFC 9370 2.2.4).
+    fn ike_followed_up(
+        &mut self,
+        core: &mut Core,
+        cx: &mut Shared,
+        mut create: CreateIke,
+        c: &Contents<'_>,
+        Following { followup, chosen, nonce }: Following,
+    ) {
+        if let Some(error) = c.error() {
+            let message =
+                format!("refused the rekeying of the IKE SA with {}: its log says why", error.notify_type);
+            // The peer waits no longer, or not now: all from the beginning.
+            let again =
+                matches!(error.notify_type, NotifyType::STATE_NOT_FOUND | NotifyType::TEMPORARY_FAILURE);
+            return self.ike_refused(core, cx, create, OutcomeCode::RefusedByPeer, message, !again);
+        }
+        match followup.answered(cx, c) {
+            Ok(Step::Next(followup)) => {
+                create.following = Some(Following { followup, chosen, nonce });
+                self.queue.push_front(Task::RekeyIkeAgain(Box::new(create)));
+            }
+            Ok(Step::Done(shared)) => self.ike_agreed(core, cx, create, chosen, &shared, &nonce),
+            Err(why) => self.ike_broken(core, cx, create, &why),
+        }
+    }
+
+    /// A public value of the peer cannot be used: it may believe in keys that nobody else has, so the IKE SA goes
+    /// (draft-ietf-ipsecme-ikev2-mlkem).
+    fn ike_broken(&mut self, core: &mut Core, cx: &mut Shared, create: CreateIke, why: &str) {
+        let message = format!("its answer to the rekeying of the IKE SA is invalid: {why}");
+        let outcome =
+            Outcome::new(OutcomeCode::InvalidSyntax, Stage::IkeRekey, Blame::PeerMisbehaved, message.clone());
+        core.record(cx, outcome.proposals(&create.proposals, &[]));
+        create.abandon(core, cx, &message);
+        self.end(cx);
+    }
+
+    /// All secrets are there.
+    fn ike_agreed(
+        &mut self,
+        core: &mut Core,
+        cx: &mut Shared,
+        create: CreateIke,
+        (their_spi, transforms, additional): Chosen,
+        shared: &[Secret],
+        nonce: &[u8],
+    ) {
+        let lost = create.has_lost(nonce, &self.ike);
+        let CreateIke { spi, nonce: own_nonce, requests, replaces, .. } = create;
         let Some(old) = self.on(replaces) else { return core.release_spi(cx, spi) };
-        let made = secret.agree(&ke.data).and_then(|shared| {
-            let nonces = (own_nonce.as_slice(), nonce.0.as_slice());
-            successor(cx, &old.secured, (spi, their_spi), true, transforms, shared, nonces)
-        });
+        let (spis, nonces) = ((spi, their_spi), (own_nonce.as_slice(), nonce));
+        let made = successor(cx, &old.secured, spis, true, (transforms, additional), shared, nonces);
         let ike = match made {
             Ok(ike) => ike,
             Err(error) => {
                 debug!(handle = core.handle.0, %error, "no successor of the IKE SA");
                 core.release_spi(cx, spi);
                 for request in requests {
-                    cx.finish_part(request, Err("the peer's public value cannot be used"));
+                    cx.finish_part(request, Err("the keys of the new IKE SA cannot be derived"));
                 }
                 return self.retry_rekey_ike(cx);
             }
@@ -334,8 +485,6 @@ impl Established {
             cx.finish_part(request, Ok(()));
         }
         // RFC 7296 2.8.2: who made what is one too many deletes it; the other deletes the old one.
-        let ours = lowest(&own_nonce, &nonce.0);
-        let lost = collision.is_some_and(|theirs| ours < theirs.as_slice()) || !current;
         if lost {
             debug!(handle = core.handle.0, "lost a collision of rekeyings of the IKE SA");
             self.leave(core, cx, ike);

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use adit_crypto::KeyExchangeSecret;
 use adit_ike::config::{Fragmentation, Lifetime};
-use adit_ike::{OutcomeCode, proposal};
+use adit_ike::{OutcomeCode, TerminateTarget, proposal};
 use adit_wire::ikev2::{
-    ExchangeType, KeId, KeyExchange, Nonce, Notify, NotifyType, Payload, SecurityAssociation,
+    ExchangeType, IkeSpi, KeId, KeyExchange, Nonce, Notify, NotifyType, Payload, SecurityAssociation,
     TrafficSelectors,
 };
 
-use crate::hand::Hand;
+use crate::hand::{Hand, prf};
 use crate::pair::{
-    A, B, DELAY, Fate, Packet, Pair, Side, child, header, ip, net, notifies, open, seal, sides,
+    A, B, DELAY, Fate, Packet, Pair, Peer, Side, child, header, ip, net, notifies, open, seal, sides,
 };
 
 const ESP: &str = "aes256gcm16-x25519-ke1_mlkem768-ke2_ecp256-noesn";
@@ -418,4 +418,162 @@ fn collisions() {
         }
     }
     assert!(winners.iter().all(|n| *n > 0), "{winners:?}");
+}
+
+/// Both sides with these IKE proposals, the IKE SA rekeyed by these sides after a minute.
+fn ike_rekeyed_by(proposals: &str, by: [bool; 2]) -> (Side, Side) {
+    let (mut a, mut b) = sides();
+    for (side, rekeys) in [(&mut a, by[0]), (&mut b, by[1])] {
+        let connection = side.connection();
+        connection.proposals = proposal::parse_ike(proposals).unwrap();
+        connection.fragmentation = Fragmentation::No;
+        if rekeys {
+            connection.rekey = Lifetime {
+                soft: Duration::from_secs(60),
+                hard: Duration::from_secs(300),
+                jitter: Duration::ZERO,
+            };
+        }
+    }
+    (a, b)
+}
+
+const IKE: &str = "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke2_ecp256";
+
+/// Both sides have one IKE SA, the same, and it works.
+fn assert_one_ike_sa(pair: &mut Pair, context: &str) {
+    let spis = |peer: &Peer| {
+        let sas: Vec<_> = peer.gateway.ike_sas().map(|sa| (sa.initiator_spi, sa.responder_spi)).collect();
+        assert_eq!(sas.len(), 1, "{context} {:?}", peer.events);
+        sas[0]
+    };
+    assert_eq!(spis(&pair.a), spis(&pair.b), "{context}");
+    pair.assert_children(1);
+    let request = pair.down(&TerminateTarget { child: Some("net".to_owned()), ..TerminateTarget::default() });
+    pair.run(Duration::from_secs(30));
+    assert_eq!(pair.a.done.get(&request), Some(&Ok(())), "{context}");
+    pair.assert_children(0);
+}
+
+#[test]
+fn the_ike_sa_is_replaced_with_the_last_exchange() {
+    for by in [[true, false], [false, true]] {
+        let mut pair = Pair::established(ike_rekeyed_by(IKE, by));
+        let children: Vec<_> = pair.a.installed.keys().copied().collect();
+        pair.run(Duration::from_secs(65));
+        assert_eq!(of(&pair, ExchangeType::CREATE_CHILD_SA), 1);
+        assert_eq!(of(&pair, ExchangeType::IKE_FOLLOWUP_KE), 2);
+        for peer in [&pair.a, &pair.b] {
+            assert_eq!(peer.events.iter().filter(|e| e.starts_with("ike-rekeyed")).count(), 1);
+            let sa = peer.gateway.ike_sas().next().unwrap();
+            assert_eq!(sa.additional_kes, [KeId::ML_KEM_768, KeId::ECP_256]);
+        }
+        assert_eq!(pair.a.installed.keys().copied().collect::<Vec<_>>(), children, "they do not notice");
+        pair.run(Duration::from_secs(200));
+        assert_eq!(of(&pair, ExchangeType::CREATE_CHILD_SA), 4, "and so on");
+        assert_one_ike_sa(&mut pair, "");
+    }
+}
+
+/// What is not agreed on again is gone: the list tells of the IKE SA as it is.
+#[test]
+fn the_list_follows_the_ike_sa() {
+    let (a, mut b) = ike_rekeyed_by(&format!("{IKE}, aes256gcm16-prfsha384-x25519"), [true, false]);
+    b.connection().proposals = proposal::parse_ike(&format!("aes256gcm16-prfsha384-x25519, {IKE}")).unwrap();
+    let mut pair = Pair::established((a, b));
+    pair.run(Duration::from_secs(65));
+    assert!(pair.a.gateway.ike_sas().next().unwrap().additional_kes.is_empty());
+    assert_one_ike_sa(&mut pair, "");
+}
+
+#[test]
+fn the_ike_sa_is_replaced_whatever_is_lost() {
+    for lost in 8..18 {
+        for by in [[true, false], [false, true]] {
+            let mut pair = Pair::new(ike_rekeyed_by(IKE, by));
+            pair.link = Box::new(move |n, _| if n == lost { Fate::Lose } else { Fate::Repeat });
+            pair.up();
+            pair.run(Duration::from_secs(100));
+            for peer in [&pair.a, &pair.b] {
+                let rekeyed = peer.events.iter().filter(|e| e.starts_with("ike-rekeyed")).count();
+                assert_eq!(rekeyed, 1, "{lost} {by:?} {:?}", peer.events);
+            }
+            assert_one_ike_sa(&mut pair, &format!("{lost} {by:?}"));
+        }
+    }
+}
+
+/// RFC 9370 T8 for the IKE SA.
+#[test]
+fn collisions_of_ike_sas() {
+    let mut winners = [0, 0];
+    for seed in 1..12 {
+        for lost in [None].into_iter().chain((8..20).map(Some)) {
+            let (mut a, b) = ike_rekeyed_by(IKE, [true, true]);
+            // `b` knows of the IKE SA a moment earlier.
+            a.connection().rekey.soft -= DELAY;
+            let mut pair = Pair::seeded((a, b), seed);
+            pair.link = Box::new(move |n, _| if Some(n) == lost { Fate::Lose } else { Fate::Deliver });
+            pair.up();
+            pair.run(Duration::from_secs(110));
+            let sent = |exchange: ExchangeType, from: &str| {
+                pair.sent.iter().filter(|p| p.is(exchange, false) && p.source.ip() == ip(from)).count()
+            };
+            let context = format!("{seed} {lost:?} {:?}", pair.trace());
+            assert!([A, B].iter().all(|from| sent(ExchangeType::CREATE_CHILD_SA, from) > 0), "{context}");
+            if lost.is_none() {
+                let follow = [A, B].map(|from| sent(ExchangeType::IKE_FOLLOWUP_KE, from));
+                assert!(matches!(follow, [2, 0] | [0, 2]), "{context}");
+                winners[usize::from(follow[0] == 0)] += 1;
+            }
+            for peer in [&pair.a, &pair.b] {
+                let rekeyed = peer.events.iter().filter(|e| e.starts_with("ike-rekeyed")).count();
+                assert_eq!(rekeyed, 1, "{context} {:?}", peer.events);
+                assert!(
+                    peer.codes().iter().all(|c| *c == OutcomeCode::Success),
+                    "{context} {:?}",
+                    peer.codes()
+                );
+            }
+            assert_one_ike_sa(&mut pair, &context);
+        }
+    }
+    assert!(winners.iter().all(|n| *n > 0), "{winners:?}");
+}
+
+/// SKEYSEED = prf (SK_d, SK(0) | Ni | Nr | SK(1) | SK(2)), computed outside of the machine: the new IKE SA takes what is
+/// sealed with the keys of it.
+#[test]
+fn the_formula_of_rfc_9370_for_the_ike_sa() {
+    let (_, mut b) = sides();
+    b.connection().proposals = proposal::parse_ike(&format!("aes256gcm16-prfsha384-x25519, {IKE}")).unwrap();
+    let hand = Hand::new(b, "aes256gcm16-prfsha384-x25519", &[]).ok().unwrap();
+    let mut asker = Asker { hand, shared: Vec::new(), ni: vec![5; 32], nr: Vec::new(), link: None };
+    let request = asker.hand.auth_request();
+    assert!(asker.hand.authenticate(&request));
+    let secret = KeyExchangeSecret::generate(KeId::CURVE_25519, &mut asker.hand.entropy).unwrap();
+    let mut proposals = proposal::parse_ike(IKE).unwrap();
+    proposals[0].spi = vec![0x77; 8];
+    let request = [
+        Payload::SecurityAssociation(SecurityAssociation { proposals }),
+        Payload::Nonce(Nonce(asker.ni.clone())),
+        ke(KeId::CURVE_25519, secret.public().to_vec()),
+    ];
+    let answer = asker.hand.exchange(ExchangeType::CREATE_CHILD_SA, &request).expect("answered");
+    let spi_r = answer.iter().find_map(|p| match p {
+        Payload::SecurityAssociation(sa) => Some(sa.proposals[0].spi.clone()),
+        _ => None,
+    });
+    asker.nr =
+        answer.iter().find_map(|p| if let Payload::Nonce(n) = p { Some(n.0.clone()) } else { None }).unwrap();
+    asker.shared = vec![agreed(secret, &answer)];
+    asker.link = link(&answer);
+    asker.follow_up(KeId::ML_KEM_768);
+    asker.follow_up(KeId::ECP_256);
+    let [first, second, third] = &asker.shared[..] else { panic!("three secrets") };
+    let seed = [first, &asker.ni, &asker.nr, second, third].map(Vec::as_slice).concat();
+    let skeyseed = prf(&asker.hand.sk_d, &[&seed]);
+    asker.hand.replace(&skeyseed, (IkeSpi(0x7777_7777_7777_7777), spi_r.unwrap()), (&asker.ni, &asker.nr));
+    let answer = asker.hand.exchange(ExchangeType::INFORMATIONAL, &[]).expect("answered under the new keys");
+    assert!(answer.is_empty());
 }

@@ -5,8 +5,8 @@ use adit_crypto::testing::SeededEntropy;
 use adit_crypto::{IkeTransforms, KeyExchangeSecret, Prf};
 use adit_ike::{IkeKeyLog, proposal};
 use adit_wire::ikev2::{
-    AuthMethod, Authentication, ExchangeType, Flags, Header, IkeSpi, KeId, KeyExchange, Message, Nonce,
-    Notify, NotifyType, Payload, PayloadType, PrfId, SecurityAssociation, TrafficSelectors, Version,
+    AuthMethod, Authentication, ExchangeType, Header, IkeSpi, KeId, KeyExchange, Message, Nonce, Notify,
+    NotifyType, Payload, PayloadType, PrfId, SecurityAssociation, TrafficSelectors,
 };
 
 use crate::pair::{A, B, KEY, Packet, Pair, Side, at, net, open, seal, sides};
@@ -44,7 +44,6 @@ pub(crate) struct Hand {
     full_transcript: bool,
     pub(crate) init_response: Vec<Payload>,
     nr: Vec<u8>,
-    spi_r: IkeSpi,
     pub(crate) sk_d: Vec<u8>,
     /// SK_pi, SK_pr.
     sk_p: [Vec<u8>; 2],
@@ -72,7 +71,23 @@ impl Hand {
             Payload::Nonce(Nonce(NI.to_vec())),
         ];
         payloads.extend(notifies.iter().map(|n| Payload::Notify(Notify::new(*n, Vec::new()))));
-        let request = Message::encode(&header(IkeSpi::ZERO, ExchangeType::IKE_SA_INIT, 0), &payloads);
+        let transforms = IkeTransforms {
+            encr: adit_wire::ikev2::EncrId::AES_GCM_16,
+            key_bits: Some(256),
+            integ: None,
+            prf: PrfId::HMAC_SHA2_384,
+            ke: KeId::CURVE_25519,
+        };
+        let mut keys = IkeKeyLog {
+            initiator_spi: SPI_I,
+            responder_spi: IkeSpi::ZERO,
+            transforms,
+            sk_ei: Vec::new(),
+            sk_er: Vec::new(),
+            sk_ai: Vec::new(),
+            sk_ar: Vec::new(),
+        };
+        let request = Message::encode(&header(&keys, ExchangeType::IKE_SA_INIT, 0), &payloads);
         let before = pair.sent.len();
         pair.deliver(&packet(request.clone()));
         let Some(response) = pair.sent.get(before).cloned() else { return Err(Box::new(pair)) };
@@ -87,32 +102,16 @@ impl Hand {
         }
         let (Some(ke), Some(nr)) = (ke, nonce) else { return Err(Box::new(pair)) };
         let shared = secret.agree(&ke.data).unwrap();
-        let transforms = IkeTransforms {
-            encr: adit_wire::ikev2::EncrId::AES_GCM_16,
-            key_bits: Some(256),
-            integ: None,
-            prf: PrfId::HMAC_SHA2_384,
-            ke: KeId::CURVE_25519,
-        };
-        let spi_r = message.header.responder_spi;
+        keys.responder_spi = message.header.responder_spi;
         let mut hand = Self {
             pair,
             init: [request, response.datagram],
             full_transcript: notifies.contains(&NotifyType::IKE_SA_INIT_FULL_TRANSCRIPT_AUTH),
             init_response: message.payloads,
             nr,
-            spi_r,
             sk_d: Vec::new(),
             sk_p: [Vec::new(), Vec::new()],
-            keys: IkeKeyLog {
-                initiator_spi: SPI_I,
-                responder_spi: spi_r,
-                transforms,
-                sk_ei: Vec::new(),
-                sk_er: Vec::new(),
-                sk_ai: Vec::new(),
-                sk_ar: Vec::new(),
-            },
+            keys,
             int_auth: [Vec::new(), Vec::new()],
             next_id: 1,
             iv: 0,
@@ -127,7 +126,13 @@ impl Hand {
     /// {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+ (SKEYSEED, Ni | Nr | SPIi | SPIr); with an AEAD
     /// cipher without SK_a.
     fn expand(&mut self, skeyseed: &[u8]) {
-        let seed = [&NI[..], &self.nr, &SPI_I.0.to_be_bytes(), &self.spi_r.0.to_be_bytes()].concat();
+        let nr = self.nr.clone();
+        self.expand_with(skeyseed, &NI, &nr);
+    }
+
+    fn expand_with(&mut self, skeyseed: &[u8], ni: &[u8], nr: &[u8]) {
+        let (spi_i, spi_r) = (self.keys.initiator_spi.0, self.keys.responder_spi.0);
+        let seed = [ni, nr, &spi_i.to_be_bytes(), &spi_r.to_be_bytes()].concat();
         let stream = prf_plus(skeyseed, &seed, 3 * PRF_LEN + 2 * ENCR_LEN);
         let mut rest = &stream[..];
         let mut take = |len| {
@@ -140,10 +145,23 @@ impl Hand {
         self.sk_p = [take(PRF_LEN), take(PRF_LEN)];
     }
 
+    /// Goes on with a new IKE SA, whose Message IDs begin at 0 (RFC 7296 2.18).
+    pub(crate) fn replace(
+        &mut self,
+        skeyseed: &[u8],
+        (spi_i, spi_r): (IkeSpi, Vec<u8>),
+        (ni, nr): (&[u8], &[u8]),
+    ) {
+        self.keys.initiator_spi = spi_i;
+        self.keys.responder_spi = IkeSpi(u64::from_be_bytes(spi_r.try_into().unwrap()));
+        self.expand_with(skeyseed, ni, nr);
+        self.next_id = 0;
+    }
+
     /// One exchange; `None` if nothing is answered. Only an IKE_INTERMEDIATE enters IntAuth.
     pub(crate) fn exchange(&mut self, exchange: ExchangeType, payloads: &[Payload]) -> Option<Vec<Payload>> {
         self.iv += 1;
-        let header = header(self.spi_r, exchange, self.next_id);
+        let header = header(&self.keys, exchange, self.next_id);
         let datagram = seal(&self.keys, &header, payloads, self.iv);
         self.deliver(datagram, payloads)
     }
@@ -252,17 +270,8 @@ impl Hand {
     }
 }
 
-fn header(spi_r: IkeSpi, exchange: ExchangeType, message_id: u32) -> Header {
-    Header {
-        initiator_spi: SPI_I,
-        responder_spi: spi_r,
-        next_payload: PayloadType::NONE,
-        version: Version::IKEV2,
-        exchange,
-        flags: Flags { initiator: true, version: false, response: false },
-        message_id,
-        length: 0,
-    }
+fn header(keys: &IkeKeyLog, exchange: ExchangeType, message_id: u32) -> Header {
+    crate::pair::header(keys, exchange, true, false, message_id)
 }
 
 fn packet(datagram: Vec<u8>) -> Packet {
