@@ -498,7 +498,13 @@ impl Established {
             && let Some(awaited) = shared.pop().and_then(|first| Awaited::start(cx, methods, first))
         {
             answer.push(awaited.link());
-            self.await_followup(core, cx, awaited, Half::Child(agreed, old), (&peer_nonce.0, &nonce));
+            self.await_followup(
+                core,
+                cx,
+                awaited,
+                Half::Child(Box::new(agreed), old),
+                (&peer_nonce.0, &nonce),
+            );
             return Handled::Respond(answer);
         }
         let nonces = Nonces { initiator: &peer_nonce.0, responder: &nonce };

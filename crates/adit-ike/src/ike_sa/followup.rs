@@ -141,7 +141,7 @@ pub(super) struct Pending {
 /// What is there of it.
 pub(super) enum Half {
     /// A child, and the one that it is to replace.
-    Child(Agreed, Option<ChildHandle>),
+    Child(Box<Agreed>, Option<ChildHandle>),
     /// A successor of the IKE SA: both SPIs, the peer's and ours, and algorithms.
     Ike((IkeSpi, IkeSpi), IkeTransforms, Vec<KeId>),
 }
