@@ -137,6 +137,28 @@ fn after_a_crash_adit_brings_up_what_it_keeps_up() -> Result<()> {
 }
 
 #[test]
+fn both_sides_keep_the_tunnel_up_and_there_is_one() -> Result<()> {
+    with_lab("both-start", Topology::default(), |lab| {
+        let both =
+            |side| Connection { extra: QUICK.to_owned(), child_extra: keeper().child_extra, ..plain(side) };
+        // The first one's first message finds nobody, and its repetition a tunnel that the second one has made.
+        let a = Adit::start(lab, Side::A, &both(Side::A))?;
+        let b = Adit::start(lab, Side::B, &both(Side::B))?;
+        for peer in [&a, &b] {
+            eventually("one child", Duration::from_secs(30), || peer.child())?;
+        }
+        lab.ping(Side::A, Family::V4, 5)?;
+        for peer in [&a, &b] {
+            eventually("one IKE SA and one child", Duration::from_secs(20), || {
+                Ok((peer.sas()?.len() == 1 && peer.child()?.is_some()).then_some(()))
+            })
+            .with_context(|| format!("{:?}", peer.sas()))?;
+        }
+        lab.ping(Side::B, Family::V6, 2)
+    })
+}
+
+#[test]
 fn strongswan_demands_a_cookie_and_gets_it() -> Result<()> {
     for release in [Release::Debian, Release::Newest] {
         with_lab("cookie-theirs", Topology::default(), |lab| {
