@@ -140,11 +140,6 @@ impl Adit {
         run(command.env("STRONGSWAN_CONF", empty).args(arguments).args(["--uri", &self.control]))
     }
 
-    /// All that vici's `list-sas` tells.
-    pub fn vici_sas(&self) -> Result<Vec<IkeSa>> {
-        sas_from_json(&Value::Array(raw_events(&self.swanctl(&["--list-sas", "--raw"])?)?))
-    }
-
     /// What `adit status --json` prints.
     pub fn status(&self) -> Result<Value> {
         // Its exit status says how much is up; only an error leaves nothing to read.
@@ -198,6 +193,10 @@ impl Peer for Adit {
 
     fn log(&self) -> String {
         read_lossy(&self.log)
+    }
+
+    fn facts(&self) -> Result<Vec<IkeSa>> {
+        sas_from_json(&Value::Array(raw_events(&self.swanctl(&["--list-sas", "--raw"])?)?))
     }
 }
 

@@ -208,6 +208,20 @@ pub trait Peer {
     /// Its log so far.
     fn log(&self) -> String;
 
+    /// All its IKE SAs with all that vici tells of them.
+    fn facts(&self) -> Result<Vec<IkeSa>> {
+        self.sas()
+    }
+
+    /// The one IKE SA with its one child, if there is no other one, being replaced or deleted.
+    fn only(&self) -> Result<Option<(IkeSa, ChildSa)>> {
+        let mut sas = self.facts()?;
+        let (Some(sa), true) = (sas.pop(), sas.is_empty()) else { return Ok(None) };
+        let mut installed = sa.children.iter().filter(|child| child.state == "INSTALLED");
+        let (Some(child), None) = (installed.next().cloned(), installed.next()) else { return Ok(None) };
+        Ok((sa.state == "ESTABLISHED").then_some((sa, child)))
+    }
+
     /// The one Child SA that is installed, if it is exactly one.
     fn child(&self) -> Result<Option<ChildSa>> {
         let mut installed: Vec<ChildSa> = self
@@ -255,6 +269,32 @@ pub trait Peer {
             },
         )
     }
+}
+
+/// Has one gateway replace keys and waits until both have the new ones only, and the same. Everything that is
+/// asked of either goes over its control socket, so it works over a bad link too.
+pub fn rekey_and_wait(by: &dyn Peer, other: &dyn Peer, what: Rekey, limit: Duration) -> Result<()> {
+    let look = || -> Result<Option<[String; 2]>> {
+        let (Some(ours), Some(theirs)) = (by.only()?, other.only()?) else { return Ok(None) };
+        let spis = |sa: &(IkeSa, ChildSa), inbound: &str, outbound: &str| -> Result<[String; 2]> {
+            let value =
+                |name: &str| sa.0.values.get(name).cloned().with_context(|| format!("{name}: {sa:?}"));
+            Ok([
+                format!("{} {}", value("initiator-spi")?, value("responder-spi")?),
+                format!("{} {}", sa.1.value(inbound)?, sa.1.value(outbound)?),
+            ])
+        };
+        let (one, two) = (spis(&ours, "spi-in", "spi-out")?, spis(&theirs, "spi-out", "spi-in")?);
+        Ok((one == two).then_some(one))
+    };
+    let before = eventually("the same SAs at both sides", limit, look)?;
+    by.rekey(what)?;
+    eventually(&format!("{what:?} rekeyed by side {}", by.side()), limit, || {
+        let Some(now) = look()? else { return Ok(None) };
+        let changed = [now.first() != before.first(), now.last() != before.last()];
+        Ok((changed == [what == Rekey::Ike, what == Rekey::Child]).then_some(()))
+    })
+    .with_context(|| format!("{:?}\n{:?}", by.facts(), other.facts()))
 }
 
 /// Waits until what one gateway counts as sent is what the other counts as received, both ways, and returns the

@@ -3,17 +3,20 @@
 
 use adit_lab::adit::{Adit, Settings};
 use adit_lab::lab::{Family, Lab, Node, SIDES, Side, Topology, with_lab};
-use adit_lab::peer::{Connection, Peer, Rekey};
+use adit_lab::peer::{Connection, Peer, Rekey, rekey_and_wait};
 use adit_lab::process::{eventually, tell};
 use adit_lab::strongswan::{Options, StrongSwan};
 use adit_lab::traffic::Stream;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::process::Stdio;
 use std::time::Duration;
 
 const IKE: &str = "aes256gcm16-prfsha384-x25519";
 const ESP: &str = "aes256gcm16";
 const REKEYS: usize = 5;
+/// Each message is repeated until it is answered; this is enough for ten in a row to be lost.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn adit_and_strongswan_over_a_link_that_drops_a_fifth() -> Result<()> {
@@ -47,6 +50,34 @@ fn two_adits_over_a_link_that_drops_a_fifth() -> Result<()> {
     })
 }
 
+#[test]
+fn a_delete_that_is_lost_is_repeated_and_so_is_its_answer() -> Result<()> {
+    for lost in ["a0", "b0"] {
+        with_lab("loss-delete", Topology::default(), |lab| {
+            let adit = Adit::start(lab, Side::A, &connection(Side::A))?;
+            let strongswan = StrongSwan::start(lab, Side::B, &connection(Side::B))?;
+            adit.initiate()?;
+            strongswan.wait_for_child()?;
+            // Whatever comes from this side is lost.
+            lab.nft(
+                Node::Net,
+                &format!(
+                    "table ip silence {{\n chain forward {{\n type filter hook forward priority 0\n iifname {lost} drop\n }}\n }}\n"
+                ),
+            )?;
+            let mut down = adit.command().args(["down", "gw"]).stdout(Stdio::null()).spawn()?;
+            std::thread::sleep(Duration::from_millis(1200));
+            lab.nft(Node::Net, "delete table ip silence\n")?;
+            strongswan.wait_for_nothing()?;
+            adit.wait_for_nothing()?;
+            ensure!(down.wait()?.success(), "`adit down` failed");
+            Ok(())
+        })
+        .with_context(|| format!("what comes from {lost} is lost"))?;
+    }
+    Ok(())
+}
+
 fn connection(side: Side) -> Connection {
     Connection::new(side, Family::V4, IKE, ESP)
 }
@@ -58,25 +89,9 @@ fn lossy(lab: &Lab, first: &dyn Peer, second: &dyn Peer) -> Result<()> {
     }
     let stream = Stream::start(lab, Family::V4, 200, 200)?;
     for turn in 0..2 * REKEYS {
-        let by = if turn % 2 == 0 { first } else { second };
+        let [by, other] = if turn % 2 == 0 { [first, second] } else { [second, first] };
         let what = if turn % 4 < 2 { Rekey::Child } else { Rekey::Ike };
-        let before = first.wait_for_child()?;
-        by.rekey(what)?;
-        if what == Rekey::Child {
-            for (peer, key) in [(first, "spi-in"), (second, "spi-out")] {
-                eventually(&format!("a new child at side {}", peer.side()), Duration::from_secs(60), || {
-                    let child = peer.child()?;
-                    Ok(child
-                        .is_some_and(|child| child.values.get(key) != before.values.get("spi-in"))
-                        .then_some(()))
-                })?;
-            }
-        }
-        for peer in [first, second] {
-            eventually(&format!("one IKE SA at side {}", peer.side()), Duration::from_secs(60), || {
-                Ok((peer.sas()?.len() == 1 && peer.child()?.is_some()).then_some(()))
-            })?;
-        }
+        rekey_and_wait(by, other, what, PATIENCE)?;
     }
     let passages = stream.stop()?;
     let lost: u64 = passages.iter().map(|passage| passage.lost()).sum();
@@ -91,7 +106,7 @@ fn lossy(lab: &Lab, first: &dyn Peer, second: &dyn Peer) -> Result<()> {
     ensure!(lost * 100 > sent * 15 && lost * 100 < sent * 25, "{lost} of {sent} lost");
     first.terminate()?;
     for peer in [first, second] {
-        eventually(&format!("no SA at side {}", peer.side()), Duration::from_secs(60), || {
+        eventually(&format!("no SA at side {}", peer.side()), PATIENCE, || {
             Ok(peer.sas()?.is_empty().then_some(()))
         })?;
     }

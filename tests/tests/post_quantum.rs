@@ -3,8 +3,7 @@
 
 use adit_lab::adit::Adit;
 use adit_lab::lab::{FAMILIES, Family, Lab, SIDES, Side, Topology, with_lab};
-use adit_lab::peer::{Connection, IkeSa, Peer, Rekey};
-use adit_lab::process::eventually;
+use adit_lab::peer::{Connection, Peer, Rekey, rekey_and_wait};
 use adit_lab::strongswan::{Options, Release, StrongSwan};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
@@ -82,38 +81,14 @@ fn in_order<'a>(adit: &'a Adit, strongswan: &'a StrongSwan, initiator: Side) -> 
 
 /// Child and IKE SA are replaced, once by either side; after each the hosts still reach each other.
 fn rekey_both(lab: &Lab, adit: &Adit, strongswan: &StrongSwan) -> Result<()> {
-    let gateways = || -> [(&dyn Peer, Sas<'_>); 2] {
-        [(adit, Box::new(|| adit.vici_sas())), (strongswan, Box::new(|| strongswan.sas()))]
-    };
-    for (by, _) in gateways() {
-        for (what, key) in [(Rekey::Child, "spi-in"), (Rekey::Ike, "initiator-spi")] {
-            let spi = |sas: &Sas<'_>| -> Result<Option<String>> {
-                let sas = sas()?;
-                let mut live = sas.iter().filter(|sa| sa.state == "ESTABLISHED");
-                let (Some(sa), None) = (live.next(), live.next()) else { return Ok(None) };
-                let mut children = sa.children.iter().filter(|child| child.state == "INSTALLED");
-                let (Some(child), None) = (children.next(), children.next()) else { return Ok(None) };
-                let values = if what == Rekey::Child { &child.values } else { &sa.values };
-                ensure!(
-                    what == Rekey::Child || values.contains_key("ake1"),
-                    "no additional key exchange: {sa:?}"
-                );
-                Ok(values.get(key).cloned())
-            };
-            let mut before = Vec::new();
-            for (peer, sas) in gateways() {
-                before.push(
-                    eventually(&format!("one SA at {}", peer.side()), Duration::from_secs(10), || spi(&sas))
-                        .with_context(|| format!("{:?}", sas()))?,
-                );
-            }
-            by.rekey(what)?;
-            for ((peer, sas), before) in gateways().iter().zip(&before) {
-                let goal = format!("{what:?} rekeyed by {} at {}", by.side(), peer.side());
-                eventually(&goal, Duration::from_secs(15), || {
-                    Ok(spi(sas)?.filter(|now| now != before).map(drop))
-                })
-                .with_context(|| format!("{:?}", sas()))?;
+    for [by, other] in [[adit as &dyn Peer, strongswan], [strongswan, adit]] {
+        for what in [Rekey::Child, Rekey::Ike] {
+            rekey_and_wait(by, other, what, Duration::from_secs(15))?;
+            // Whatever was made anew was made with the additional key exchanges.
+            for peer in [by, other] {
+                let (sa, child) = peer.only()?.context("one SA")?;
+                ensure!(sa.values.contains_key("ake1"), "{sa:?}");
+                ensure!(child.values.contains_key("ake1"), "{child:?}");
             }
             lab.ping(Side::A, Family::V4, 2)?;
             lab.ping(Side::B, Family::V6, 2)?;
@@ -121,9 +96,6 @@ fn rekey_both(lab: &Lab, adit: &Adit, strongswan: &StrongSwan) -> Result<()> {
     }
     Ok(())
 }
-
-/// Asks a gateway for its SAs.
-type Sas<'a> = Box<dyn Fn() -> Result<Vec<IkeSa>> + 'a>;
 
 #[test]
 fn a_post_quantum_preshared_key_is_used_by_both() -> Result<()> {
@@ -136,7 +108,7 @@ fn a_post_quantum_preshared_key_is_used_by_both() -> Result<()> {
                 for peer in [first, second] {
                     peer.wait_for_child()?;
                 }
-                for sas in [adit.vici_sas()?, strongswan.sas()?] {
+                for sas in [adit.facts()?, strongswan.sas()?] {
                     let used = sas.iter().all(|sa| sa.values.get("ppk").is_some_and(|ppk| ppk == "yes"));
                     ensure!(used, "{sas:?}");
                 }
@@ -182,7 +154,7 @@ fn a_peer_without_preshared_keys_is_taken_where_they_are_optional_only() -> Resu
                 }
                 answer?;
                 second.wait_for_child()?;
-                let sas = adit.vici_sas()?;
+                let sas = adit.facts()?;
                 ensure!(sas.iter().all(|sa| !sa.values.contains_key("ppk")), "{sas:?}");
                 lab.ping(Side::A, Family::V4, 2)
             })
