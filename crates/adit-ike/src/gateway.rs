@@ -641,14 +641,19 @@ impl Gateway {
     /// where its IKE SA says the peer, or we, are (RFC 7296 2.23).
     pub fn child_moved(&mut self, now: Instant, child: ChildHandle, local: SocketAddr, remote: SocketAddr) {
         self.shared.now = now;
-        let _ = (child, local, remote);
+        let owner = self.shared.child_owners.get(&child).copied();
+        let Some(handle) = owner else { return };
+        debug!(handle = handle.0, child = child.0, %local, %remote, "ESP comes from elsewhere");
+        self.with(handle, |sa, cx| sa.esp_moved(cx, remote));
+        self.apply_effects();
     }
 
     /// The address from which the peer of this IKE SA is reached now, or `None` if it is not: after a change of
     /// addresses, links or routes, for every IKE SA (RFC 4555 3.5).
     pub fn path_changed(&mut self, now: Instant, ike_sa: IkeSaHandle, local: Option<IpAddr>) {
         self.shared.now = now;
-        let _ = (ike_sa, local);
+        self.with(ike_sa, |sa, cx| sa.path_changed(cx, local));
+        self.apply_effects();
     }
 
     /// The data plane could not install a child or cannot go on with it: it is deleted on both sides.

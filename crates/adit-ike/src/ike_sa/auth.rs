@@ -14,6 +14,7 @@ use adit_wire::ikev2::{
 use super::child::{self, Install, Nonces, Offer};
 use super::established::Established;
 use super::intermediate::{Intermediate, Last};
+use super::mobike;
 use super::ppk;
 use super::secured::{Opened, Secured, Unmixed};
 use super::window::{Answered, Fate, Outstanding};
@@ -153,6 +154,7 @@ pub(super) fn request(
         payloads.extend((!ppk::is_required(core)).then(|| ppk::fallback(plain.expose())));
     }
     payloads.extend(offer.iter().flat_map(Offer::payloads));
+    payloads.extend(mobike::supported(core));
     payloads.extend(own_window(cx));
     let id = handshake.intermediate.message_id();
     let header = core.header(ExchangeType::IKE_AUTH, false, id);
@@ -412,6 +414,7 @@ impl AwaitAuthResponse {
         }
         let mut established = Established::new(core, secured, (outstanding.message_id + 1, 0), None);
         established.ike.set_windows(peer_window(c), cx.settings.window);
+        mobike::agree(core, c);
         let Some(offer) = offer else { return established.bring_up_all(core, cx, wanted) };
         match offer.answered(c) {
             Ok(agreed) => {
@@ -759,6 +762,8 @@ impl AwaitAuthRequest {
             }
         };
         payloads.extend(core.auth_lifetime());
+        mobike::agree(core, c);
+        payloads.extend(mobike::supported(core).filter(|_| core.mobility.mobike));
         payloads.extend(own_window(cx));
         let children: Vec<ChildSa> = child.into_iter().collect();
         let id = self.handshake.intermediate.message_id();

@@ -10,6 +10,7 @@ use adit_wire::ikev2::{
     KeId, Notify, NotifyType, Payload, Proposal, SecurityAssociation, Spi, TrafficSelectors,
 };
 
+use super::mobike::EspPath;
 use super::secured::Secured;
 use super::{Contents, Core};
 use crate::config::Child;
@@ -60,7 +61,8 @@ pub(crate) struct ChildSa {
     pub(super) transforms: EspTransforms,
     pub(super) ke: Option<KeId>,
     pub(super) additional_kes: Vec<KeId>,
-    pub(super) encap: bool,
+    /// Where its packets go.
+    pub(super) path: EspPath,
     pub(super) selectors: Selectors,
     pub(super) installed: Instant,
     pub(super) phase: Phase,
@@ -107,7 +109,7 @@ impl ChildSa {
             transforms: self.transforms,
             ke: self.ke,
             additional_kes: self.additional_kes.clone(),
-            encap: self.encap,
+            encap: self.path.encap.is_some(),
             local_ts: self.selectors.local.clone(),
             remote_ts: self.selectors.remote.clone(),
             installed: self.installed,
@@ -416,7 +418,7 @@ impl Agreed {
         };
         let (inbound_keys, outbound_keys) =
             if initiator { (from_responder, from_initiator) } else { (from_initiator, from_responder) };
-        let encap = core.nat.encapsulates();
+        let path = core.esp_path(cx);
         let limits = self.child.limits;
         let (rekey_at, expires_at) = cx.lifetime(limits.time);
         let usage = UsageLimits {
@@ -433,7 +435,7 @@ impl Agreed {
             transforms: self.transforms,
             ke: self.ke,
             additional_kes: additional_kes(&self.proposal).unwrap_or_default(),
-            encap,
+            path,
             selectors: self.selectors,
             installed: cx.now,
             phase: Phase::Installed,
@@ -464,9 +466,9 @@ impl Agreed {
             replay_window: child.config.replay_window,
             local_ts: child.selectors.local.clone(),
             remote_ts: child.selectors.remote.clone(),
-            local: core.local.ip(),
-            remote: core.remote.ip(),
-            encap: encap.then(|| udp_ports(core, cx)),
+            local: path.local,
+            remote: path.remote,
+            encap: path.encap,
             active: install != Install::Standby && !waits,
             limits: usage,
         })));
@@ -524,14 +526,6 @@ impl Agreed {
             .chosen(&self.proposal)
             .selectors(&self.offered, &self.peer_selectors)
     }
-}
-
-/// The UDP ports of ESP (RFC 3948). A peer that found a NAT and still stayed on port 500 gets ESP on the port for it.
-fn udp_ports(core: &Core, cx: &Shared) -> (u16, u16) {
-    let local = core.local.port();
-    let local = if local == cx.settings.ike_port { cx.settings.nat_t_port } else { local };
-    let remote = core.remote.port();
-    (local, if remote == 500 { 4500 } else { remote })
 }
 
 /// Chooses a child of the connection for what a peer asks for; `Err` is the notify to answer with, and why. For the

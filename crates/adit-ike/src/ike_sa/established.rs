@@ -16,6 +16,7 @@ use super::create_child::{Answer, Collision, CreateChild, Replaces};
 use super::followup::Pending;
 use super::generation::Generation;
 use super::informational::Deletion;
+use super::mobike::{Ask, Asked};
 use super::rekey_ike::{CreateIke, Other, Role};
 use super::secured::Secured;
 use super::window::{Answered, Fate, Outstanding};
@@ -62,6 +63,7 @@ pub(super) enum Task {
     RekeyIkeAgain(Box<CreateIke>),
     Delete(Deletion),
     Liveness,
+    Path(Ask),
 }
 
 /// What an outstanding request asks.
@@ -72,6 +74,7 @@ pub(super) enum Exchange {
     /// The end of an IKE SA beside the current one.
     DeleteIke,
     Liveness,
+    Path(Asked),
 }
 
 /// What handling a request of the peer comes to.
@@ -295,7 +298,8 @@ impl Established {
     }
 
     /// Sends what is next while the peer's window has room.
-    fn pump(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
+    pub(super) fn pump(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
+        self.follow_path(core, cx);
         if self.closing.is_some() && self.ike.is_idle() {
             return self.start_delete(core, cx);
         }
@@ -397,7 +401,13 @@ impl Established {
                     return Ok(());
                 }
             },
-            Task::Liveness => (ExchangeType::INFORMATIONAL, Vec::new(), Exchange::Liveness),
+            Task::Liveness => {
+                (ExchangeType::INFORMATIONAL, self.liveness_payloads(core, cx), Exchange::Liveness)
+            }
+            Task::Path(ask) => {
+                let (payloads, asked) = self.path_request(core, cx, ask);
+                (ExchangeType::INFORMATIONAL, payloads, Exchange::Path(asked))
+            }
         };
         let sealed = self.ike.next_request().ok_or("Message IDs are used up").and_then(|id| {
             let header = self.ike.header(exchange_type, false, id);
@@ -409,6 +419,9 @@ impl Established {
             Ok((id, datagram)) => {
                 let outstanding = Outstanding::send(core, cx, id, datagram, core.schedule());
                 self.ike.sent(outstanding, exchange);
+                if core.mobility.doubted {
+                    self.doubt_since(cx.now);
+                }
                 Ok(())
             }
             Err(failure) => {
@@ -453,7 +466,7 @@ impl Established {
                 Task::RekeyIkeAgain(create) => create.abandon(core, cx, failure),
                 // With the IKE SA all children go.
                 Task::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
-                Task::Liveness => {}
+                Task::Liveness | Task::Path(_) => {}
             }
         }
     }
@@ -470,7 +483,7 @@ impl Established {
             }
             Exchange::RekeyIke(create) => create.abandon(core, cx, failure),
             Exchange::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
-            Exchange::DeleteIke | Exchange::Liveness => {}
+            Exchange::DeleteIke | Exchange::Liveness | Exchange::Path(_) => {}
         }
     }
 
@@ -492,7 +505,7 @@ impl Established {
 
     pub(super) fn deadline(&self, core: &Core) -> Option<Instant> {
         [
-            self.ike.deadline(),
+            self.ike.deadline().filter(|_| !core.mobility.lost),
             self.ike.secured.deadline(),
             self.closing,
             self.held.filter(|_| !self.queue.is_empty()),
@@ -514,7 +527,7 @@ impl Established {
     /// When the peer must be asked whether it lives (RFC 7296 2.4).
     fn liveness_due(&self, core: &Core) -> Option<Instant> {
         let delay = core.connection.dpd_delay;
-        let quiet = self.ike.is_idle() && self.closing.is_none();
+        let quiet = self.ike.is_idle() && self.closing.is_none() && !core.mobility.lost;
         let due = (core.last_proof + delay).max(self.held.unwrap_or(core.last_proof));
         (!delay.is_zero() && quiet).then_some(due)
     }
@@ -524,8 +537,10 @@ impl Established {
             let reason = core.succession.reason;
             return self.close(core, cx, reason, "the IKE SA is being deleted");
         }
+        // Without a way to the peer its silence means nothing.
+        let lost = core.mobility.lost;
         let given_up = |outstanding: &mut Outstanding| outstanding.on_timeout(core, cx) == Fate::GivenUp;
-        if self.ike.outstanding_mut().any(given_up) {
+        if !lost && self.ike.outstanding_mut().any(given_up) {
             return self.peer_is_dead(core, cx);
         }
         for (_, task) in self.later.extract_if(.., |(at, _)| *at <= cx.now) {
@@ -650,7 +665,8 @@ impl Established {
             }
             self.abandon(core, cx, exchange, &message);
         }
-        self.close(core, cx, DownReason::PeerDead, &message)
+        let reason = Self::silence(core);
+        self.close(core, cx, reason, &message)
     }
 
     pub(super) fn handle_message(
@@ -702,7 +718,10 @@ impl Established {
                     Handled::Respond(vec![Payload::Notify(refused.notify())])
                 }
                 Err(Refused::Twice(_)) => Handled::invalid_syntax(),
-                Ok(contents) => self.respond(core, cx, &contents, (on, id), exchange),
+                Ok(contents) => {
+                    let about_path = self.respond_about_path(core, cx, m, &contents);
+                    self.respond(core, cx, &contents, (on, id), exchange).with(about_path)
+                }
             },
         };
         core.alive(cx, m);
@@ -784,7 +803,13 @@ impl Established {
                     other.role = Role::Gone;
                 }
             }
-            Exchange::Liveness => {}
+            Exchange::Liveness => self.liveness_answered(core, &contents),
+            Exchange::Path(asked) => {
+                if let Err(failure) = self.path_answered(core, m, &asked, &contents) {
+                    info!("connection \"{}\": {failure}", core.connection.name);
+                    return self.close(core, cx, DownReason::Failed, failure);
+                }
+            }
         }
         // RFC 7296 2.21.3: the peer has dropped the IKE SA, there is nobody to send a Delete to.
         if contents.has(NotifyType::INVALID_SYNTAX) && self.ike.our_spi() == on {
@@ -1031,6 +1056,13 @@ impl Handled {
         Self::RespondAndClose(vec![notify], DownReason::Failed, "the peer sent a malformed request")
     }
 
+    /// The same with something more to tell.
+    fn with(mut self, more: Vec<Payload>) -> Self {
+        let (Self::Respond(payloads) | Self::RespondAndClose(payloads, ..)) = &mut self;
+        payloads.extend(more);
+        self
+    }
+
     /// A refusal that changes nothing.
     pub(super) fn refuse(notify: NotifyType) -> Self {
         Self::Respond(vec![Payload::Notify(Notify::new(notify, Vec::new()))])
@@ -1042,7 +1074,7 @@ impl Exchange {
         match self {
             Self::CreateChild(create) => create.exchange_type(),
             Self::RekeyIke(create) => create.exchange_type(),
-            Self::Delete(_) | Self::DeleteIke | Self::Liveness => ExchangeType::INFORMATIONAL,
+            Self::Delete(_) | Self::DeleteIke | Self::Liveness | Self::Path(_) => ExchangeType::INFORMATIONAL,
         }
     }
 }

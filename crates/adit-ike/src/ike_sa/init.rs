@@ -21,7 +21,7 @@ use super::intermediate::{self, Intermediate};
 use super::ppk;
 use super::secured::Secured;
 use super::window::{Fate, Outstanding};
-use super::{Contents, Core, IkeSa, Incoming, State, Succession, Wanted};
+use super::{Contents, Core, IkeSa, Incoming, Mobility, State, Succession, Wanted};
 use crate::config::{Childless, Connection};
 use crate::nat::{self, Nat};
 use crate::output::{Blame, DownReason, IkeKeyLog, OutcomeCode, Output, Stage};
@@ -90,6 +90,7 @@ impl AwaitInitResponse {
             spis: vec![spi_i],
             first_request: None,
             up_requests: Vec::new(),
+            mobility: Mobility::default(),
             dial: None,
             succession: Succession::default(),
         };
@@ -440,7 +441,8 @@ impl AwaitInitResponse {
         secured.largest = fragment::agree(&core.connection, &cx.settings, c);
         let detected = nat::detect(&c.notifies, core.spi_i, core.spi_r, m.local, m.remote);
         core.nat = detected.map_or_else(Nat::default, |nat| Nat { fake: core.nat.fake, ..nat });
-        if core.nat.encapsulates() {
+        // RFC 4555 3.3: with MOBIKE even where there is no NAT yet.
+        if core.nat.encapsulates() || core.connection.mobike && detected.is_some() {
             float(core, cx);
         }
         let handshake = Handshake {
@@ -578,7 +580,7 @@ impl Dial {
     }
 }
 
-/// Behind or before a NAT, everything from IKE_AUTH on goes from and to the NAT traversal ports (RFC 7296 2.23). Where
+/// Behind or before a NAT, everything after IKE_SA_INIT goes from and to the NAT traversal ports (RFC 7296 2.23). Where
 /// the peer's port is not 500 it is its NAT traversal port already.
 fn float(core: &mut Core, cx: &Shared) {
     core.local.set_port(cx.settings.nat_t_port);
@@ -830,6 +832,7 @@ impl InitRequest<'_> {
             spis: vec![spi_r],
             first_request: None,
             up_requests: Vec::new(),
+            mobility: Mobility::default(),
             dial: None,
             succession: Succession::default(),
         };

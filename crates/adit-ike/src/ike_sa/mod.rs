@@ -18,6 +18,7 @@ mod generation;
 mod informational;
 mod init;
 mod intermediate;
+mod mobike;
 mod ppk;
 mod rekey_ike;
 mod secured;
@@ -46,6 +47,7 @@ pub(crate) use contents::{Contents, Refused};
 pub(crate) use established::Established;
 pub(crate) use init::{AwaitInitResponse, Dial, InitRequest};
 pub(crate) use intermediate::{AwaitIntermediateRequest, AwaitIntermediateResponse};
+pub(crate) use mobike::Mobility;
 pub(crate) use secured::Secured;
 pub(crate) use succession::{SWITCH, Succession};
 
@@ -118,6 +120,7 @@ pub(crate) struct Core {
     pub(crate) spis: Vec<IkeSpi>,
     /// Responder: the hash by which the gateway knows the request that made it.
     pub(crate) first_request: Option<[u8; 20]>,
+    pub(crate) mobility: Mobility,
     /// Initiator: until the peer is authentic, what there is to fall back on.
     pub(crate) dial: Option<Box<Dial>>,
     pub(crate) succession: Succession,
@@ -183,15 +186,22 @@ impl Core {
     /// it is to be reached now (RFC 7296 2.23).
     fn alive(&mut self, cx: &Shared, m: &Incoming<'_>) {
         self.last_proof = cx.now;
-        if self.nat.remote && !self.nat.local && self.remote != m.remote {
+        self.mobility.doubted = false;
+        if self.is_moved_by_nat() && self.remote != m.remote {
             debug!(handle = self.handle.0, from = %self.remote, to = %m.remote, "the NAT moved the peer");
             self.remote = m.remote;
         }
     }
 
+    /// Is the peer to be followed when it comes from elsewhere? With MOBIKE it says so itself (RFC 4555 3.8).
+    fn is_moved_by_nat(&self) -> bool {
+        self.nat.remote && !self.nat.local && !self.mobility.mobike
+    }
+
     /// When the NAT before us must see something again (RFC 3948 4).
     fn keepalive_due(&self) -> Option<Instant> {
-        (self.nat.local && !self.nat_keepalive.is_zero()).then(|| self.last_sent + self.nat_keepalive)
+        (self.nat.local && !self.nat_keepalive.is_zero() && !self.mobility.lost)
+            .then(|| self.last_sent + self.nat_keepalive)
     }
 
     /// Tells these requests when it is established, or that it will not be.
@@ -245,7 +255,7 @@ impl Core {
             transforms: self.transforms,
             additional_kes: self.additional_kes.clone(),
             ppk: self.ppk,
-            mobike: false,
+            mobike: self.mobility.mobike,
             established: self.established,
             rekey_at: self.rekey_at,
             reauth_at: self.succession.reauth_at,
@@ -621,6 +631,16 @@ impl IkeSa {
         let open = its_spi == IkeSpi::ZERO
             || self.core.dial.is_some() && header.exchange == ExchangeType::IKE_SA_INIT;
         self.core.initiator != header.flags.initiator && (its_spi == theirs || open)
+    }
+
+    /// The newest ESP packet came from there.
+    pub(crate) fn esp_moved(&mut self, cx: &mut Shared, remote: SocketAddr) {
+        self.established(cx, |s, core, cx| s.esp_moved(core, cx, remote));
+    }
+
+    /// From there the peer is reached now, if it is.
+    pub(crate) fn path_changed(&mut self, cx: &mut Shared, local: Option<IpAddr>) {
+        self.established(cx, |s, core, cx| s.path_changed(core, cx, local));
     }
 
     /// The peer says it no longer has it (INITIAL_CONTACT).

@@ -75,6 +75,13 @@ impl Outstanding {
         Fate::Waiting
     }
 
+    /// Starts over on another path: it is sent at once, and has all its time again.
+    pub(crate) fn renew(&mut self, now: Instant, schedule: Retransmission) {
+        self.next = now;
+        self.wait = schedule.first / 2;
+        self.give_up = now + schedule.give_up;
+    }
+
     /// Gives it up at `at` if not before.
     pub(crate) fn give_up_by(&mut self, at: Instant) {
         self.give_up = self.give_up.min(at);

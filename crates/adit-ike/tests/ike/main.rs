@@ -16,6 +16,8 @@ mod fragments;
 mod garbage;
 mod hand;
 mod handshake;
+mod mobike;
+mod nat;
 mod pair;
 mod post_quantum;
 mod ppk;

@@ -213,7 +213,16 @@ impl Peer {
                     self.removed += usize::from(child.is_some());
                     self.retired.extend(child.map(|child| (handle, child)));
                 }
-                Output::MoveChild { .. } => {}
+                Output::MoveChild { handle, local, remote, encap } => {
+                    let child = self.installed.get_mut(&handle).or_else(|| self.retired.get_mut(&handle));
+                    let child = child.expect("only what is installed can be moved");
+                    assert_ne!(
+                        (child.local, child.remote, child.encap),
+                        (local, remote, encap),
+                        "to no purpose"
+                    );
+                    (child.local, child.remote, child.encap) = (local, remote, encap);
+                }
                 Output::RemoveChild(handle) => {
                     let installed = self.installed.remove(&handle).is_some();
                     self.removed += usize::from(installed);
@@ -288,6 +297,9 @@ pub(crate) struct Pair {
     pub(crate) link: Link,
     /// Everything that was sent, in order, before the link touched it.
     pub(crate) sent: Vec<Packet>,
+    /// The addresses at which each takes what arrives.
+    pub(crate) homes_a: Vec<IpAddr>,
+    pub(crate) homes_b: Vec<IpAddr>,
     on_the_way: VecDeque<(Instant, Packet)>,
 }
 
@@ -306,15 +318,17 @@ impl Pair {
             b: Peer::new(b, seed * 2 + 1, now),
             link: Box::new(|_, _| Fate::Deliver),
             sent: Vec::new(),
+            homes_a: vec![ip(A), ip("2001:db8::1")],
+            homes_b: vec![ip(B), ip("2001:db8::2")],
             on_the_way: VecDeque::new(),
         }
     }
 
     /// The gateway that has an address; none takes what is for nobody.
     fn peer_at(&mut self, address: IpAddr) -> Option<&mut Peer> {
-        if [ip(A), ip("2001:db8::1")].contains(&address) {
+        if self.homes_a.contains(&address) {
             Some(&mut self.a)
-        } else if [ip(B), ip("2001:db8::2")].contains(&address) {
+        } else if self.homes_b.contains(&address) {
             Some(&mut self.b)
         } else {
             None
@@ -436,6 +450,11 @@ impl Pair {
             assert_eq!(a.remote_ts, b.local_ts);
             assert_eq!(a.encap.map(|(ours, theirs)| (theirs, ours)), b.encap);
         }
+    }
+
+    /// So many children on each side, wherever they are.
+    pub(crate) fn assert_installed(&self, count: usize) {
+        assert_eq!((self.a.installed.len(), self.b.installed.len()), (count, count), "{:?}", self.a.events);
     }
 
     pub(crate) fn assert_nothing(&self) {
