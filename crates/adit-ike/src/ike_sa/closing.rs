@@ -11,8 +11,12 @@ use super::{ChildSa, Core, Incoming, State};
 use crate::output::{DownReason, IkeSaState};
 use crate::shared::Shared;
 
+/// How long an IKE SA that is to be deleted waits for the answers to what is asked already. Then it goes without telling
+/// the peer, who could not take one more request (RFC 7296 2.3).
+pub(super) const CLOSING_PATIENCE: Duration = Duration::from_secs(15);
+
 /// How long a peer gets to confirm a delete. What is deleted is gone then either way.
-pub(super) const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
+const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Our request to end the IKE SA is out.
 pub(crate) struct AwaitDeleteResponse {

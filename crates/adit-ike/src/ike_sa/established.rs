@@ -11,7 +11,7 @@ use adit_wire::ikev2::{ExchangeType, IkeSpi, Notify, NotifyType, Payload, Protoc
 use tracing::{debug, info};
 
 use super::child::Phase;
-use super::closing::DELETE_TIMEOUT;
+use super::closing::CLOSING_PATIENCE;
 use super::create_child::{Answer, Collision, CreateChild, Replaces};
 use super::followup::Pending;
 use super::generation::Generation;
@@ -154,7 +154,7 @@ impl Established {
     /// It is to be deleted.
     pub(super) fn end(&mut self, cx: &Shared) {
         if self.closing.is_none() {
-            self.closing = Some(cx.now + DELETE_TIMEOUT);
+            self.closing = Some(cx.now + CLOSING_PATIENCE);
         }
     }
 
@@ -258,7 +258,7 @@ impl Established {
         // Where there is no child to ask for, the IKE SA itself is what is wanted.
         let wanted = self.is_creating() || core.connection.children.is_empty();
         if core.dialled && self.children.is_empty() && !wanted && self.closing.is_none() {
-            self.closing = Some(cx.now + DELETE_TIMEOUT);
+            self.closing = Some(cx.now + CLOSING_PATIENCE);
         }
     }
 
@@ -271,7 +271,7 @@ impl Established {
 
     pub(super) fn delete(mut self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
         if self.closing.is_none() {
-            self.closing = Some(cx.now + DELETE_TIMEOUT);
+            self.closing = Some(cx.now + CLOSING_PATIENCE);
         }
         self.pump(core, cx)
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use adit_wire::ikev2::{Notify, NotifyType, Payload};
 use tracing::info;
 
-use super::closing::DELETE_TIMEOUT;
+use super::closing::CLOSING_PATIENCE;
 use super::create_child::lowest;
 use super::established::Established;
 use super::{Contents, Core};
@@ -152,7 +152,7 @@ impl Established {
                     core.connection.name
                 );
             }
-            self.closing.get_or_insert(now + DELETE_TIMEOUT);
+            self.closing.get_or_insert(now + CLOSING_PATIENCE);
         }
     }
 }
