@@ -158,10 +158,12 @@ fn rekey(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Reply) {
         Err(why) => return reply.failure(why),
     };
     let request = daemon.request_id();
-    if arguments.flag("reauth") {
-        return reply.failure("`reauth` is not done yet");
-    }
-    match daemon.gateway.rekey(now, &target, request) {
+    let begun = if arguments.flag("reauth") {
+        daemon.gateway.reauthenticate(now, &target, request)
+    } else {
+        daemon.gateway.rekey(now, &target, request)
+    };
+    match begun {
         Ok(matches) => waiting.wait(daemon, request, reply, Some(matches), false),
         Err(error) => {
             let mut answer = Message::new();

@@ -521,10 +521,21 @@ fn rekeying_on_demand_is_told_and_the_new_one_is_the_child() {
     let mut waits = a.command(now, "rekey", &[("ike", "gw"), ("child", "net"), ("timeout", "0")]);
     talk(now, &mut a, &mut b);
     assert!(answer(&mut waits).1.flag("success"));
+    assert_eq!(a.installs().len(), 3);
+    // Authenticated anew, there is another IKE SA and another child, and nothing is brought up twice.
+    let handle = |side: &Side| side.daemon.gateway.ike_sas().map(|sa| sa.handle).max();
+    let before = handle(&a);
+    let mut again = a.command(now, "rekey", &[("ike", "gw"), ("reauth", "yes"), ("timeout", "0")]);
+    for second in 0..30 {
+        talk(now + Duration::from_secs(second), &mut a, &mut b);
+    }
+    assert!(answer(&mut again).1.flag("success"));
+    assert!(handle(&a) > before && a.daemon.gateway.ike_sas().count() == 1);
+    assert_eq!((a.installs().len(), a.daemon.reconciler.poll_timeout()), (4, None));
+    let now = now + Duration::from_secs(30);
     a.command(now, "terminate", &[("child", "net")]);
     talk(now, &mut a, &mut b);
     assert_eq!(a.daemon.reconciler.poll_timeout(), None);
-    assert_eq!(a.installs().len(), 3);
     for (arguments, expected) in
         [(&[("child", "net")][..], "no matching SAs to rekey found"), (&[], "missing")]
     {
