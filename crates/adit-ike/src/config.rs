@@ -116,6 +116,45 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// May IKE SAs made of the one be the other's? What they differ in comes into play only later.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            local_addrs,
+            remote_addrs,
+            local_port,
+            remote_port,
+            proposals,
+            local_id,
+            remote_id,
+            encap,
+            dpd_delay: _,
+            retransmission: _,
+            fragmentation,
+            childless,
+            mobike,
+            unique: _,
+            rekey: _,
+            reauth: _,
+            ppk,
+            require_post_quantum,
+            tries: _,
+            children: _,
+        } = self;
+        *name == other.name
+            && *local_addrs == other.local_addrs
+            && *remote_addrs == other.remote_addrs
+            && (*local_port, *remote_port) == (other.local_port, other.remote_port)
+            && *proposals == other.proposals
+            && *local_id == other.local_id
+            && *remote_id == other.remote_id
+            && (*encap, *fragmentation) == (other.encap, other.fragmentation)
+            && (*childless, *mobike) == (other.childless, other.mobike)
+            && *ppk == other.ppk
+            && *require_post_quantum == other.require_post_quantum
+    }
+
     /// As initiator, does it want IKE SAs without a child?
     #[must_use]
     pub fn starts_childless(&self) -> bool {
@@ -247,6 +286,31 @@ pub struct Child {
     pub on_close: Action,
     /// `dpd_action`: what follows when the peer is dead.
     pub on_dead_peer: Action,
+}
+
+impl Child {
+    /// May SAs made of the one be the other's? What they differ in comes into play only later.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            proposals,
+            local_ts,
+            remote_ts,
+            replay_window,
+            limits: _,
+            inactivity: _,
+            start: _,
+            trap: _,
+            on_close: _,
+            on_dead_peer: _,
+        } = self;
+        *name == other.name
+            && *proposals == other.proposals
+            && *local_ts == other.local_ts
+            && *remote_ts == other.remote_ts
+            && *replay_window == other.replay_window
+    }
 }
 
 impl Default for Connection {

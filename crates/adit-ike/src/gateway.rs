@@ -18,6 +18,7 @@ use crate::config::{Child, Configuration, Connection, PostQuantumKey, Settings, 
 use crate::cookie::CookieJar;
 use crate::identity::Identity;
 use crate::ike_sa::{AwaitInitResponse, Contents, IkeSa, Incoming, InitRequest, Refused, Wanted};
+use crate::lookup::{Connections, Secrets};
 use crate::output::{
     Blame, ChildHandle, DownReason, Event, IkeSaHandle, IkeSaView, NegotiationRecord, OutcomeCode, Output,
     RequestId, Stage,
@@ -89,6 +90,8 @@ pub enum CommandError {
 pub struct Gateway {
     shared: Shared,
     ike_sas: HashMap<IkeSaHandle, IkeSa>,
+    /// Those that are dialled or established, by connection.
+    by_connection: HashMap<String, BTreeSet<IkeSaHandle>>,
     /// Responder: first requests by their hash, so that a repeated one makes no second IKE SA. The whole message
     /// counts and not its SPI, which two initiators behind one NAT may have in common (RFC 7296 2.1).
     first_requests: HashMap<[u8; 20], IkeSaHandle>,
@@ -116,6 +119,7 @@ impl Gateway {
         Self {
             shared: Shared::new(settings, entropy, now),
             ike_sas: HashMap::new(),
+            by_connection: HashMap::new(),
             first_requests: HashMap::new(),
             refused: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -125,7 +129,8 @@ impl Gateway {
         }
     }
 
-    /// Replaces connections and secrets. IKE SAs keep the connection they were made with.
+    /// Replaces connections and secrets. IKE SAs keep the connection they were made with, unless there is one of the same
+    /// name that is alike ([`Connection::is_like`]): then that is theirs from now on.
     pub fn set_configuration(&mut self, configuration: Configuration) {
         let Configuration { connections, secrets, ppks } = configuration;
         let usable = |mut connection: Connection| {
@@ -134,30 +139,45 @@ impl Gateway {
             if connection.require_post_quantum && ppks.is_empty() && !usable.is_empty() {
                 connection.proposals = usable;
             }
-            Arc::new(connection)
+            connection
         };
-        self.shared.connections = connections.into_iter().map(usable).collect();
-        self.shared.secrets = secrets;
-        self.shared.ppks = ppks;
+        self.shared.connections = Connections::new(connections.into_iter().map(usable).collect());
+        self.shared.secrets = Secrets::new(secrets, ppks);
+        let mut adoptions: Vec<(IkeSaHandle, Arc<Connection>)> = Vec::new();
+        for (name, handles) in &self.by_connection {
+            let Some(new) = self.shared.connections.named(name) else { continue };
+            // Those of one connection mostly have it from the same configuration.
+            let mut last: Option<(&Arc<Connection>, bool)> = None;
+            for (handle, sa) in handles.iter().filter_map(|h| Some((h, self.ike_sas.get(h)?))) {
+                let old = &sa.core.connection;
+                let same = match last {
+                    Some((known, same)) if Arc::ptr_eq(known, old) => same,
+                    _ => old.is_like(new),
+                };
+                last = Some((old, same));
+                adoptions.extend(same.then(|| (*handle, Arc::clone(new))));
+            }
+        }
+        for (handle, connection) in adoptions {
+            self.with(handle, |sa, cx| sa.adopt(cx, connection));
+        }
     }
 
     /// Replaces the connection of this name. IKE SAs keep the one they were made with.
     pub fn replace_connection(&mut self, connection: Connection) {
-        if let Some(old) = self.shared.connections.iter_mut().find(|old| old.name == connection.name) {
-            *old = Arc::new(connection);
-        }
+        self.shared.connections.replace(connection);
     }
 
     /// The secret with which we and a peer authenticate.
     #[must_use]
     pub fn secret_between(&self, local: &Identity, remote: &Identity) -> Option<&SharedSecret> {
-        self.shared.secret_for(local, |owner| owner.fit(remote))
+        self.shared.secrets.between(local, remote)
     }
 
     /// The post-quantum pre-shared keys.
     #[must_use]
     pub fn ppks(&self) -> &[PostQuantumKey] {
-        &self.shared.ppks
+        self.shared.secrets.all_post_quantum()
     }
 
     /// Takes one datagram, without non-ESP marker. `local` is where it arrived, `remote` where it came from.
@@ -418,7 +438,10 @@ impl Gateway {
         self.shared.begin_request(request, children.len().max(1));
         // Without children it is the IKE SA itself that is wanted (RFC 6023).
         let whole = if children.is_empty() { vec![request] } else { Vec::new() };
-        let wanted = children.into_iter().map(|child| Wanted::new(Arc::new(child), vec![request]));
+        let wanted: Vec<Wanted> = children
+            .into_iter()
+            .map(|child| Wanted::new(self.shared.connections.child(&connection, &child), vec![request]))
+            .collect();
         match (serving, addresses) {
             (Some(handle), _) => {
                 self.with(handle, |sa, cx| sa.core.await_up(cx, whole));
@@ -427,7 +450,7 @@ impl Gateway {
                 }
             }
             (None, Some((local, remote))) => {
-                self.dial(connection, local, remote, (wanted.collect(), whole));
+                self.dial(connection, local, remote, (wanted, whole));
             }
             (None, None) => {}
         }
@@ -484,39 +507,40 @@ impl Gateway {
 
     /// The connection and the children that a target names.
     fn find(&self, target: &Target) -> Result<(Arc<Connection>, Vec<Child>), CommandError> {
-        let mut connections = self
-            .shared
-            .connections
-            .iter()
-            .filter(|c| target.connection.as_ref().is_none_or(|name| c.name == *name))
-            .peekable();
-        if let (Some(name), None) = (&target.connection, connections.peek()) {
-            return Err(CommandError::NoSuchConnection(name.clone()));
-        }
-        match &target.child {
-            Some(name) => connections
-                .find_map(|c| {
-                    Some((Arc::clone(c), vec![c.children.iter().find(|child| child.name == *name)?.clone()]))
-                })
-                .ok_or_else(|| CommandError::NoSuchChild(name.clone())),
-            None if target.connection.is_none() => Err(CommandError::NothingNamed),
-            None => match connections.next() {
-                Some(c) if !c.children.is_empty() || c.starts_childless() => {
-                    Ok((Arc::clone(c), c.children.clone()))
+        let connections = &self.shared.connections;
+        match (&target.connection, &target.child) {
+            (None, None) => Err(CommandError::NothingNamed),
+            (Some(name), None) => {
+                let connection =
+                    connections.named(name).ok_or_else(|| CommandError::NoSuchConnection(name.clone()))?;
+                if connection.children.is_empty() && !connection.starts_childless() {
+                    return Err(CommandError::NoChildren(name.clone()));
                 }
-                Some(c) => Err(CommandError::NoChildren(c.name.clone())),
-                None => Err(CommandError::NothingNamed),
-            },
+                Ok((Arc::clone(connection), connection.children.clone()))
+            }
+            (name, Some(child)) => {
+                let connection = match name {
+                    Some(name) => {
+                        connections.named(name).ok_or_else(|| CommandError::NoSuchConnection(name.clone()))?
+                    }
+                    None => connections
+                        .with_child(child)
+                        .ok_or_else(|| CommandError::NoSuchChild(child.clone()))?,
+                };
+                let found = connection.children.iter().find(|c| c.name == *child);
+                let found = found.ok_or_else(|| CommandError::NoSuchChild(child.clone()))?;
+                Ok((Arc::clone(connection), vec![found.clone()]))
+            }
         }
     }
 
     /// The IKE SA that can bring children of a connection up; of several the oldest. One that is to take the place of
     /// another may yet fail.
     fn serving(&self, connection: &str) -> Option<IkeSaHandle> {
-        let serves = |sa: &&IkeSa| {
-            sa.core.connection.name == connection && sa.serves() && sa.core.succession.replaces.is_none()
+        let serves = |handle: &&IkeSaHandle| {
+            self.ike_sas.get(handle).is_some_and(|sa| sa.serves() && sa.core.succession.replaces.is_none())
         };
-        self.ike_sas.values().filter(serves).map(|sa| sa.core.handle).min()
+        self.by_connection.get(connection)?.iter().find(serves).copied()
     }
 
     /// Takes SAs down; returns how many. [`Event::RequestDone`] tells when.
@@ -591,7 +615,14 @@ impl Gateway {
         }
         let whole = target.child.is_none() && target.child_handle.is_none();
         let mut found: Vec<(IkeSaHandle, Vec<ChildHandle>)> = Vec::new();
-        for sa in self.ike_sas.values() {
+        // By the narrowest of what is named; a child's name alone may be anywhere.
+        let owner = target.child_handle.map(|child| self.ike_sa_of(child));
+        let candidates: Vec<IkeSaHandle> = match (target.ike_sa.map(Some).or(owner), &target.connection) {
+            (Some(handle), _) => handle.into_iter().collect(),
+            (None, Some(name)) => self.by_connection.get(name).into_iter().flatten().copied().collect(),
+            (None, None) => self.ike_sas.keys().copied().collect(),
+        };
+        for sa in candidates.iter().filter_map(|handle| self.ike_sas.get(handle)) {
             let fits = !sa.is_gone()
                 && target.connection.as_ref().is_none_or(|name| sa.core.connection.name == *name)
                 && target.ike_sa.is_none_or(|handle| sa.core.handle == handle);
@@ -743,6 +774,9 @@ impl Gateway {
     fn insert(&mut self, sa: IkeSa) {
         let handle = sa.core.handle;
         self.timers.extend(sa.deadline().map(|at| (at, handle)));
+        if sa.is_named() {
+            self.by_connection.entry(sa.core.connection.name.clone()).or_default().insert(handle);
+        }
         self.ike_sas.insert(handle, sa);
     }
 
@@ -750,6 +784,7 @@ impl Gateway {
     fn with(&mut self, handle: IkeSaHandle, f: impl FnOnce(&mut IkeSa, &mut Shared)) {
         let Some(sa) = self.ike_sas.get_mut(&handle) else { return };
         let (before, remote, connection) = (sa.deadline(), sa.core.remote, Arc::clone(&sa.core.connection));
+        let named = sa.is_named();
         f(sa, &mut self.shared);
         let after = sa.deadline();
         if before != after {
@@ -757,6 +792,17 @@ impl Gateway {
                 self.timers.remove(&(at, handle));
             }
             self.timers.extend(after.map(|at| (at, handle)));
+        }
+        if named != sa.is_named() || named && sa.core.connection.name != connection.name {
+            let list = self.by_connection.entry(connection.name.clone()).or_default();
+            list.remove(&handle);
+            if list.is_empty() {
+                self.by_connection.remove(&connection.name);
+            }
+            if sa.is_named() {
+                let name = sa.core.connection.name.clone();
+                self.by_connection.entry(name).or_default().insert(handle);
+            }
         }
         if sa.core.remote != remote || !Arc::ptr_eq(&sa.core.connection, &connection) {
             self.shared.update_peer(&sa.core);

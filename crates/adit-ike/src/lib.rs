@@ -17,6 +17,7 @@ pub mod fuzzing;
 mod gateway;
 pub mod identity;
 mod ike_sa;
+mod lookup;
 mod nat;
 mod output;
 pub mod proposal;

@@ -11,9 +11,10 @@ use adit_crypto::Entropy;
 use adit_wire::ikev2::{IkeSpi, Spi};
 use tracing::{info, trace};
 
-use crate::config::{Connection, Lifetime, PostQuantumKey, Settings, SharedSecret, Volume};
-use crate::identity::{Fit, Identity, IdentityPattern};
+use crate::config::{Connection, Lifetime, Settings, Volume};
+use crate::identity::Identity;
 use crate::ike_sa::{Core, Wanted};
+use crate::lookup::{Connections, Secrets};
 use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, RequestId, Transmit};
 use crate::rate::RateLimit;
 
@@ -88,9 +89,8 @@ pub(crate) struct Shared {
     pub(crate) now: Instant,
     pub(crate) settings: Settings,
     pub(crate) entropy: Box<dyn Entropy>,
-    pub(crate) connections: Vec<Arc<Connection>>,
-    pub(crate) secrets: Vec<SharedSecret>,
-    pub(crate) ppks: Vec<PostQuantumKey>,
+    pub(crate) connections: Connections,
+    pub(crate) secrets: Secrets,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) counters: Counters,
@@ -185,9 +185,8 @@ impl Shared {
             now,
             settings,
             entropy,
-            connections: Vec::new(),
-            secrets: Vec::new(),
-            ppks: Vec::new(),
+            connections: Connections::default(),
+            secrets: Secrets::default(),
             outputs: VecDeque::new(),
             effects: Vec::new(),
             counters: Counters::default(),
@@ -402,29 +401,6 @@ impl Shared {
         self.inbound_spis.remove(&spi);
     }
 
-    /// The secret shared between us and a peer, whom `remote` knows: what fits the peer better wins, then what fits us
-    /// better, then the order of the configuration.
-    pub(crate) fn secret_for(
-        &self,
-        local: &Identity,
-        remote: impl Fn(&IdentityPattern) -> Option<Fit>,
-    ) -> Option<&SharedSecret> {
-        let mut best = None;
-        for secret in &self.secrets {
-            let Some(fit) = secret.fit(local, &remote) else { continue };
-            if best.is_none_or(|(other, _)| fit > other) {
-                best = Some((fit, secret));
-            }
-        }
-        best.map(|(_, secret)| secret)
-    }
-
-    /// The post-quantum pre-shared key of this name; one without names goes by every name.
-    pub(crate) fn ppk(&self, id: &[u8]) -> Option<&PostQuantumKey> {
-        let named = self.ppks.iter().find(|key| key.ids.iter().any(|own| own == id));
-        named.or_else(|| self.ppks.iter().find(|key| key.ids.is_empty()))
-    }
-
     pub(crate) fn established_with(&self, local: &Identity, remote: &Identity) -> &[Peer] {
         self.peers.get(&(local.clone(), remote.clone())).map_or(&[], Vec::as_slice)
     }
@@ -486,32 +462,4 @@ impl Shared {
             }
         }
     }
-
-    /// Connections that allow these addresses, the most specific first.
-    pub(crate) fn connections_for(&self, local: IpAddr, remote: IpAddr) -> Vec<Arc<Connection>> {
-        let mut fitting: Vec<(u128, u128, &Arc<Connection>)> = self
-            .connections
-            .iter()
-            .filter_map(|c| Some((width(&c.remote_addrs, remote)?, width(&c.local_addrs, local)?, c)))
-            .collect();
-        // Stable: the order of the configuration decides among equals.
-        fitting.sort_by_key(|(remote, local, _)| (*remote, *local));
-        fitting.into_iter().map(|(_, _, c)| Arc::clone(c)).collect()
-    }
-}
-
-/// Size of the narrowest range that holds the address; no ranges at all hold everything.
-fn width(ranges: &[crate::config::AddressSpec], address: IpAddr) -> Option<u128> {
-    if ranges.is_empty() {
-        return Some(u128::MAX);
-    }
-    ranges
-        .iter()
-        .filter(|r| r.contains(address))
-        .map(|r| match (r.first, r.last) {
-            (IpAddr::V4(first), IpAddr::V4(last)) => u128::from(last.to_bits() - first.to_bits()),
-            (IpAddr::V6(first), IpAddr::V6(last)) => last.to_bits() - first.to_bits(),
-            _ => u128::MAX,
-        })
-        .min()
 }

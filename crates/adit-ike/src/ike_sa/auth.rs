@@ -20,7 +20,7 @@ use super::secured::{Opened, Secured, Unmixed};
 use super::window::{Answered, Fate, Outstanding};
 use super::{AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, State, Wanted};
 use crate::config::{Childless, Connection, Unique};
-use crate::identity::{Fit, Identity, IdentityPattern};
+use crate::identity::{Identity, IdentityPattern};
 use crate::output::{Blame, DownReason, OutcomeCode, Stage};
 use crate::proposal::{Notation, choose};
 use crate::record::Outcome;
@@ -128,10 +128,10 @@ pub(super) fn request(
     // RFC 7296 2.15 leaves open which key is meant before the peer says who it is: whoever we accept may own it, most
     // likely its address, least likely we.
     let accepted = &core.connection.remote_id;
-    let owns = |owner: &IdentityPattern| {
-        owner.fit(&peer).or_else(|| owner.meets(accepted).filter(|_| owner.fit(&own).is_none()))
+    let key = match expected {
+        Some(_) => cx.secrets.between(&own, &peer),
+        None => cx.secrets.with_any(&own, accepted, &peer),
     };
-    let key = cx.secret_for(&own, owns);
     let plain = key.and_then(|s| handshake.auth(&secured, true, &id, &s.secret));
     let proposed = handshake.ppk.then(|| ppk::propose(core, cx, &mut secured)).flatten();
     let (unmixed, ppk_identity) = proposed.transpose().ok().flatten().unzip();
@@ -485,7 +485,7 @@ fn check_auth(
         );
         return fail(OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message);
     }
-    let Some(secret) = cx.secret_for(own, |owner| owner.fit(peer)) else {
+    let Some(secret) = cx.secrets.between(own, peer) else {
         return Err(no_secret(core, handshake, own, peer));
     };
     let expected = handshake.auth(secured, !core.initiator, id, &secret.secret);
@@ -669,14 +669,12 @@ impl AwaitAuthRequest {
         Ok(())
     }
 
-    /// The connections that fit addresses and IKE proposal.
-    fn candidates(&self, core: &Core, cx: &Shared) -> Vec<Arc<Connection>> {
-        let mut candidates = cx.connections_for(core.local.ip(), core.remote.ip());
-        candidates.retain(|c| choose(&c.proposals, std::slice::from_ref(&self.handshake.chosen)).is_some());
-        candidates
+    /// Does it fit the IKE proposal?
+    fn suits(&self, connection: &Connection) -> bool {
+        choose(&connection.proposals, std::slice::from_ref(&self.handshake.chosen)).is_some()
     }
 
-    /// Of those, the one that fits the identities best; among equals the most specific addresses, then the first.
+    /// Of those that fit addresses and IKE proposal, the one that fits the identities best.
     fn connection_for(
         &self,
         core: &Core,
@@ -684,15 +682,9 @@ impl AwaitAuthRequest {
         peer: &Identity,
         asked_for: Option<&Identity>,
     ) -> Option<Arc<Connection>> {
-        let mut best: Option<(Fit, Arc<Connection>)> = None;
-        for connection in self.candidates(core, cx) {
-            let ours = asked_for.is_none_or(|id| *id == own_identity(core, &connection));
-            let Some(fit) = connection.remote_id.fit(peer).filter(|_| ours) else { continue };
-            if best.as_ref().is_none_or(|(other, _)| fit > *other) {
-                best = Some((fit, connection));
-            }
-        }
-        best.map(|(_, connection)| connection)
+        cx.connections.of_peer(core.local.ip(), core.remote.ip(), peer, |connection| {
+            self.suits(connection) && asked_for.is_none_or(|id| *id == own_identity(core, connection))
+        })
     }
 
     fn no_connection(
@@ -702,7 +694,8 @@ impl AwaitAuthRequest {
         peer: &Identity,
         asked_for: Option<&Identity>,
     ) -> String {
-        let candidates = self.candidates(core, cx);
+        let mut candidates = cx.connections.examples(core.local.ip(), core.remote.ip());
+        candidates.retain(|c| self.suits(c));
         let accepts: Vec<String> =
             candidates.iter().map(|c| format!("\"{}\" wants {}", c.name, pattern(&c.remote_id))).collect();
         match asked_for {
@@ -742,7 +735,8 @@ impl AwaitAuthRequest {
         let id = own.to_wire();
         let peer = core.remote_id.as_ref().unwrap_or(&own);
         let auth = cx
-            .secret_for(&own, |owner| owner.fit(peer))
+            .secrets
+            .between(&own, peer)
             .and_then(|s| self.handshake.auth(&self.secured, false, &id, &s.secret));
         let Some(auth) = auth else {
             return core.close(cx, Vec::new(), DownReason::Failed, "no key to authenticate with");

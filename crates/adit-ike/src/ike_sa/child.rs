@@ -578,7 +578,8 @@ pub(super) fn respond(
             continue;
         };
         return Ok(Agreed {
-            child: Arc::new(Child::clone(child)),
+            child: old
+                .map_or_else(|| cx.connections.child(&core.connection, child), |old| Arc::clone(&old.config)),
             requests: Vec::new(),
             proposal: choice.proposal,
             transforms,

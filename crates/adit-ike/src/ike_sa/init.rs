@@ -749,7 +749,7 @@ impl InitRequest<'_> {
             self.malformed(cx, "it lacks SA, KE or Nonce");
             return None;
         };
-        let candidates = cx.connections_for(local.ip(), remote.ip());
+        let candidates = cx.connections.at(local.ip(), remote.ip());
         let Some(nearest) = candidates.first() else {
             self.unknown_peer(cx, &sa.proposals);
             return None;

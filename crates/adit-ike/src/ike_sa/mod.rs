@@ -33,7 +33,7 @@ use adit_crypto::IkeTransforms;
 use adit_wire::ikev2::{ExchangeType, Flags, Header, IkeSpi, KeId, Message, PayloadType, Version};
 use tracing::debug;
 
-use crate::config::{Connection, Retransmission};
+use crate::config::{Child, Connection, Retransmission};
 use crate::identity::Identity;
 use crate::nat::Nat;
 use crate::output::{ChildHandle, DownReason, Event, IkeSaHandle, IkeSaState, IkeSaView, Output, RequestId};
@@ -481,6 +481,24 @@ impl IkeSa {
             State::AwaitRepetition(s) => Some(s.deadline()),
             State::Closed => None,
         }
+    }
+
+    /// Is its connection known, and is it there?
+    pub(crate) fn is_named(&self) -> bool {
+        !self.is_gone() && (self.core.dialled || self.core.established.is_some())
+    }
+
+    /// Its connection has become this one, which is alike; so have its children, as far as they are.
+    pub(crate) fn adopt(&mut self, cx: &Shared, connection: Arc<Connection>) {
+        if let State::Established(s) = &mut self.state {
+            for child in &mut s.children {
+                let same = |new: &&Child| new.name == child.config.name && new.is_like(&child.config);
+                if let Some(new) = connection.children.iter().find(same) {
+                    child.config = cx.connections.child(&connection, new);
+                }
+            }
+        }
+        self.core.connection = connection;
     }
 
     /// Can it be asked to bring children up?

@@ -16,12 +16,12 @@ const FIXED: u8 = 2;
 /// USE_PPK of an initiator that has a key for the connection (RFC 8784 3).
 pub(super) fn offer(cx: &Shared, connection: &Connection) -> Option<Payload> {
     let id = connection.ppk.id.as_deref()?;
-    cx.ppk(id).map(|_| payload(NotifyType::USE_PPK, Vec::new()))
+    cx.secrets.post_quantum(id).map(|_| payload(NotifyType::USE_PPK, Vec::new()))
 }
 
 /// USE_PPK of a responder that has any key.
 pub(super) fn consent(cx: &Shared, request: &Contents<'_>) -> Option<Payload> {
-    (!cx.ppks.is_empty() && request.has(NotifyType::USE_PPK))
+    (!cx.secrets.all_post_quantum().is_empty() && request.has(NotifyType::USE_PPK))
         .then(|| payload(NotifyType::USE_PPK, Vec::new()))
 }
 
@@ -56,7 +56,7 @@ pub(super) fn propose(
     secured: &mut Secured,
 ) -> Option<Result<(Unmixed, Payload), Error>> {
     let id = core.connection.ppk.id.as_deref()?;
-    let key = cx.ppk(id)?;
+    let key = cx.secrets.post_quantum(id)?;
     let identity = payload(NotifyType::PPK_IDENTITY, [&[FIXED], id].concat());
     Some(secured.mix(&key.secret).map(|unmixed| (unmixed, identity)))
 }
@@ -92,7 +92,7 @@ pub(super) fn respond(
         return Err((OutcomeCode::InvalidSyntax, Blame::PeerMisbehaved, message.to_owned()));
     };
     let key = match identity.data.split_first() {
-        Some((&FIXED, id)) => cx.ppk(id),
+        Some((&FIXED, id)) => cx.secrets.post_quantum(id),
         _ => None,
     };
     let why = "we have no post-quantum preshared key of the name it gives (AUTHENTICATION_FAILED sent)";

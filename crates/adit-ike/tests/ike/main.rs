@@ -24,6 +24,7 @@ mod ppk;
 mod reauth;
 mod refusals;
 mod rekey;
+mod reload;
 mod repetition;
 mod sim;
 mod states;

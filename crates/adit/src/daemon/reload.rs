@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 
-use adit_ike::config::{Action, Child, Configuration, Connection, PostQuantumKey};
+use adit_ike::config::{Configuration, Connection, PostQuantumKey};
 use adit_ike::{Gateway, IkeSaView};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -49,11 +49,11 @@ impl Changes {
                 continue;
             };
             let same_hosts = old_hosts.get(&old.name) == new_hosts.get(&new.name);
-            if !same_hosts || ground(old) != ground(new) {
+            if !same_hosts || !old.is_like(new) {
                 changes.changed.push(old.name.clone());
                 changes.connections.push(old.name.clone());
             } else {
-                if old.tries != new.tries {
+                if without_children(old) != without_children(new) {
                     changes.changed.push(old.name.clone());
                 }
                 changes.compare_children(old, new);
@@ -72,7 +72,7 @@ impl Changes {
                     self.removed.push(short(&name));
                     self.children.push(name);
                 }
-                Some(other) if ground_of_child(other) != ground_of_child(child) => {
+                Some(other) if !other.is_like(child) => {
                     self.changed.push(short(&name));
                     self.children.push(name);
                 }
@@ -114,14 +114,8 @@ fn short(ChildName { connection, child }: &ChildName) -> String {
     format!("{connection}/{child}")
 }
 
-/// What an IKE SA rests on.
-fn ground(connection: &Connection) -> Connection {
-    Connection { tries: 0, children: Vec::new(), ..connection.clone() }
-}
-
-/// What a Child SA rests on; the rest is about when there is one.
-fn ground_of_child(child: &Child) -> Child {
-    Child { start: false, trap: false, on_close: Action::None, on_dead_peer: Action::None, ..child.clone() }
+fn without_children(connection: &Connection) -> Connection {
+    Connection { children: Vec::new(), ..connection.clone() }
 }
 
 /// Does an IKE SA rest on a secret that the new configuration does not have?
@@ -199,6 +193,8 @@ impl Loader {
 mod tests {
     use std::time::Duration;
 
+    use adit_ike::config::{Action, Child};
+
     use super::*;
 
     fn child(name: &str) -> Child {
@@ -224,12 +220,21 @@ mod tests {
                 "inner",
                 &[
                     child("new"),
-                    Child { inactivity: Duration::from_secs(1), ..child("other") },
+                    Child { replay_window: 64, ..child("other") },
                     child("same"),
-                    Child { start: true, on_close: Action::Start, ..child("wish") },
+                    Child {
+                        start: true,
+                        inactivity: Duration::from_secs(1),
+                        on_close: Action::Start,
+                        ..child("wish")
+                    },
                 ],
             ),
-            Connection { tries: 3, ..connection("patience", &[child("a")]) },
+            Connection {
+                tries: 3,
+                dpd_delay: Duration::from_secs(1),
+                ..connection("patience", &[child("a")])
+            },
             Connection { encap: true, ..connection("other", &[child("a")]) },
             connection("same", &[child("a"), child("b")]),
         ];
