@@ -182,7 +182,6 @@ fn adversarial_29_initial_contact_later() {
 
 /// With `unique = never` two devices of one user both stay, whatever they say.
 #[test]
-#[ignore = "no `unique` yet"]
 fn adversarial_29_two_devices_of_one_user() {
     let never = |mut side: crate::pair::Side| {
         side.connection().unique = adit_ike::config::Unique::Never;
