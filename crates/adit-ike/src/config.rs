@@ -27,8 +27,8 @@ pub struct Settings {
     /// Half-open IKE SAs (as responder), or first requests within a second, above which a cookie is demanded
     /// (RFC 7296 2.6).
     pub cookie_threshold: usize,
-    /// Hard cap on half-open IKE SAs; beyond it requests without a fitting cookie or not are dropped. One
-    /// address (of IPv6, one /64) gets a tenth of it, at least 64.
+    /// Hard cap on half-open IKE SAs. Beyond it a request with a fitting cookie takes the place of the oldest of the
+    /// address (of IPv6, the /64) with the most, unless that is its own. One address gets a tenth of it, at least 64.
     pub half_open_limit: usize,
     /// How long an IKE SA may stay half-open as responder.
     pub half_open_timeout: Duration,

@@ -321,7 +321,7 @@ impl Gateway {
     }
 
     /// May this stranger make us compute? With many half-open IKE SAs or first requests only if it brings our cookie
-    /// back, and with very many half-open ones not at all.
+    /// back. With very many half-open ones it takes the place of one of those who have more of them.
     fn may_cost(&mut self, request: &InitRequest<'_>) -> bool {
         let cx = &mut self.shared;
         if cx.half_open.is_full(cx.settings.half_open_limit, request.incoming.remote.ip()) {
@@ -334,7 +334,9 @@ impl Gateway {
         let threshold = cx.settings.cookie_threshold;
         if cx.half_open.total() < threshold && self.lately.1 < threshold {
             self.lately.1 += 1;
-            return true;
+            let full = cx.half_open.total() >= cx.settings.half_open_limit;
+            cx.counters.half_open_refused += u64::from(full);
+            return !full;
         }
         let Some(nonce) = request.contents.nonce else { return false };
         let (remote, spi) = (request.incoming.remote, request.incoming.message.header.initiator_spi);
@@ -346,7 +348,13 @@ impl Gateway {
         if let Some(cookie) = cookie
             && self.cookies.check(cx.now, &mut *cx.entropy, cookie, &nonce.0, remote, spi)
         {
-            return true;
+            let full = cx.half_open.total() >= cx.settings.half_open_limit;
+            let in_the_way = cx.half_open.in_the_way(remote.ip()).filter(|_| full);
+            cx.counters.half_open_refused += u64::from(full);
+            if let Some(handle) = in_the_way {
+                self.with(handle, |sa, cx| sa.delete(cx, Vec::new()));
+            }
+            return !full || in_the_way.is_some();
         }
         if let Some(cookie) = self.cookies.make(cx.now, &mut *cx.entropy, &nonce.0, remote, spi) {
             cx.counters.cookies_demanded += 1;

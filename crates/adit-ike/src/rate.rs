@@ -4,20 +4,21 @@
 //! one allowance.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// An allowance per address: `burst` at once, then one every `interval`.
+/// An allowance per address, or whatever else there is many of: `burst` at once, then one every `interval`.
 #[derive(Debug)]
-pub(crate) struct RateLimit {
+pub(crate) struct RateLimit<K = IpAddr> {
     burst: u32,
     interval: Duration,
     /// When each address will have its whole allowance again.
-    full_at: HashMap<IpAddr, Instant>,
+    full_at: HashMap<K, Instant>,
     others_full_at: Option<Instant>,
 }
 
-impl RateLimit {
+impl<K: Copy + Eq + Hash> RateLimit<K> {
     /// Addresses remembered.
     const ADDRESSES: usize = 1024;
 
@@ -26,7 +27,7 @@ impl RateLimit {
     }
 
     /// Takes one from the allowance of `address` if there is one left.
-    pub(crate) fn allow(&mut self, now: Instant, address: IpAddr) -> bool {
+    pub(crate) fn allow(&mut self, now: Instant, address: K) -> bool {
         if !self.full_at.contains_key(&address) && self.full_at.len() >= Self::ADDRESSES {
             self.full_at.retain(|_, full_at| *full_at > now);
         }
@@ -68,8 +69,8 @@ mod tests {
         let now = Instant::now();
         let mut limit = RateLimit::new(2, Duration::from_secs(1));
         let allowed = (0..100_000_u32).filter(|i| limit.allow(now, IpAddr::from(i.to_be_bytes()))).count();
-        assert_eq!(limit.full_at.len(), RateLimit::ADDRESSES);
-        assert_eq!(allowed, RateLimit::ADDRESSES + 2);
+        assert_eq!(limit.full_at.len(), RateLimit::<IpAddr>::ADDRESSES);
+        assert_eq!(allowed, RateLimit::<IpAddr>::ADDRESSES + 2);
         assert!(limit.allow(now + Duration::from_secs(5), IpAddr::from([255, 0, 0, 1])), "it recovers");
     }
 }

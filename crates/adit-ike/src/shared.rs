@@ -2,7 +2,7 @@
 //!
 //! IKE SAs write here; only the gateway reads it. Nothing here decides about an SA.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +34,8 @@ pub struct Counters {
     pub retransmissions: u64,
     /// Cookies demanded.
     pub cookies_demanded: u64,
-    /// IKE_SA_INIT requests dropped because too many IKE SAs were half-open, in all or with the sender's network.
+    /// IKE_SA_INIT requests dropped because too many IKE SAs were half-open, in all or with the sender's network, or
+    /// taken instead of one of those.
     pub half_open_refused: u64,
     /// Transitions of IKE SAs between states.
     pub transitions: u64,
@@ -98,6 +99,7 @@ pub(crate) struct Shared {
     pub(crate) half_open: HalfOpen,
     records: VecDeque<NegotiationRecord>,
     record_limit: RateLimit,
+    failure_limit: RateLimit<IkeSaHandle>,
     answer_limit: RateLimit,
     requests: HashMap<RequestId, Request>,
     /// Every IKE SPI of ours, and the IKE SA that it belongs to.
@@ -129,25 +131,34 @@ pub(crate) struct Peer {
 #[derive(Default)]
 pub(crate) struct HalfOpen {
     total: usize,
-    by_network: HashMap<IpAddr, usize>,
+    /// The oldest first.
+    by_network: HashMap<IpAddr, VecDeque<IkeSaHandle>>,
+    by_count: BTreeSet<(usize, IpAddr)>,
 }
 
 impl HalfOpen {
     /// Counts one more; returns what to give back for it.
-    pub(crate) fn add(&mut self, address: IpAddr) -> IpAddr {
+    pub(crate) fn add(&mut self, address: IpAddr, ike_sa: IkeSaHandle) -> IpAddr {
         let network = Self::network(address);
-        self.total += 1;
-        *self.by_network.entry(network).or_default() += 1;
+        self.change(network, |here| here.push_back(ike_sa));
         network
     }
 
-    pub(crate) fn remove(&mut self, network: IpAddr) {
-        self.total = self.total.saturating_sub(1);
-        if let Some(count) = self.by_network.get_mut(&network) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.by_network.remove(&network);
-            }
+    pub(crate) fn remove(&mut self, network: IpAddr, ike_sa: IkeSaHandle) {
+        self.change(network, |here| here.retain(|other| *other != ike_sa));
+    }
+
+    fn change(&mut self, network: IpAddr, change: impl FnOnce(&mut VecDeque<IkeSaHandle>)) {
+        let here = self.by_network.entry(network).or_default();
+        let before = here.len();
+        change(here);
+        let after = here.len();
+        self.total = (self.total + after).saturating_sub(before);
+        self.by_count.remove(&(before, network));
+        if after == 0 {
+            self.by_network.remove(&network);
+        } else {
+            self.by_count.insert((after, network));
         }
     }
 
@@ -155,10 +166,21 @@ impl HalfOpen {
         self.total
     }
 
-    /// Is there no room for one more? One network gets a tenth, but enough for many peers behind one NAT.
+    fn here(&self, address: IpAddr) -> usize {
+        self.by_network.get(&Self::network(address)).map_or(0, VecDeque::len)
+    }
+
+    /// Has this network all that one may have? That is a tenth, but enough for many peers behind one NAT.
     pub(crate) fn is_full(&self, limit: usize, address: IpAddr) -> bool {
-        let here = self.by_network.get(&Self::network(address)).copied().unwrap_or(0);
-        self.total >= limit || here >= (limit / 10).max(64)
+        self.here(address) >= (limit / 10).max(64)
+    }
+
+    /// Which one makes room for somebody who has proved its address: the oldest of the network with the most, if that
+    /// has more than the newcomer's. However many addresses a crowd has, it pushes out its own.
+    pub(crate) fn in_the_way(&self, address: IpAddr) -> Option<IkeSaHandle> {
+        let (count, network) = self.by_count.last()?;
+        let oldest = self.by_network.get(network)?.front().copied();
+        oldest.filter(|_| *count > self.here(address))
     }
 
     fn network(address: IpAddr) -> IpAddr {
@@ -193,6 +215,7 @@ impl Shared {
             half_open: HalfOpen::default(),
             records: VecDeque::new(),
             record_limit: RateLimit::new(10, Duration::from_secs(2)),
+            failure_limit: RateLimit::new(30, Duration::from_secs(10)),
             answer_limit: RateLimit::new(10, Duration::from_secs(1)),
             requests: HashMap::new(),
             ike_spis: HashMap::new(),
@@ -229,14 +252,24 @@ impl Shared {
         allowed
     }
 
-    /// Keeps a record, and tells the operator in one line. `limited` is for what a stranger can cause at will.
-    pub(crate) fn record(&mut self, record: NegotiationRecord, limited: bool) {
+    /// Keeps a record, and tells the operator in one line. `peer` is the IKE SA of a peer that is authentic; anybody
+    /// else can cause records at will, and it can failures.
+    pub(crate) fn record(&mut self, record: NegotiationRecord, peer: Option<IkeSaHandle>) {
         if record.is_success() {
             self.counters.negotiations_succeeded += 1;
         } else {
             self.counters.negotiations_failed += 1;
         }
-        if limited && !self.may_log(record.remote.ip()) {
+        let allowed = match peer {
+            None => self.may_log(record.remote.ip()),
+            Some(_) if record.is_success() => true,
+            Some(ike_sa) => {
+                let allowed = self.failure_limit.allow(self.now, ike_sa);
+                self.counters.records_suppressed += u64::from(!allowed);
+                allowed
+            }
+        };
+        if !allowed {
             return;
         }
         if record.is_success() {

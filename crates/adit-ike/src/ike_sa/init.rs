@@ -728,7 +728,7 @@ impl InitRequest<'_> {
             local_id: None,
             remote_id: None,
         });
-        cx.record(record, true);
+        cx.record(record, None);
     }
 
     fn malformed(&self, cx: &mut Shared, why: &str) {

@@ -314,8 +314,8 @@ impl Core {
         });
         let message = record.message.clone();
         // Whoever is not authenticated yet can make us write as much as it likes.
-        let stranger = !self.initiator && self.established.is_none();
-        cx.record(record, stranger);
+        let known = self.initiator || self.established.is_some();
+        cx.record(record, known.then_some(self.handle));
         message
     }
 }
@@ -390,9 +390,11 @@ impl IkeSa {
             debug!(handle = self.core.handle.0, from, to, "IKE SA");
         }
         match (self.half_open_for, next.is_half_open()) {
-            (None, true) => self.half_open_for = Some(cx.half_open.add(self.core.remote.ip())),
+            (None, true) => {
+                self.half_open_for = Some(cx.half_open.add(self.core.remote.ip(), self.core.handle))
+            }
             (Some(network), false) => {
-                cx.half_open.remove(network);
+                cx.half_open.remove(network, self.core.handle);
                 self.half_open_for = None;
             }
             _ => {}

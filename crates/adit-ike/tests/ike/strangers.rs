@@ -81,6 +81,37 @@ fn half_open_ike_sas_have_a_limit_and_an_end() {
     assert!(pair.b.gateway.ike_sas().count() <= 1, "their slots are free again");
 }
 
+/// Standards 3.3 test 35: many real addresses that bring their cookies back, each with as many SPIs as it likes.
+#[test]
+fn a_crowd_with_cookies_pushes_out_its_own() {
+    let (mut pair, first) = open_house(|b| {
+        b.settings.half_open_limit = 100;
+        b.settings.cookie_threshold = 0;
+    });
+    let with_cookie = |pair: &mut Pair, source: SocketAddr, spi: u64| {
+        let mut message = Message::decode(&first.datagram).unwrap();
+        message.header.initiator_spi = IkeSpi(spi);
+        let datagram = Message::encode(&message.header, &message.payloads);
+        pair.deliver(&Packet { source, datagram, ..first.clone() });
+        let cookie = Message::decode(&pair.sent.last().unwrap().datagram).unwrap().payloads.remove(0);
+        message.payloads.insert(0, cookie);
+        let datagram = Message::encode(&message.header, &message.payloads);
+        pair.deliver(&Packet { source, datagram, ..first.clone() });
+    };
+    for n in 0..2000 {
+        with_cookie(&mut pair, from(n % 40), u64::from(n) + 1);
+        assert!(pair.b.gateway.ike_sas().count() <= 100);
+    }
+    assert_eq!(pair.b.gateway.ike_sas().count(), 100);
+    assert!(pair.b.gateway.counters().half_open_refused > 0);
+    // Somebody real gets in, and stays until its IKE_AUTH is there, whatever they do meanwhile.
+    for n in 2000..2100 {
+        with_cookie(&mut pair, from(n % 40), u64::from(n) + 1);
+        pair.run(Duration::from_millis(1));
+    }
+    pair.assert_children(1);
+}
+
 #[test]
 fn one_network_gets_a_tenth_of_the_slots() {
     let (mut pair, first) = open_house(|b| {
