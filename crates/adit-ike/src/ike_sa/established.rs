@@ -304,8 +304,14 @@ impl Established {
             return self.start_delete(core, cx);
         }
         self.held.take_if(|until| *until <= cx.now);
-        // RFC 7296 2.8: once a successor of the IKE SA is asked for, the rest waits for it.
-        while self.closing.is_none() && self.held.is_none() && self.ike.has_room() && !self.rekeys_ike() {
+        // RFC 7296 2.8: once a successor of the IKE SA is asked for, by either side, the rest waits for it.
+        let replacing = self.pending.as_ref().is_some_and(Pending::is_ike);
+        while self.closing.is_none()
+            && self.held.is_none()
+            && !replacing
+            && self.ike.has_room()
+            && !self.rekeys_ike()
+        {
             let alone = |task: &Task| matches!(task, Task::RekeyIke(_) | Task::RekeyIkeAgain(_));
             let next = self.queue.iter().position(|task| !self.must_wait(task));
             let may_begin = |next: &usize| self.ike.is_idle() || !self.queue.get(*next).is_some_and(alone);
@@ -345,8 +351,10 @@ impl Established {
             },
             Task::RekeyChild(handle, requests) => {
                 let old = self.children.iter_mut().find(|c| c.handle == handle && c.may_be_rekeyed());
+                // The peer has no use for a second successor while its own is half-done (RFC 9370 2.2.4).
+                let half_done = self.pending.as_ref().is_some_and(|p| p.replaces(Some(handle)));
                 if let Some(old) = &old
-                    && !old.settled
+                    && (!old.settled || half_done)
                 {
                     self.later.push((cx.now + UNSETTLED, Task::RekeyChild(handle, requests)));
                     return Ok(());
@@ -381,6 +389,8 @@ impl Established {
                 }
                 (create.exchange_type(), create.payloads(), Exchange::CreateChild(create))
             }
+            // The peer was quicker.
+            Task::RekeyIke(requests) if requests.is_empty() && core.rekey_at.is_some() => return Ok(()),
             Task::RekeyIke(requests) => {
                 let Some(create) = CreateIke::new(core, cx, self.ike.our_spi(), requests) else {
                     return Ok(());

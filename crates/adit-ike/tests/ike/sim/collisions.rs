@@ -285,7 +285,6 @@ fn c11_one_deletes_a_child_the_other_rekeys_the_ike_sa() {
 
 /// Standards 5.5: the SA does not exist until the last IKE_FOLLOWUP_KE.
 #[test]
-#[ignore = "being repaired"]
 fn several_key_exchanges() {
     let with = |sides, name: &str, a: &[Command], b: &[Command]| Scenario {
         sides,
@@ -308,7 +307,6 @@ fn several_key_exchanges() {
 }
 
 #[test]
-#[ignore = "being repaired"]
 fn several_key_exchanges_the_lowest_nonce_loses() {
     let scenario = |ike: bool| {
         move |(n, (nonces, loses)): (usize, ([Nonces; 2], usize))| {
