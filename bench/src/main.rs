@@ -39,7 +39,7 @@ struct Extent {
     /// How many tunnels and connections there are, from few to many.
     #[arg(long, value_delimiter = ',', default_value = "1,1000,50000")]
     levels: Vec<usize>,
-    /// Handshakes of one measurement; they are taken down after it.
+    /// Handshakes of one measurement. `machine` takes each tunnel down at once, `peers` all of them after it.
     #[arg(long, default_value_t = 300)]
     handshakes: usize,
     /// Measurements of each subject, in turns.
