@@ -153,7 +153,7 @@ impl Established {
         core.local.set_ip(local);
         // RFC 4555 3.5: what is outstanding goes on from the new address.
         self.ike.outstanding_mut().for_each(|o| o.renew(cx.now, schedule));
-        self.ask(if core.initiator { Ask::Update } else { Ask::Announce });
+        self.ask(if core.dialled { Ask::Update } else { Ask::Announce });
         self.pump(core, cx)
     }
 
@@ -229,13 +229,13 @@ impl Established {
 
     /// What a liveness check asks beside: behind a NAT, whether it still shows us as before (RFC 4555 3.8).
     pub(super) fn liveness_payloads(&self, core: &Core, cx: &mut Shared) -> Vec<Payload> {
-        let asks = core.initiator && core.mobility.mobike && core.nat.local;
+        let asks = core.dialled && core.mobility.mobike && core.nat.local;
         asks.then(|| self.detect(core, cx)).into_iter().flatten().collect()
     }
 
     /// The answer to that.
     pub(super) fn liveness_answered(&mut self, core: &mut Core, c: &Contents<'_>) {
-        let Some(now) = seen(c).filter(|_| core.initiator && core.mobility.mobike) else { return };
+        let Some(now) = seen(c).filter(|_| core.dialled && core.mobility.mobike) else { return };
         // The first answer may come after the change already: under traffic nobody asks before something is wrong.
         if core.mobility.seen.replace(now.clone()) != Some(now) {
             debug!(handle = core.handle.0, "the NAT before us may have another mapping");
@@ -260,13 +260,13 @@ impl Established {
             answer.extend(nat_detection(core, cx, m.header(), (m.local, m.remote)));
         }
         answer.extend(c.notify(NotifyType::COOKIE2).map(|n| Payload::Notify(n.clone())));
-        let update = c.has(NotifyType::UPDATE_SA_ADDRESSES) && !core.initiator;
+        let update = c.has(NotifyType::UPDATE_SA_ADDRESSES) && !core.dialled;
         let addresses = [
             NotifyType::ADDITIONAL_IP4_ADDRESS,
             NotifyType::ADDITIONAL_IP6_ADDRESS,
             NotifyType::NO_ADDITIONAL_ADDRESSES,
         ];
-        let announced = addresses.into_iter().any(|t| c.has(t)) && core.initiator;
+        let announced = addresses.into_iter().any(|t| c.has(t)) && core.dialled;
         if !update && !announced {
             return answer;
         }

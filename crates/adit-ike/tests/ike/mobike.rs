@@ -199,18 +199,23 @@ fn the_last_change_counts() {
     assert_eq!((esp(&pair.a), esp(&pair.b)), ((ip("198.51.100.30"), ip(B)), (ip(B), ip("198.51.100.30"))));
 }
 
+/// Whoever began the first IKE SA decides, whoever made its successor (RFC 4555 1.3).
 #[test]
 fn a_rekeyed_ike_sa_moves_too() {
-    let mut pair = up(mobile());
-    let handle = pair.a.gateway.ike_sas().next().unwrap().handle;
-    let target = TerminateTarget { ike_sa: Some(handle), ..Default::default() };
-    let request = pair.a.next_request();
-    pair.a.gateway.rekey(pair.now, &target, request).unwrap();
-    pair.run(Duration::from_secs(10));
-    roam(&mut pair, ELSEWHERE);
-    pair.run(Duration::from_secs(10));
-    assert_eq!((esp(&pair.a), esp(&pair.b)), ((ip(ELSEWHERE), ip(B)), (ip(B), ip(ELSEWHERE))));
-    pair.assert_children(1);
+    for by_responder in [false, true] {
+        let mut pair = up(mobile());
+        let peer = if by_responder { &mut pair.b } else { &mut pair.a };
+        let handle = peer.gateway.ike_sas().next().unwrap().handle;
+        let target = TerminateTarget { ike_sa: Some(handle), ..Default::default() };
+        let request = peer.next_request();
+        peer.gateway.rekey(pair.now, &target, request).unwrap();
+        pair.run(Duration::from_secs(10));
+        assert_eq!(pair.a.gateway.ike_sas().next().unwrap().initiator, !by_responder, "rekeyed");
+        roam(&mut pair, ELSEWHERE);
+        pair.run(Duration::from_secs(10));
+        assert_eq!((esp(&pair.a), esp(&pair.b)), ((ip(ELSEWHERE), ip(B)), (ip(B), ip(ELSEWHERE))));
+        pair.assert_children(1);
+    }
 }
 
 /// The responder's only address changes (RFC 4555 3.6): it says so, and the initiator decides.
