@@ -350,6 +350,11 @@ impl Established {
                 }
             },
             Task::RekeyChild(handle, requests) => {
+                // The peer is about to replace it; if nothing comes of that, we do.
+                if let Some(pending) = self.pending.as_ref().filter(|p| p.replaces(Some(handle))) {
+                    self.later.push((pending.deadline(), Task::RekeyChild(handle, requests)));
+                    return Ok(());
+                }
                 let old = self.children.iter_mut().find(|c| c.handle == handle && c.may_be_rekeyed());
                 // The peer has no use for a second successor while its own is half-done (RFC 9370 2.2.4).
                 let half_done = self.pending.as_ref().is_some_and(|p| p.replaces(Some(handle)));

@@ -82,7 +82,7 @@ fn two_methods() -> (Side, Side) {
 const AT_ONCE: Duration = Duration::from_millis(500);
 
 #[test]
-fn one_forged_cookie() {
+fn adversarial_27_one_forged_cookie() {
     let mut n = 0;
     up_despite(sides(), AT_ONCE, move |packet| {
         n += 1;
@@ -91,7 +91,7 @@ fn one_forged_cookie() {
 }
 
 #[test]
-fn a_thousand_forged_cookies_for_each_request() {
+fn adversarial_27_a_thousand_forged_cookies_for_each_request() {
     let pair = up_despite(sides(), Duration::from_secs(10), |packet| {
         if is_first(packet) { (0..1000).map(|n| answer(packet, cookie(n))).collect() } else { Vec::new() }
     });
@@ -134,7 +134,7 @@ fn a_forged_cookie_and_loss() {
 }
 
 #[test]
-fn forged_wishes_for_other_methods() {
+fn adversarial_27_forged_wishes_for_other_methods() {
     for method in [KeId::ECP_256, KeId::CURVE_25519, KeId::MODP_1024, KeId(0)] {
         let pair = up_despite(two_methods(), AT_ONCE, move |packet| {
             if is_first(packet) { vec![answer(packet, wish(method))] } else { Vec::new() }
@@ -165,7 +165,7 @@ fn a_forged_wish_that_the_peer_does_not_share() {
 }
 
 #[test]
-fn everything_at_once() {
+fn adversarial_27_everything_at_once() {
     let refusals = |packet: &Packet| {
         vec![
             answer(packet, Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new())),
@@ -182,7 +182,7 @@ fn everything_at_once() {
 }
 
 #[test]
-fn forged_answers_with_keys_of_the_forger() {
+fn adversarial_27_forged_answers_with_keys_of_the_forger() {
     for count in [1, 2, 5] {
         let pair = up_despite(sides(), Duration::from_secs(2 * count + 1), move |packet| {
             if packet.is(ExchangeType::IKE_SA_INIT, true) {

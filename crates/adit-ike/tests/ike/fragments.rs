@@ -97,7 +97,7 @@ fn an_unasked_notify_means_nothing() {
 }
 
 #[test]
-fn lost_repeated_and_reordered_fragments_arrive() {
+fn adversarial_32_lost_repeated_and_reordered_fragments_arrive() {
     for seed in 1..20_usize {
         let mut pair = Pair::seeded(narrow(150), 1000 + u64::try_from(seed).unwrap());
         let mut held: Vec<Packet> = Vec::new();
@@ -190,7 +190,7 @@ fn forged(packet: &Packet) -> Packet {
 }
 
 #[test]
-fn only_authentic_fragments_count() {
+fn adversarial_31_only_authentic_fragments_count() {
     let mut c = Cutter::new(sides());
     let (two, three) = (c.cut(0, 300, 2), c.cut(0, 300, 3));
     assert_eq!(c.deliver(&[&forged(&two[0]), &forged(&two[1]), &two[0]]), 0);
@@ -201,7 +201,7 @@ fn only_authentic_fragments_count() {
 }
 
 #[test]
-fn smaller_pieces_start_over_and_larger_ones_are_late() {
+fn adversarial_32_smaller_pieces_start_over_and_larger_ones_are_late() {
     let mut c = Cutter::new(sides());
     let (two, three) = (c.cut(0, 300, 2), c.cut(0, 300, 3));
     assert_eq!(c.deliver(&[&two[0], &three[2], &two[1], &two[0], &three[0]]), 0);
@@ -228,7 +228,7 @@ fn a_repeated_request_is_answered_on_its_first_fragment() {
 }
 
 #[test]
-fn fragments_that_nobody_agreed_on_are_dropped() {
+fn adversarial_33_fragments_that_nobody_agreed_on_are_dropped() {
     let mut sides = sides();
     sides.0.connection().fragmentation = Fragmentation::No;
     let mut c = Cutter::new(sides);
@@ -247,7 +247,7 @@ fn fragments_that_nobody_agreed_on_are_dropped() {
 }
 
 #[test]
-fn what_is_gathered_has_bounds() {
+fn adversarial_31_32_what_is_gathered_has_bounds() {
     let mut c = Cutter::new(sides());
     let ignored = |c: &Cutter| c.pair.a.gateway.counters().ignored;
     // More fragments than any message needs: not even decrypted.

@@ -94,7 +94,7 @@ fn first_response() {
 }
 
 #[test]
-fn authentication_request() {
+fn adversarial_18_authentication_request() {
     for suite in suites() {
         let mut pair = Pair::new(suite);
         let request = pair.up();
@@ -115,7 +115,7 @@ fn authentication_request() {
 }
 
 #[test]
-fn authentication_response() {
+fn adversarial_18_authentication_response() {
     for suite in suites() {
         let mut pair = Pair::new(suite);
         let request = pair.up();
@@ -137,7 +137,7 @@ fn authentication_response() {
 
 /// All four messages of an established IKE SA's exchanges, to both sides, before and after the real ones.
 #[test]
-fn an_established_tunnel_is_unharmed() {
+fn adversarial_18_an_established_tunnel_is_unharmed() {
     for (mut a, mut b) in suites() {
         a.connection().children.push(child("more", "10.11.0.0/16", "10.12.0.0/16"));
         b.connection().children.push(child("more", "10.12.0.0/16", "10.11.0.0/16"));

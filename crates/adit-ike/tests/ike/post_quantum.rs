@@ -308,7 +308,7 @@ fn an_altered_ciphertext_shows_in_the_next_message() {
 
 /// Standards 3.3 test 53: who can break the first key exchange and alters IKE_INTERMEDIATE is found out by IKE_AUTH.
 #[test]
-fn altered_messages_fail_authentication() {
+fn adversarial_53_altered_messages_fail_authentication() {
     for response in [false, true] {
         let mut pair = Pair::new(both(HYBRID));
         pair.link =

@@ -158,7 +158,7 @@ fn without_a_common_key() {
 
 /// Standards 3.3 test 52: a mandatory key that somebody takes out of IKE_SA_INIT is missed.
 #[test]
-fn a_mandatory_key_cannot_be_stripped() {
+fn adversarial_52_a_mandatory_key_cannot_be_stripped() {
     for required in [[true, false], [false, true], [true, true]] {
         for from in [&[false][..], &[true], &[false, true]] {
             let mut pair = Pair::new(with_ppk(required));
@@ -219,7 +219,7 @@ fn the_fallback_is_verified() {
 
 /// `post_quantum = required`: ML-KEM or a key, and nothing else.
 #[test]
-fn post_quantum_can_be_required() {
+fn adversarial_51_post_quantum_can_be_required() {
     let hybrid = "aes256gcm16-prfsha384-x25519-ke1_mlkem768";
     let either = "aes256gcm16-prfsha384-x25519, aes256gcm16-prfsha384-x25519-ke1_mlkem768";
     let classical = "aes256gcm16-prfsha384-x25519";
@@ -284,7 +284,7 @@ fn both_messages_are_signed_if_both_sides_say_so() {
 
 /// Standards 3.3 test 51: whatever is taken out of IKE_SA_INIT, authentication fails, or the policy does.
 #[test]
-fn a_downgrade_fails_authentication() {
+fn adversarial_51_a_downgrade_fails_authentication() {
     let both: &[&[bool]] = &[&[false], &[true], &[false, true]];
     for stripped in [
         NotifyType::IKE_SA_INIT_FULL_TRANSCRIPT_AUTH,

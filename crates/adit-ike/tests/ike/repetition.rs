@@ -95,7 +95,7 @@ fn requests_are_repeated_on_schedule_and_given_up() {
 }
 
 #[test]
-fn a_repeated_request_gets_the_same_response_a_hundred_times() {
+fn adversarial_23_a_repeated_request_gets_the_same_response_a_hundred_times() {
     let mut pair = Pair::established(sides());
     let sent = pair.sent.clone();
     let (auth, response) = (sent[2].clone(), sent[3].clone());
@@ -111,7 +111,7 @@ fn a_repeated_request_gets_the_same_response_a_hundred_times() {
 }
 
 #[test]
-fn a_changed_request_with_the_same_id_is_no_repetition() {
+fn adversarial_23_a_changed_request_with_the_same_id_is_no_repetition() {
     let mut pair = Pair::established(sides());
     let mut auth = pair.sent[2].clone();
     for i in 28..auth.datagram.len() {
@@ -213,7 +213,7 @@ fn a_restarted_peer_takes_the_place_of_its_old_self() {
 
 /// INITIAL_CONTACT concerns SAs of exactly the same two identities.
 #[test]
-fn initial_contact_leaves_others_alone() {
+fn adversarial_29_initial_contact_leaves_others_alone() {
     let (a, mut b) = sides();
     b.connection().remote_addrs = Vec::new();
     b.connection().remote_id = "*.example".parse().unwrap();

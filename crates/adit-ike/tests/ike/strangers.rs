@@ -28,7 +28,7 @@ pub(crate) fn from(n: u32) -> SocketAddr {
 }
 
 #[test]
-fn a_flood_gets_cookies_and_no_memory() {
+fn adversarial_34_a_flood_gets_cookies_and_no_memory() {
     let (mut pair, first) = open_house(|_| {});
     for n in 0..5000 {
         pair.deliver(&Packet { source: from(n), ..first.clone() });
@@ -113,7 +113,7 @@ fn a_crowd_with_cookies_pushes_out_its_own() {
 }
 
 #[test]
-fn one_network_gets_a_tenth_of_the_slots() {
+fn adversarial_35_one_network_gets_a_tenth_of_the_slots() {
     let (mut pair, first) = open_house(|b| {
         b.connection().local_addrs = Vec::new();
         b.settings.half_open_limit = 1000;
@@ -221,7 +221,7 @@ fn requests_for_unknown_spis_are_told_so_a_few_times() {
 }
 
 #[test]
-fn other_versions_are_told_ours_a_few_times() {
+fn adversarial_06_other_versions_are_told_ours_a_few_times() {
     let mut pair = Pair::new(sides());
     for version in [0, 1, 3, 15] {
         for _ in 0..100 {
@@ -236,7 +236,7 @@ fn other_versions_are_told_ours_a_few_times() {
 
 /// A minor version and reserved bits mean nothing (RFC 7296 2.5, 3.1).
 #[test]
-fn a_higher_minor_version_is_welcome() {
+fn adversarial_06_a_higher_minor_version_is_welcome() {
     let (mut pair, first) = open_house(|_| {});
     let mut request = first;
     request.datagram[17] = 0x2f;
@@ -248,7 +248,7 @@ fn a_higher_minor_version_is_welcome() {
 }
 
 #[test]
-fn first_requests_that_cannot_be_are_dropped() {
+fn adversarial_08_first_requests_that_cannot_be_are_dropped() {
     let (mut pair, first) = open_house(|_| {});
     let change = |f: fn(&mut Header)| {
         let mut message = Message::decode(&first.datagram).unwrap();
@@ -270,7 +270,7 @@ fn first_requests_that_cannot_be_are_dropped() {
 
 /// Standards 3.3 tests 11 and 12: public values and nonces that must not be used.
 #[test]
-fn bad_public_values_and_nonces_leave_no_state() {
+fn adversarial_11_12_bad_public_values_and_nonces_leave_no_state() {
     use adit_wire::ikev2::{KeId, KeyExchange, Nonce, Payload};
     let mut tried = 0;
     for (ike, method, length) in [

@@ -64,7 +64,7 @@ fn active(peer: &Peer) -> Vec<bool> {
 }
 
 #[test]
-fn never_neither_says_nor_heeds_initial_contact() {
+fn adversarial_29_never_neither_says_nor_heeds_initial_contact() {
     for (ours, theirs, said, left) in [
         (Unique::Never, Unique::No, false, 2),
         (Unique::No, Unique::Never, true, 2),

@@ -9,7 +9,7 @@ use adit_ike::proposal;
 use super::{Command, Nonces, Scenario, quick_sides, run};
 use crate::pair::{Side, child};
 
-use Command::{Down, DownChild, ExpireChild, RekeyChild, RekeyIke, Up, UpChild};
+use Command::{Down, DownChild, ExpireChild, Reauthenticate, RekeyChild, RekeyIke, Up, UpChild};
 
 const NET: Command = RekeyChild("net");
 
@@ -324,6 +324,20 @@ fn several_key_exchanges_the_lowest_nonce_loses() {
     };
     let all = [scenario(false), scenario(true)];
     run(all.iter().flat_map(|one| LOWEST.into_iter().enumerate().map(one)).collect());
+}
+
+/// Standards 5.7, and K8 where the old IKE SA is rekeyed or used meanwhile.
+#[test]
+fn k8_reauthentication() {
+    let anew = Reauthenticate;
+    let scenario = |name, a: &[Command], b: &[Command]| Scenario { faults: 1, ..Scenario::new(name, a, b) };
+    run(vec![
+        scenario("5.7", &[anew], &[]),
+        far(scenario("5.7", &[anew], &[])),
+        scenario("K8 child", &[anew], &[NET]),
+        scenario("K8 IKE SA", &[anew], &[RekeyIke]),
+        scenario("K8 and the end", &[anew], &[Down]).lossy(None, None),
+    ]);
 }
 
 #[test]

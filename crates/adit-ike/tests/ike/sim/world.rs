@@ -48,6 +48,8 @@ pub(crate) enum Command {
     RekeyChild(&'static str),
     /// Rekey the IKE SA.
     RekeyIke,
+    /// Authenticate anew, and replace the IKE SA by that.
+    Reauthenticate,
     /// The child that carries what is sent may carry no more.
     ExpireChild(&'static str),
     /// Delete the children of a name.
@@ -144,10 +146,15 @@ impl End {
                     self.gateway.child_expiring(now, handle);
                 }
             }
-            Command::RekeyIke => {
+            Command::RekeyIke | Command::Reauthenticate => {
                 let request = self.next_request();
                 let target = TerminateTarget { connection, ..Default::default() };
-                if self.gateway.rekey(now, &target, request).is_err() {
+                let begun = if command == Command::RekeyIke {
+                    self.gateway.rekey(now, &target, request)
+                } else {
+                    self.gateway.reauthenticate(now, &target, request)
+                };
+                if begun.is_err() {
                     self.requests -= 1;
                 }
             }
