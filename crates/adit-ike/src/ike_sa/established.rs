@@ -327,12 +327,16 @@ impl Established {
         State::Established(self)
     }
 
-    /// Whoever wants a child gone wants its successor gone, which is known when the peer has answered.
+    /// Whoever wants a child gone wants its successor gone, which is known when the peer has answered. And what the
+    /// peer is about to replace is no place to ask anything new (RFC 7296 2.8).
     fn must_wait(&self, task: &Task) -> bool {
-        let Task::Delete(deletion) = task else { return false };
-        self.ike.exchanges().any(|exchange| {
-            matches!(exchange, Exchange::CreateChild(c) if c.replaced().is_some_and(|old| deletion.ends(old)))
-        })
+        let replaces = |exchange: &Exchange, deletion: &Deletion| matches!(exchange, Exchange::CreateChild(c) if c.replaced().is_some_and(|old| deletion.ends(old)));
+        match task {
+            Task::RekeyIkeAgain(_) => false,
+            _ if self.pending.as_ref().is_some_and(Pending::is_ike) => true,
+            Task::Delete(deletion) => self.ike.exchanges().any(|exchange| replaces(exchange, deletion)),
+            _ => false,
+        }
     }
 
     /// Sends the request of one task, unless nothing is left to ask.
