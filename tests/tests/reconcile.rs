@@ -96,9 +96,14 @@ fn a_reload_loses_no_packet_of_what_it_does_not_change() -> Result<()> {
         ensure!(bad.status.code() == Some(3) && told.matches("error: ").count() == 2, "{told}");
         ensure!(spi(&a, "net")? == Some(again.clone()), "a bad file changed something");
 
-        // The same by a signal: the whole first connection.
+        // What takes effect without a new SA touches none.
         change(&a, "replay_window = x\n mode = y", "replay_window = 64")?;
         change(&a, "dpd_delay = 1s", "dpd_delay = 2s")?;
+        ensure!(reload(&a)?.contains("1 changed (gw)"), "{}", a.log());
+        ensure!(spi(&a, "net")? == Some(again.clone()), "liveness checks need no new SA");
+
+        // The same by a signal: the whole first connection.
+        change(&a, "dpd_delay = 2s", "childless = never")?;
         a.process().signal(Signal::HUP)?;
         eventually(
             "a third SA of the first child",

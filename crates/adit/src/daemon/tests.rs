@@ -464,7 +464,11 @@ fn a_reload_in_mid_handshake_lets_it_end() {
     // If the connection has changed meanwhile, it begins again instead.
     let (mut a, mut b) = pair(now, SECRET);
     a.turn(now);
-    reload(&mut a, now, &text("1", "2", SECRET, "start_action = start").replace("10s", "20s"));
+    reload(
+        &mut a,
+        now,
+        &text("1", "2", SECRET, "start_action = start").replace("dpd_delay = 10s", "childless = never"),
+    );
     talk(now, &mut a, &mut b);
     assert_eq!((a.installs().len(), a.removed().len()), (1, 0));
     assert_eq!(a.daemon.gateway.ike_sas().count(), 1);
