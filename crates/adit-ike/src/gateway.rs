@@ -371,10 +371,10 @@ impl Gateway {
             && header.initiator_spi != IkeSpi::ZERO
             && header.responder_spi != IkeSpi::ZERO
             && m.message.encrypted.is_some();
-        if plausible && self.shared.may_answer(m.remote.ip()) {
-            let reply = InitRequest::stateless_header(&header);
-            let notify = Payload::Notify(Notify::new(NotifyType::INVALID_IKE_SPI, Vec::new()));
-            self.shared.transmit(m.local, m.remote, Message::encode(&reply, &[notify]));
+        let notify = Payload::Notify(Notify::new(NotifyType::INVALID_IKE_SPI, Vec::new()));
+        let reply = Message::encode(&InitRequest::stateless_header(&header), &[notify]);
+        if plausible && reply.len() <= m.datagram.len() && self.shared.may_answer(m.remote.ip()) {
+            self.shared.transmit(m.local, m.remote, reply);
         }
         debug!(remote = %m.remote, exchange = %header.exchange, "no such IKE SA");
         false

@@ -10,6 +10,7 @@ use adit_wire::ikev2::{
     KeId, Notify, NotifyType, Payload, Proposal, SecurityAssociation, Spi, TrafficSelectors,
 };
 
+use super::established::retry_at;
 use super::mobike::EspPath;
 use super::secured::Secured;
 use super::{Contents, Core};
@@ -68,12 +69,14 @@ pub(crate) struct ChildSa {
     pub(super) phase: Phase,
     /// What the peer has made to replace it; it takes over with its first packet, or when the peer deletes this one.
     pub(super) successor: Option<ChildHandle>,
-    /// It lost a collision of rekeyings: nobody was told of it.
+    /// It lost a collision of rekeyings.
     pub(super) redundant: bool,
+    /// Was anybody told of it? Of what stands by only once it takes over.
+    pub(super) told: bool,
     /// Does the peer know of it? Of the successor that we made by a response only once the peer shows that it has that.
     pub(super) settled: bool,
     /// It sends nothing any more.
-    retired: bool,
+    pub(super) retired: bool,
     pub(super) rekey_at: Option<Instant>,
     pub(super) expires_at: Option<Instant>,
     /// The requests it was made for.
@@ -160,7 +163,7 @@ impl ChildSa {
                 cx.drain(core.handle, self.handle, self.inbound_spi);
             }
         }
-        if let Some(reason) = reason.filter(|_| !self.redundant) {
+        if let Some(reason) = reason.filter(|_| self.told && !self.redundant) {
             let ike_sa = core.view(IkeSaState::Established, &[]);
             cx.event(Event::ChildDown(ike_sa, self.view(), reason));
         }
@@ -169,6 +172,12 @@ impl ChildSa {
     /// Is it the successor of `old`, and fit to take over?
     pub(super) fn succeeds(&self, old: &Self) -> bool {
         old.successor == Some(self.handle) && !self.redundant && !self.retired
+    }
+
+    /// What was to replace it is gone without having taken over.
+    pub(super) fn go_on(&mut self, cx: &mut Shared) {
+        self.successor = None;
+        self.rekey_at = Some(retry_at(cx)).filter(|_| !self.config.limits.time.soft.is_zero());
     }
 
     /// May its successor be negotiated?
@@ -441,6 +450,7 @@ impl Agreed {
             phase: Phase::Installed,
             successor: None,
             redundant: false,
+            told: install != Install::Standby,
             settled: install != Install::Standby || initiator,
             retired: false,
             rekey_at,

@@ -8,7 +8,7 @@ use adit_wire::ikev2::{
     ExchangeType, KeId, KeyExchange, Nonce, Notify, NotifyType, Payload, ProtocolId, Spi,
 };
 
-use super::child::{self, Agreed, Install, Nonces, Offer, Phase};
+use super::child::{self, Agreed, Install, Nonces, Offer};
 use super::established::{Established, Handled};
 use super::followup::{Awaited, Followup, Half, Step};
 use super::init::NONCE_LEN;
@@ -431,10 +431,7 @@ impl Established {
                     return Handled::Respond(vec![Payload::Notify(unknown)]);
                 };
                 // RFC 9370 2.2.4: nor while the additional key exchanges of our own successor are under way.
-                if matches!(old.phase, Phase::Rekeyed | Phase::Deleting)
-                    || old.successor.is_some()
-                    || self.follows_up(old.handle)
-                {
+                if !old.is_live() || old.successor.is_some() || self.follows_up(old.handle) {
                     return Handled::refuse(NotifyType::TEMPORARY_FAILURE);
                 }
                 Some(old)

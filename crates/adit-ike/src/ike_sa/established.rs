@@ -24,7 +24,7 @@ use super::{
     AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, Refused, State, Wanted,
     keep_nat_open,
 };
-use crate::output::{ChildHandle, DownReason, Event, IkeSaState, Output, RequestId};
+use crate::output::{ChildHandle, ChildSaView, DownReason, Event, IkeSaState, Output, RequestId};
 use crate::shared::Shared;
 
 /// Least time between two liveness checks that strangers can cause (RFC 7296 2.21.4).
@@ -330,7 +330,7 @@ impl Established {
     /// Whoever wants a child gone wants its successor gone, which is known when the peer has answered. And what the
     /// peer is about to replace is no place to ask anything new (RFC 7296 2.8).
     fn must_wait(&self, task: &Task) -> bool {
-        let replaces = |exchange: &Exchange, deletion: &Deletion| matches!(exchange, Exchange::CreateChild(c) if c.replaced().is_some_and(|old| deletion.ends(old)));
+        let replaces = |exchange: &Exchange, deletion: &Deletion| matches!(exchange, Exchange::CreateChild(c) if c.replaced().is_some_and(|old| deletion.concerns(old)));
         match task {
             Task::RekeyIkeAgain(_) => false,
             _ if self.pending.as_ref().is_some_and(Pending::is_ike) => true,
@@ -392,7 +392,8 @@ impl Established {
                         .iter()
                         .any(|c| c.handle == handle && (c.successor.is_none() || create.is_following_up()))
                 {
-                    create.abandon(cx, "the peer has replaced or deleted the child");
+                    let failure = "the peer has replaced or deleted the child";
+                    self.abandon(core, cx, Exchange::CreateChild(create), failure);
                     self.not_rekeying(handle, None);
                     return Ok(());
                 }
@@ -481,7 +482,9 @@ impl Established {
                         cx.finish_part(request, Err(failure));
                     }
                 }
-                Task::CreateChildAgain(create) => create.abandon(cx, failure),
+                Task::CreateChildAgain(create) => {
+                    self.abandon(core, cx, Exchange::CreateChild(create), failure);
+                }
                 Task::RekeyIkeAgain(create) => create.abandon(core, cx, failure),
                 // With the IKE SA all children go.
                 Task::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
@@ -614,24 +617,36 @@ impl Established {
     /// A hard limit is reached: it sends nothing more (RFC 4301 4.4.2.1), and goes. What the peer has made to replace it
     /// takes over.
     fn expire(&mut self, core: &Core, cx: &mut Shared, handle: ChildHandle) {
-        let Some(old) = self.children.iter().find(|c| c.handle == handle) else { return };
+        let lasts = |c: &ChildSa| !c.retired && !matches!(c.phase, Phase::Rekeyed | Phase::Deleting);
+        let Some(old) = self.children.iter().find(|c| c.handle == handle && lasts(c)) else { return };
         let view = old.view();
         info!("connection \"{}\", child \"{}\": its hard limit is reached", core.connection.name, view.name);
-        let new = self.children.iter().find(|c| c.succeeds(old)).map(ChildSa::view);
-        let deletion = match new {
+        let new = self.children.iter().find(|c| c.succeeds(old)).map(|c| c.handle);
+        let replaced = new.and_then(|new| self.take_over(new));
+        let deletion = match replaced {
             Some(new) => {
-                cx.outputs.push_back(Output::SwitchChild(new.handle));
                 let ike_sa = core.view(IkeSaState::Established, &[]);
+                cx.outputs.push_back(Output::SwitchChild(new.handle));
                 cx.event(Event::ChildRekeyed { ike_sa, old: view, new });
                 Deletion::of_replaced(handle)
             }
             None => Deletion::of_children(&[handle], Vec::new(), DownReason::Expired),
         };
         if let Some(old) = self.children.iter_mut().find(|c| c.handle == handle) {
+            if new.is_some() {
+                (old.phase, old.successor) = (Phase::Rekeyed, None);
+            }
             old.hand_over(cx);
             old.retire(cx);
         }
         self.queue.push_back(Task::Delete(deletion));
+    }
+
+    /// What stood by is in use from now on.
+    fn take_over(&mut self, new: ChildHandle) -> Option<ChildSaView> {
+        let new = self.children.iter_mut().find(|c| c.handle == new)?;
+        new.told = true;
+        Some(new.view())
     }
 
     /// An authentic packet arrived on a child: its peer knows of it.
@@ -838,7 +853,9 @@ impl Established {
     }
 
     fn child_answered(&mut self, core: &mut Core, cx: &mut Shared, create: CreateChild, c: &Contents<'_>) {
-        let deleted_early = std::mem::take(&mut self.deleted_early);
+        let creating = self.ike.exchanges().any(|e| matches!(e, Exchange::CreateChild(_)));
+        let deleted_early =
+            if creating { self.deleted_early.clone() } else { std::mem::take(&mut self.deleted_early) };
         self.count_forgotten(cx, c);
         let taken: Vec<Spi> = self.children.iter().map(|c| c.outbound_spi).collect();
         match create.answered(core, cx, &self.ike.secured, c, (&deleted_early, &taken)) {
@@ -1030,10 +1047,10 @@ impl Established {
     pub(super) fn deleted_by_peer(&mut self, core: &Core, cx: &mut Shared, old: ChildSa) {
         let ike_sa = || core.view(IkeSaState::Established, &[]);
         // RFC 7296 2.8: its successor, if the peer made one, is in use from now on.
-        let successor = self.children.iter().find(|c| c.succeeds(&old));
-        if let Some(new) = successor {
+        let successor = self.children.iter().find(|c| c.succeeds(&old)).map(|c| c.handle);
+        if let Some(new) = successor.and_then(|new| self.take_over(new)) {
             cx.outputs.push_back(Output::SwitchChild(new.handle));
-            cx.event(Event::ChildRekeyed { ike_sa: ike_sa(), old: old.view(), new: new.view() });
+            cx.event(Event::ChildRekeyed { ike_sa: ike_sa(), old: old.view(), new });
             return old.leave(core, cx, None);
         }
         // Our own request for its successor may be answered yet.
@@ -1049,7 +1066,7 @@ impl Established {
         let replaced = self.children.iter_mut().find(|c| c.successor == Some(old.handle));
         let quiet = replaced.is_some() || old.phase == Phase::Rekeyed;
         if let Some(replaced) = replaced {
-            replaced.successor = None;
+            replaced.go_on(cx);
         }
         old.leave(core, cx, (!quiet).then_some(DownReason::DeletedByPeer));
     }

@@ -11,10 +11,10 @@ use adit_wire::ikev2::{IkeSpi, KeId, Notify, NotifyType, Payload};
 use tracing::debug;
 
 use super::additional;
-use super::child::{Agreed, Install, Nonces, Phase};
+use super::child::{Agreed, Install, Nonces};
 use super::create_child::lowest;
 use super::established::{Established, Handled};
-use super::{ChildSa, Contents, Core};
+use super::{Contents, Core};
 use crate::output::{Blame, ChildHandle, OutcomeCode, Stage};
 use crate::record::Outcome;
 use crate::shared::Shared;
@@ -206,10 +206,9 @@ impl Established {
 
     /// May what is half-done still come to be?
     fn is_wanted(&self, half: &Half) -> bool {
-        let stays = |c: &ChildSa| !matches!(c.phase, Phase::Rekeyed | Phase::Deleting);
         match half {
             Half::Child(agreed, old) => {
-                old.is_none_or(|old| self.children.iter().any(|c| c.handle == old && stays(c)))
+                old.is_none_or(|old| self.children.iter().any(|c| c.handle == old && c.is_live()))
                     && self.children.iter().all(|c| c.outbound_spi != agreed.outbound_spi)
             }
             Half::Ike(..) => true,

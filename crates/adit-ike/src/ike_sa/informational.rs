@@ -55,6 +55,9 @@ impl Deletion {
         for child in children.extract_if(.., |c| self.handles.contains(&c.handle)) {
             child.leave(core, cx, self.reason);
         }
+        for child in children.iter_mut().filter(|c| c.successor.is_some_and(|new| self.concerns(new))) {
+            child.go_on(cx);
+        }
         self.done(cx);
     }
 
@@ -65,9 +68,13 @@ impl Deletion {
         }
     }
 
-    /// Is this child to be gone, and not replaced?
+    /// Is this child to be gone, and not replaced? One that has reached its limit only makes room.
     pub(super) fn ends(&self, handle: ChildHandle) -> bool {
-        self.reason.is_some() && self.handles.contains(&handle)
+        self.reason.is_some_and(|reason| reason != DownReason::Expired) && self.concerns(handle)
+    }
+
+    pub(super) fn concerns(&self, handle: ChildHandle) -> bool {
+        self.handles.contains(&handle)
     }
 
     /// Whoever wanted the old one gone wants its successor gone.
@@ -106,9 +113,10 @@ impl Established {
                     | NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD
             )
         });
+        let first = u32::try_from(core.additional_kes.len()).map_or(u32::MAX, |before| 2 + before);
         if let Some(notify) = rejected
-            && !core.initiator
-            && message_id == 2
+            && !core.dialled
+            && message_id == first
         {
             let message = format!(
                 "rejected our IKE_AUTH response ({}): compare the pre-shared keys on both sides, and whether it \

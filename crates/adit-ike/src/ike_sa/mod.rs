@@ -610,7 +610,15 @@ impl IkeSa {
         handles: &[ChildHandle],
         requests: &[RequestId],
     ) {
-        self.established(cx, |s, core, cx| s.rekey_children(core, cx, handles, requests));
+        self.step(cx, |state, core, cx| match state {
+            State::Established(s) => s.rekey_children(core, cx, handles, requests),
+            state => {
+                for request in handles.iter().flat_map(|_| requests) {
+                    cx.finish_part(*request, Err("the IKE SA is being deleted"));
+                }
+                state
+            }
+        });
     }
 
     /// An authentic packet arrived on a Child SA.

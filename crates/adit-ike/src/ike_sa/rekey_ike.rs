@@ -334,7 +334,9 @@ impl Established {
         let before = core.view(IkeSaState::Rekeyed, &[]);
         let old = std::mem::replace(&mut self.ike, ike);
         self.held = held;
-        self.others.push(Other { ike: old, role: Role::Leaving, until: cx.now + LINGER });
+        // The peer may ask for what it has made until it gives up (RFC 7296 2.1).
+        let until = held.unwrap_or(cx.now).max(cx.now + LINGER);
+        self.others.push(Other { ike: old, role: Role::Leaving, until });
         core.rekeyed(cx, &self.ike);
         let new = core.view(IkeSaState::Established, &self.children);
         cx.event(Event::IkeRekeyed { old: before, new });
@@ -527,6 +529,7 @@ impl Established {
         if tell && !collision {
             let outcome = Outcome::new(code, Stage::IkeRekey, Blame::PeerIncompatible, message.clone());
             core.record(cx, outcome.proposals(&create.proposals, &[]));
+            core.replace_before(cx, core.expires_at);
         }
         create.abandon(core, cx, &message);
         if collision {

@@ -114,7 +114,7 @@ impl Core {
         }
     }
 
-    /// The peer will not let a child live on here: a new IKE SA may be in time, if there is any limit to be in time for.
+    /// The peer will not let a child, or the IKE SA, live on here: a new IKE SA may be in time, if there is any limit to be in time for.
     pub(super) fn replace_before(&mut self, cx: &mut Shared, limit: Option<Instant>) {
         let Some(limit) = limit.filter(|_| self.dialled && self.succession.successor.is_none()) else {
             return;

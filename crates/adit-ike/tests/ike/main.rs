@@ -9,6 +9,7 @@
 
 mod adversarial;
 mod childless;
+mod crossing;
 mod exploration;
 mod followup;
 mod forgery;

@@ -336,3 +336,26 @@ fn nothing_is_lost_with_any_message() {
     }
     assert_eq!(messages, 8);
 }
+
+/// A minimal peer makes no SA more (RFC 7296 4): the IKE SA is replaced by a new one before its hard limit.
+#[test]
+fn a_peer_that_does_not_replace_ike_sas_gets_a_new_one() {
+    let (mut a, b) = sides();
+    a.connection().rekey = seconds(60, 120);
+    let mut pair = Pair::established((a, b));
+    let keys = pair.b.keys.pop().unwrap();
+    pair.link = Box::new(move |_, p| {
+        if !p.is(ExchangeType::CREATE_CHILD_SA, false) || p.header().initiator_spi != keys.initiator_spi {
+            return Fate::Deliver;
+        }
+        let id = p.header().message_id;
+        let h = header(&keys, ExchangeType::CREATE_CHILD_SA, false, true, id);
+        let datagram = seal(&keys, &h, &[notify(NotifyType::NO_ADDITIONAL_SAS)], 1000 + u64::from(id));
+        Fate::Replace(vec![Packet { source: p.destination, destination: p.source, datagram }])
+    });
+    let first = pair.a.gateway.ike_sas().next().unwrap().handle;
+    pair.run(Duration::from_secs(119));
+    let now: Vec<_> = pair.a.gateway.ike_sas().map(|sa| sa.handle).collect();
+    assert!(now.iter().any(|handle| *handle != first), "{:?}", pair.a.events);
+    assert!(pair.a.installed.values().any(|child| child.ike_sa != first && child.active));
+}
