@@ -259,6 +259,16 @@ impl Lab {
         Ok(state)
     }
 
+    /// How many datagrams a namespace has dropped because whoever should have read them was not scheduled in time and
+    /// the socket's buffer was full.
+    pub fn overflows(&self, node: Node) -> Result<u64> {
+        let text = self.run(node, "cat", &["/proc/net/snmp"])?;
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+        let (names, values) = (lines.next().context("names")?, lines.next().context("values")?);
+        let value = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RcvbufErrors");
+        Ok(value.context("no RcvbufErrors")?.1.parse()?)
+    }
+
     /// Pings the host of the other side, `count` times, five a second; fails unless every answer comes.
     pub fn ping(&self, from: Side, family: Family, count: u32) -> Result<()> {
         let count = count.to_string();

@@ -139,8 +139,11 @@ fn after_a_crash_adit_brings_up_what_it_keeps_up() -> Result<()> {
 #[test]
 fn both_sides_keep_the_tunnel_up_and_there_is_one() -> Result<()> {
     with_lab("both-start", Topology::default(), |lab| {
-        let both =
-            |side| Connection { extra: QUICK.to_owned(), child_extra: keeper().child_extra, ..plain(side) };
+        let both = |side| Connection {
+            extra: format!("{QUICK}\n unique = replace"),
+            child_extra: keeper().child_extra,
+            ..plain(side)
+        };
         // The first one's first message finds nobody, and its repetition a tunnel that the second one has made.
         let a = Adit::start(lab, Side::A, &both(Side::A))?;
         let b = Adit::start(lab, Side::B, &both(Side::B))?;

@@ -5,7 +5,7 @@
 //! `ADIT_LAB_REKEYS=1000,200`.
 
 use adit_lab::adit::Adit;
-use adit_lab::lab::{Family, Lab, SIDES, Side, Topology, with_lab};
+use adit_lab::lab::{Family, Lab, Node, SIDES, Side, Topology, with_lab};
 use adit_lab::peer::{Connection, Peer, Rekey, equal_counters};
 use adit_lab::process::{eventually, tell};
 use adit_lab::strongswan::{Options, Release, StrongSwan};
@@ -114,9 +114,16 @@ fn run(lab: &Lab, ours: &dyn Peer, strongswan: &StrongSwan) -> Result<()> {
     let report = format!("{done:?} rekeys of child and IKE SA in {:?}", start.elapsed());
     tell(&report);
     // What is under way comes to its end, and the two agree in what there is.
-    for passage in stream.stop()? {
+    let passages = stream.stop()?;
+    let overflows = [lab.overflows(Node::GatewayA)?, lab.overflows(Node::GatewayB)?];
+    tell(&format!(
+        "full socket buffers have dropped {overflows:?}: anything but 0 means that the machine is too busy"
+    ));
+    for passage in passages {
         tell(&format!("{passage:?}"));
-        passage.ensure_perfect().context(report.clone())?;
+        passage.ensure_perfect().with_context(|| {
+            format!("{report}; {overflows:?} were dropped by full buffers of the gateways")
+        })?;
     }
     eventually("one child and the same at both sides", Duration::from_secs(20), || {
         Ok(equal_counters(ours, strongswan).ok())
