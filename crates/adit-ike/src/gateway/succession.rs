@@ -82,6 +82,7 @@ impl Gateway {
                         self.bound_peer(new);
                         self.make_unique(new);
                         self.settle_crossing(new);
+                        self.give_up_dialling(new);
                     }
                     Effect::Reauthenticate(old) => self.dial_successor(old, &[]),
                     Effect::Redundant(handle) => self.drop_redundant(handle),
@@ -153,6 +154,23 @@ impl Gateway {
                 let at = self.shared.now + wait;
                 self.with(handle, |sa, _| sa.core.succession.redundant_at = Some(at));
             }
+        }
+    }
+
+    /// The peer was quicker: an attempt of ours for the same children that it has not answered is needless.
+    fn give_up_dialling(&mut self, new: IkeSaHandle) {
+        let Some(sa) = self.ike_sas.get(&new).filter(|sa| !sa.core.dialled) else { return };
+        let (up, remote) = (live_names(sa), sa.core.remote.ip());
+        let Some(handles) = self.by_connection.get(&sa.core.connection.name) else { return };
+        let needless = |handle: &&IkeSaHandle| {
+            self.ike_sas.get(handle).is_some_and(|sa| {
+                let all_up = sa.unanswered().is_some_and(|mut wanted| wanted.all(|name| up.contains(name)));
+                all_up && sa.core.remote.ip() == remote && sa.core.succession.replaces.is_none()
+            })
+        };
+        let handles: Vec<IkeSaHandle> = handles.iter().filter(needless).copied().collect();
+        for handle in handles {
+            self.with(handle, IkeSa::give_up_dialling);
         }
     }
 

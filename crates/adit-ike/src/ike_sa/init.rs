@@ -205,6 +205,21 @@ impl AwaitInitResponse {
         self.fail(core, cx, outcome)
     }
 
+    /// The names of the children it is for.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = &str> {
+        self.wanted.iter().map(|wanted| wanted.child.name.as_str())
+    }
+
+    /// What it is for is there.
+    pub(super) fn needless(self, core: &mut Core, cx: &mut Shared) -> State {
+        let requests: Vec<_> = self.wanted.into_iter().flat_map(|wanted| wanted.requests).collect();
+        cx.progress(&requests, "the peer has brought it up meanwhile");
+        for request in requests {
+            cx.finish_part(request, Ok(()));
+        }
+        core.close(cx, Vec::new(), DownReason::Replaced, "the peer dialled and was answered first")
+    }
+
     fn fail(self, core: &mut Core, cx: &mut Shared, outcome: Box<Outcome>) -> State {
         let message = core.record(cx, outcome);
         for wanted in self.wanted {

@@ -565,6 +565,22 @@ impl IkeSa {
         });
     }
 
+    /// The children of an attempt of ours that nobody has answered yet.
+    pub(crate) fn unanswered(&self) -> Option<impl Iterator<Item = &str>> {
+        match &self.state {
+            State::AwaitInitResponse(s) => Some(s.wanted()),
+            _ => None,
+        }
+    }
+
+    /// Such an attempt is needless.
+    pub(crate) fn give_up_dialling(&mut self, cx: &mut Shared) {
+        self.step(cx, |state, core, cx| match state {
+            State::AwaitInitResponse(s) => s.needless(core, cx),
+            state => state,
+        });
+    }
+
     /// Ends it because another one takes its place, or may.
     pub(crate) fn give_way(&mut self, cx: &mut Shared, reason: DownReason) {
         self.core.succession.reason = reason;

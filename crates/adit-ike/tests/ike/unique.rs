@@ -264,3 +264,23 @@ fn nonce(packet: &Packet) -> Vec<u8> {
     });
     nonce.unwrap()
 }
+
+/// Both sides dial, and the first message of one is lost: its repetition must not make a second IKE SA once the other's
+/// has brought up all it is for, whatever `unique` says.
+#[test]
+fn an_unanswered_attempt_ends_when_the_peer_was_quicker() {
+    let mut pair = Pair::new(sides());
+    pair.link = Box::new(|number, _| if number == 0 { Fate::Lose } else { Fate::Deliver });
+    let ours = pair.up();
+    pair.collect();
+    let theirs = pair.b.next_request();
+    let target = Target { connection: Some("to-a".to_owned()), ..Default::default() };
+    pair.b.gateway.initiate(pair.now, &target, theirs).unwrap();
+    pair.settle();
+    assert_eq!((pair.a.done.get(&ours), pair.b.done.get(&theirs)), (Some(&Ok(())), Some(&Ok(()))));
+    pair.run(Duration::from_secs(200));
+    pair.assert_children(1);
+    assert_eq!((pair.a.gateway.ike_sas().count(), pair.b.gateway.ike_sas().count()), (1, 1));
+    let first = pair.sent.iter().filter(|p| p.is(ExchangeType::IKE_SA_INIT, false)).count();
+    assert_eq!(first, 2, "one of each side, none repeated");
+}
