@@ -75,7 +75,7 @@ impl Comparison<'_> {
             "| tunnels | responder | handshakes/s | Adit's rate by its | CPU time of a handshake | its by Adit's |",
         );
         tell("|---|---|---|---|---|---|");
-        let mut subjects = Vec::new();
+        let (mut subjects, mut growth) = (Vec::new(), Vec::new());
         for (lab, responder) in labs.iter().zip(responders) {
             subjects.push(Subject::start(lab, *responder, self)?);
         }
@@ -86,7 +86,10 @@ impl Comparison<'_> {
                     tell(&format!("| {level} | {name} | given up with {up} | | | |"));
                 }
             }
-            subjects.retain(|subject| subject.up == *level);
+            let (there, gone): (Vec<_>, Vec<_>) =
+                subjects.into_iter().partition(|subject| subject.up == *level);
+            subjects = there;
+            growth.extend(gone.iter().flat_map(Subject::growth));
             for subject in &mut subjects {
                 subject.measured.clear();
             }
@@ -112,12 +115,9 @@ impl Comparison<'_> {
                 ));
             }
         }
+        growth.extend(subjects.iter().flat_map(Subject::growth));
         tell("\n| responder | tunnels | memory by which it grew, for each |\n|---|---|---|");
-        for subject in &subjects {
-            for (count, octets) in &subject.growth {
-                tell(&format!("| {} | {count} more | {octets:.0} octets |", subject.responder.describe()));
-            }
-        }
+        growth.iter().for_each(|line| tell(line));
         Ok(())
     }
 }
@@ -215,6 +215,14 @@ impl<'a> Subject<'a> {
         anyhow::ensure!(up == count, "{}: {up} of {count} tunnels came up", self.responder.describe());
         self.measured.push(measured);
         Ok(())
+    }
+
+    /// Rows of the table of memory.
+    fn growth(&self) -> impl Iterator<Item = String> {
+        let name = self.responder.describe();
+        self.growth
+            .iter()
+            .map(move |(count, octets)| format!("| {name} | {count} more | {octets:.0} octets |"))
     }
 
     fn load(
