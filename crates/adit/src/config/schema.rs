@@ -186,7 +186,7 @@ pub(super) static GATEWAY: Schema = Schema {
             "half_open_limit",
             Kind::Integer(64, 10_000_000),
             "10000",
-            "half-open IKE SAs above which requests are dropped; one address gets a tenth of it",
+            "half-open IKE SAs; beyond it a peer that returned a cookie takes the place of the oldest of the address with the most. One address gets a tenth of it",
         ),
         key("half_open_timeout", Kind::Time, "30s", "how long a peer may leave an IKE SA half-open"),
         key("nat_keepalive", Kind::Time, "20s", "interval of NAT keepalives (RFC 3948); 0 sends none"),
