@@ -44,7 +44,6 @@ pub(crate) struct Opened {
     /// The message without encryption, `A | P` of RFC 9242 3.3.2: from the IKE header to the generic header of the
     /// Encrypted payload, lengths adjusted, then the payloads. Fragments make no difference to it. For a message of ours
     /// [`Encrypted::without_encryption`] makes it of its first datagram and [`Message::encode_inner`].
-    #[allow(dead_code, reason = "for IKE_INTERMEDIATE, which is on its way")]
     pub(crate) octets: Vec<u8>,
     /// The datagram that makes a repetition known: the message, or its first fragment (RFC 7383 2.6.1).
     pub(crate) datagram: Vec<u8>,
