@@ -7,7 +7,7 @@
 use adit_lab::adit::{Adit, Settings};
 use adit_lab::lab::{Family, Lab, Node, Side, Topology, with_lab};
 use adit_lab::peer::{Connection, Peer};
-use adit_lab::process::{Process, eventually, run_unchecked, tell};
+use adit_lab::process::{Process, eventually, run, run_unchecked, tell};
 use adit_lab::traffic::{Passage, Stream, own_program};
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ fn a_flood_of_first_messages_keeps_nobody_out() -> Result<()> {
 fn flood(lab: &Lab, rate: u64, seconds: u64, judge: bool) -> Result<()> {
     let a = Adit::start_text(lab, Side::A, &configuration(Side::A), &Settings::default())?;
     let b = Adit::start_text(lab, Side::B, &configuration(Side::B), &Settings::default())?;
-    ensure!(up(&b, "steady")?, "the steady tunnel");
+    run(b.command().args(["up", "steady"]))?;
     // The same without the flood, to compare with.
     let calm = measure(lab, &b, Duration::from_secs(seconds.div_ceil(4)))?;
 
@@ -116,17 +116,16 @@ fn measure(lab: &Lab, b: &Adit, length: Duration) -> Result<Measure> {
     let (start, mut handshakes) = (Instant::now(), (0, 0));
     while start.elapsed() < length {
         handshakes.1 += 1;
-        if up(b, "gw")? {
+        let answer = run_unchecked(b.command().args(["up", "gw"]))?;
+        if answer.status.success() {
             handshakes.0 += 1;
             run_unchecked(b.command().args(["down", "gw"]))?;
+        } else {
+            tell(&format!("handshake {}: {}", handshakes.1, String::from_utf8_lossy(&answer.stderr)));
         }
     }
     let length = start.elapsed();
     Ok(Measure { handshakes, length, passages: stream.stop()? })
-}
-
-fn up(b: &Adit, name: &str) -> Result<bool> {
-    Ok(run_unchecked(b.command().args(["up", name]))?.status.success())
 }
 
 /// A connection that stays up, for UDP, and one that comes and goes.
