@@ -357,12 +357,13 @@ impl State {
         }
     }
 
-    /// Can a stranger make us keep it?
-    fn is_half_open(&self) -> bool {
-        matches!(
-            self,
-            Self::AwaitIntermediateRequest(_) | Self::AwaitAuthRequest(_) | Self::AwaitRepetition(_)
-        )
+    /// Can a stranger make us keep it? What ends after the peer was authenticated is no stranger's.
+    fn is_half_open(&self, core: &Core) -> bool {
+        match self {
+            Self::AwaitIntermediateRequest(_) | Self::AwaitAuthRequest(_) => true,
+            Self::AwaitRepetition(_) => core.succession.authenticated.is_none(),
+            _ => false,
+        }
     }
 }
 
@@ -389,7 +390,7 @@ impl IkeSa {
             cx.counters.transitions += 1;
             debug!(handle = self.core.handle.0, from, to, "IKE SA");
         }
-        match (self.half_open_for, next.is_half_open()) {
+        match (self.half_open_for, next.is_half_open(&self.core)) {
             (None, true) => {
                 self.half_open_for = Some(cx.half_open.add(self.core.remote.ip(), self.core.handle))
             }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use adit_ike::{OutcomeCode, proposal};
+use adit_ike::{OutcomeCode, TerminateTarget, proposal};
 use adit_wire::ikev2::{
     ExchangeType, Flags, Header, IkeSpi, Message, Notify, NotifyType, PayloadType, Version,
 };
@@ -169,6 +169,23 @@ fn failed_authentications_are_half_open_too() {
     assert_eq!(pair.b.gateway.counters().half_open_refused, 1);
     pair.run(Duration::from_secs(100));
     assert_eq!(pair.b.gateway.poll_timeout(), None, "nothing is kept");
+}
+
+/// Peers that come and go, many of them behind one NAT perhaps, are no strangers to those that come after them.
+#[test]
+fn what_was_established_and_ends_is_not_half_open() {
+    let (a, mut b) = sides();
+    b.settings.half_open_limit = 1;
+    b.settings.cookie_threshold = usize::MAX;
+    let mut pair = Pair::new((a, b));
+    for _ in 0..3 {
+        pair.up();
+        pair.settle();
+        pair.assert_children(1);
+        pair.down(&TerminateTarget { connection: Some("to-b".to_owned()), ..TerminateTarget::default() });
+        pair.settle();
+    }
+    assert_eq!(pair.b.gateway.counters().half_open_refused, 0);
 }
 
 fn stray(exchange: ExchangeType, response: bool, encrypted: bool, spi_r: IkeSpi, version: u8) -> Vec<u8> {
