@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use adit_esp::SaParameters;
+use adit_esp::tunnel::OuterPolicy;
 use adit_wire::ikev2::{Spi, TrafficSelector};
 
 use crate::path::DEFAULT_MARK;
@@ -92,6 +93,15 @@ pub struct ChildSaInstall {
     pub active: bool,
     /// What it may carry.
     pub limits: Limits,
+    /// What happens to packets beside encryption.
+    pub treatment: Treatment,
+}
+
+/// What an SA does to the packets it carries, beside protecting them. Nothing of it is negotiated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Treatment {
+    /// What outer headers take from inner packets.
+    pub outer: OuterPolicy,
 }
 
 /// How much a Child SA may carry, the larger of both directions; `None`: as much as its sequence numbers allow.

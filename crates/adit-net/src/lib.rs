@@ -42,7 +42,7 @@ use std::io;
 
 pub use backend::{
     Backend, ChildCounters, ChildId, ChildSaInstall, Limits, NetConfig, NetEvent, PolicyId, PolicySpec,
-    UdpEncap,
+    Treatment, UdpEncap,
 };
 pub use counters::{DropCause, Stats};
 pub use path::DEFAULT_MARK;

@@ -13,13 +13,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_esp::tunnel::{Ecn, OuterPolicy};
+use adit_esp::tunnel::Ecn;
 use adit_esp::{Error as SaError, InboundSa, Opened, OutboundSa, SaParameters, SealError};
 use adit_wire::ikev2::TrafficSelector;
 use adit_wire::ip;
 
 use crate::Error;
-use crate::backend::{ChildId, Limits, NetConfig, NetEvent, PolicyId, UdpEncap};
+use crate::backend::{ChildId, Limits, NetConfig, NetEvent, PolicyId, Treatment, UdpEncap};
 use crate::counters::{DropCause, SaCounts};
 use crate::path::Path;
 use crate::sockets::{Kind, Outer, Sockets};
@@ -431,7 +431,7 @@ pub(crate) struct Outbound {
     /// The peer's side, coarsely.
     destinations: Vec<Prefix>,
     transport: Transport,
-    outer: OuterPolicy,
+    treatment: Treatment,
     allowance: Allowance,
     /// The longest inner packet that fits the path, as far as it is known, and when that was last looked up.
     max_inner: usize,
@@ -495,6 +495,7 @@ impl Outbound {
         parameters: SaParameters,
         limits: Limits,
         transport: Transport,
+        treatment: Treatment,
         counts: Arc<SaCounts>,
     ) -> Result<Self, SaError> {
         let destinations = prefixes(&parameters.remote_ts);
@@ -503,7 +504,7 @@ impl Outbound {
             sa: OutboundSa::new(parameters)?,
             destinations,
             transport,
-            outer: OuterPolicy::default(),
+            treatment,
             allowance: limits.into(),
             max_inner: usize::MAX,
             learnt: None,
@@ -546,7 +547,7 @@ impl Outbound {
         } else if self.allowance.is_short(packets, bytes) || self.sa.rekey_due() {
             report.limit_soon(self.id, &self.counts);
         }
-        let tos = self.outer.fields(inner).traffic_class;
+        let tos = self.treatment.outer.fields(inner).traffic_class;
         let counts = Arc::clone(&self.counts);
         Ok(Some(Sealed {
             transport: self.transport,

@@ -121,7 +121,8 @@ impl Userspace {
 
 impl Backend for Userspace {
     fn install(&mut self, child: ChildSaInstall) -> Result<(), Error> {
-        let ChildSaInstall { id, policy, inbound, outbound, local, remote, encap, active, limits } = child;
+        let ChildSaInstall { id, policy, inbound, outbound, local, remote, encap, active, limits, treatment } =
+            child;
         let spi = inbound.spi.0;
         if self.children.contains_key(&id) {
             return Err(Error::Configuration(format!("Child SA {} is installed already", id.0)));
@@ -137,7 +138,7 @@ impl Backend for Userspace {
             policy,
             active,
             inbound: Inbound::new(id, inbound, active, limits, transport, Arc::clone(&counts)),
-            outbound: Outbound::new(id, outbound, limits, transport, Arc::clone(&counts))?,
+            outbound: Outbound::new(id, outbound, limits, transport, treatment, Arc::clone(&counts))?,
         });
         self.worker.order(|done| Command::Install(child, done))?;
         self.spis.insert(spi);

@@ -855,6 +855,7 @@ impl Daemon {
                 soft_packets: child.limits.soft_packets,
                 hard_packets: child.limits.hard_packets,
             },
+            treatment: adit_net::Treatment::default(),
         })?;
         self.installed.insert(handle, policy);
         Ok(())

@@ -22,8 +22,8 @@ use adit_net::capture::Capture;
 use adit_net::netlink::{PROTOCOL_STATIC, Route, RouteKind, TABLE_MAIN};
 use adit_net::netns::Namespace;
 use adit_net::{
-    Backend, ChildId, ChildSaInstall, DropCause, Limits, NetConfig, NetEvent, PolicyId, PolicySpec, UdpEncap,
-    Userspace,
+    Backend, ChildId, ChildSaInstall, DropCause, Limits, NetConfig, NetEvent, PolicyId, PolicySpec,
+    Treatment, UdpEncap, Userspace,
 };
 use adit_wire::ikev2::{EncrId, Spi, TrafficSelector};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -317,6 +317,7 @@ fn child(side: Side, generation: u8, v6: bool, encap: bool, policy: &PolicySpec)
         encap: encap.then_some(UdpEncap { local_port: 4500, remote_port: 4500 }),
         active: true,
         limits: Limits::default(),
+        treatment: Treatment::default(),
     }
 }
 
