@@ -85,15 +85,13 @@ pub fn open_any(data: &[u8]) {
         return;
     };
 
-    let mut packet = Vec::new();
+    let mut packet = rest.to_vec();
     let sealed = flags & 2 != 0;
     if sealed {
-        protection.lay_out_plaintext(Spi(0xc0ff_ee01), sequence, rest, &mut packet);
-        if protection.seal(sequence, &mut packet).is_err() {
+        packet = protection.lay_out_plaintext(Spi(0xc0ff_ee01), sequence, rest);
+        if protection.encrypt(sequence, &mut packet).is_err() {
             return;
         }
-    } else {
-        packet.extend_from_slice(rest);
     }
     let again = packet.clone();
 

@@ -313,14 +313,13 @@ mod tests {
         ) -> Result<Option<Vec<u8>>, Drop> {
             self.sequence += 1;
             let plaintext = [payload, padding, &[pad_len, next_header]].concat();
-            let mut packet = Vec::new();
-            self.protection.lay_out_plaintext(self.sa.spi, self.sequence, &plaintext, &mut packet);
+            let mut packet = self.protection.lay_out_plaintext(self.sa.spi, self.sequence, &plaintext);
             assert_eq!(
                 packet.len(),
                 8 + self.layout_overhead() + plaintext.len(),
                 "the test's plaintext is not whole blocks"
             );
-            self.protection.seal(self.sequence, &mut packet).unwrap();
+            self.protection.encrypt(self.sequence, &mut packet).unwrap();
             let opened = self.sa.open(&mut packet);
             let opened =
                 opened.map(|o| if let Opened::Packet(inner) = o { Some(inner.to_vec()) } else { None });

@@ -78,23 +78,49 @@ impl OutboundSa {
         })
     }
 
+    /// Seals the packet in `slot` in place. Its payload of `payload_len` bytes stands there already, at
+    /// [`Layout::payload_offset`]; everything else is written, SPI to ICV, whatever was there before.
+    ///
+    /// `slot` is as long as [`Layout::packet_len`] says. For a longer packet than `payload_len` needs, let it be as long as one
+    /// with a longer payload: what is free is filled with zeros behind the payload, which the receiver takes off (RFC 4303
+    /// 2.7). That is for tunnel mode alone, where the payload says how long it is.
+    ///
+    /// Counted as a packet is what `next_header` does not call a dummy.
+    ///
+    /// # Errors
+    /// See [`SealError`]. After [`SealError::SequenceExhausted`] the SA never seals again.
+    pub fn seal_at(&mut self, slot: &mut [u8], payload_len: usize, next_header: u8) -> Result<(), SealError> {
+        if payload_len > usize::from(u16::MAX) {
+            return Err(SealError::TooLong(payload_len));
+        }
+        // RFC 4303 3.3.3: the counter must not cycle. It counts before the packet is made, so that a failure
+        // below costs a number and never uses one twice.
+        if self.last >= self.limit {
+            return Err(SealError::SequenceExhausted);
+        }
+        self.last += 1;
+        self.protection.seal(self.spi, self.last, slot, payload_len, next_header)?;
+        if next_header != NEXT_HEADER_NONE {
+            self.counters.packets += 1;
+            self.counters.bytes += payload_len as u64;
+        }
+        Ok(())
+    }
+
     /// Seals the IP packet `inner` and appends the ESP packet, SPI to ICV, to `out`; on an error `out` is as it was.
     ///
     /// Packets of a batch can follow one another in one buffer, and outer headers can be put in front of each; a buffer
     /// that is cleared and used again is not allocated again.
     ///
     /// # Errors
-    /// See [`SealError`]. After [`SealError::SequenceExhausted`] the SA never seals again.
+    /// As [`seal_at`](Self::seal_at), and [`SealError::NotIp`].
     pub fn seal(&mut self, inner: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
         let next_header = match inner.first().map(|first| first >> 4) {
             Some(4) => NEXT_HEADER_IPV4,
             Some(6) => NEXT_HEADER_IPV6,
             _ => return Err(SealError::NotIp),
         };
-        self.seal_payload(inner, next_header, out)?;
-        self.counters.packets += 1;
-        self.counters.bytes += inner.len() as u64;
-        Ok(())
+        self.append(inner.len(), next_header, out, |payload| payload.copy_from_slice(inner))
     }
 
     /// Appends a dummy packet with `len` bytes of zeros inside, which the receiver discards once it has verified it (RFC
@@ -103,24 +129,22 @@ impl OutboundSa {
     /// # Errors
     /// As [`seal`](Self::seal).
     pub fn seal_dummy(&mut self, len: u16, out: &mut Vec<u8>) -> Result<(), SealError> {
-        self.seal_payload(&vec![0; len.into()], NEXT_HEADER_NONE, out)
+        self.append(len.into(), NEXT_HEADER_NONE, out, |_| ())
     }
 
-    fn seal_payload(&mut self, payload: &[u8], next_header: u8, out: &mut Vec<u8>) -> Result<(), SealError> {
-        if payload.len() > usize::from(u16::MAX) {
-            return Err(SealError::TooLong(payload.len()));
-        }
-        // RFC 4303 3.3.3: the counter must not cycle. It counts before the packet is made, so that a failure
-        // below costs a number and never uses one twice.
-        if self.last >= self.limit {
-            return Err(SealError::SequenceExhausted);
-        }
-        self.last += 1;
-        let start = out.len();
-        self.protection.lay_out(self.spi, self.last, payload, next_header, out);
-        let packet = out.get_mut(start..).unwrap_or_default();
-        self.protection.seal(self.last, packet).inspect_err(|_| out.truncate(start))?;
-        Ok(())
+    fn append(
+        &mut self,
+        payload_len: usize,
+        next_header: u8,
+        out: &mut Vec<u8>,
+        write: impl FnOnce(&mut [u8]),
+    ) -> Result<(), SealError> {
+        let (start, layout) = (out.len(), self.layout());
+        out.resize(start + layout.packet_len(payload_len), 0);
+        let slot = out.get_mut(start..).unwrap_or_default();
+        let payload = layout.payload_offset()..layout.payload_offset() + payload_len;
+        write(slot.get_mut(payload).unwrap_or_default());
+        self.seal_at(slot, payload_len, next_header).inspect_err(|_| out.truncate(start))
     }
 
     /// How many packets can still be sent.

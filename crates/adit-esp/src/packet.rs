@@ -48,6 +48,12 @@ impl Layout {
         (room - room % self.alignment).saturating_sub(TRAILER_LEN)
     }
 
+    /// Where the payload begins in the packet.
+    #[must_use]
+    pub fn payload_offset(&self) -> usize {
+        HEADER_LEN + self.iv_len
+    }
+
     /// Bytes of the explicit IV.
     #[must_use]
     pub fn iv_len(&self) -> usize {
@@ -58,10 +64,6 @@ impl Layout {
     #[must_use]
     pub fn icv_len(&self) -> usize {
         self.icv_len
-    }
-
-    fn padding(&self, payload: usize) -> usize {
-        (payload + TRAILER_LEN).next_multiple_of(self.alignment) - payload - TRAILER_LEN
     }
 }
 
@@ -97,47 +99,77 @@ impl PacketProtection {
         self.layout
     }
 
-    /// Appends the packet with everything in its place and still in the clear, its ICV zero.
+    /// Writes everything around the payload that stands in `packet` already, in the clear and without the ICV: SPI, sequence
+    /// number, IV, padding and trailer. `None` if that is not the length of a packet that holds `payload_len` bytes.
+    ///
+    /// What room there is beyond the least padding is filled with zeros behind the payload (RFC 4303 2.7).
     pub(crate) fn lay_out(
         &self,
         spi: Spi,
         sequence: u64,
-        payload: &[u8],
+        packet: &mut [u8],
+        payload_len: usize,
         next_header: u8,
-        out: &mut Vec<u8>,
-    ) {
-        let padding = self.layout.padding(payload.len());
-        out.reserve(self.layout.packet_len(payload.len()));
-        self.start(spi, sequence, out);
-        out.extend_from_slice(payload);
+    ) -> Option<()> {
+        let Fields { header, iv, body, .. } = self.fields(packet)?;
+        if !body.len().is_multiple_of(self.layout.alignment) {
+            return None;
+        }
+        let (rest, trailer) = body.split_last_chunk_mut::<TRAILER_LEN>()?;
+        let mut padding = rest.get_mut(payload_len..)?;
+        self.start(spi, sequence, header, iv);
+        if padding.len() >= self.layout.alignment {
+            padding.fill(0);
+            padding = &mut [];
+        }
+        *trailer = [padding.len() as u8, next_header];
         // RFC 4303 2.4: padding bytes count up from 1. There are fewer than 16 of them.
-        out.extend(1..=padding as u8);
-        out.extend_from_slice(&[padding as u8, next_header]);
-        out.resize(out.len() + self.layout.icv_len, 0);
+        for (byte, number) in padding.iter_mut().zip(1..) {
+            *byte = number;
+        }
+        Some(())
     }
 
     /// As [`lay_out`](Self::lay_out), with padding and trailer as the caller has them at the end of `plaintext`; cut to
     /// whole blocks. For tests: it makes what a faulty peer with the right key could send.
-    pub(crate) fn lay_out_plaintext(&self, spi: Spi, sequence: u64, plaintext: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn lay_out_plaintext(&self, spi: Spi, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
         let whole = plaintext.len() - plaintext.len() % self.protection.block_len();
-        self.start(spi, sequence, out);
-        out.extend(plaintext.iter().take(whole));
-        out.resize(out.len() + self.layout.icv_len, 0);
+        let mut packet = vec![0; HEADER_LEN + self.layout.iv_len];
+        packet.extend(plaintext.iter().take(whole));
+        packet.resize(packet.len() + self.layout.icv_len, 0);
+        if let Some(Fields { header, iv, .. }) = self.fields(&mut packet) {
+            self.start(spi, sequence, header, iv);
+        }
+        packet
     }
 
     /// SPI, sequence number and IV.
-    fn start(&self, spi: Spi, sequence: u64, out: &mut Vec<u8>) {
-        out.extend_from_slice(&spi.0.to_be_bytes());
+    fn start(&self, spi: Spi, sequence: u64, header: &mut [u8; HEADER_LEN], iv: &mut [u8]) {
         // RFC 4303 2.2.1: of an extended sequence number only the low half travels.
-        out.extend_from_slice(&(sequence as u32).to_be_bytes());
-        let iv_start = out.len();
-        out.resize(iv_start + self.layout.iv_len, 0);
+        *header = (u64::from(spi.0) << 32 | sequence & u64::from(u32::MAX)).to_be_bytes();
         // The sequence number never repeats under one key, and so neither does the IV made from it.
-        self.protection.next_iv(sequence, out.get_mut(iv_start..).unwrap_or_default());
+        self.protection.next_iv(sequence, iv);
+    }
+
+    /// Lays a packet out, as [`lay_out`](Self::lay_out) does, and encrypts it.
+    pub(crate) fn seal(
+        &self,
+        spi: Spi,
+        sequence: u64,
+        packet: &mut [u8],
+        payload_len: usize,
+        next_header: u8,
+    ) -> Result<(), adit_crypto::Error> {
+        let actual = packet.len();
+        if self.lay_out(spi, sequence, packet, payload_len, next_header).is_none() {
+            let expected = self.layout.packet_len(payload_len);
+            return Err(adit_crypto::Error::Length { what: "ESP packet", expected, actual });
+        }
+        self.encrypt(sequence, packet)
     }
 
     /// Encrypts a laid-out packet in place and writes its ICV.
-    pub(crate) fn seal(&self, sequence: u64, packet: &mut [u8]) -> Result<(), adit_crypto::Error> {
+    pub(crate) fn encrypt(&self, sequence: u64, packet: &mut [u8]) -> Result<(), adit_crypto::Error> {
         let (mut scratch, actual) = ([0; 12], packet.len());
         let Some(Fields { header, iv, body, icv }) = self.fields(packet) else {
             let expected = self.layout.packet_len(0);
@@ -194,8 +226,8 @@ impl PacketProtection {
 }
 
 struct Fields<'p> {
-    header: &'p [u8; HEADER_LEN],
-    iv: &'p [u8],
+    header: &'p mut [u8; HEADER_LEN],
+    iv: &'p mut [u8],
     body: &'p mut [u8],
     icv: &'p mut [u8],
 }

@@ -182,12 +182,14 @@ impl Case<'_> {
 
     /// Our packet, with the SPI and the IV of `packet`.
     fn seal(&self, packet: &[u8], payload: &[u8], next_header: u8) -> Vec<u8> {
-        let mut ours = Vec::new();
         let protection = self.protection();
-        protection.lay_out(spi(packet), self.sequence, payload, next_header, &mut ours);
-        let iv = HEADER_LEN..HEADER_LEN + protection.layout().iv_len();
+        let layout = protection.layout();
+        let mut ours = vec![0xaa; layout.packet_len(payload.len())];
+        ours[layout.payload_offset()..][..payload.len()].copy_from_slice(payload);
+        protection.lay_out(spi(packet), self.sequence, &mut ours, payload.len(), next_header).unwrap();
+        let iv = HEADER_LEN..layout.payload_offset();
         ours[iv.clone()].copy_from_slice(&packet[iv]);
-        protection.seal(self.sequence, &mut ours).unwrap();
+        protection.encrypt(self.sequence, &mut ours).unwrap();
         ours
     }
 
