@@ -7,7 +7,7 @@ use adit_wire::ikev2::{EncrId, IntegId, Spi, TrafficSelector};
 
 use crate::packet::PacketProtection;
 use crate::tunnel::Ecn;
-use crate::{Drop, InboundSa, Opened, SaParameters};
+use crate::{Drop, InboundSa, Mode, Opened, SaParameters};
 
 /// Every suite of the house, by name.
 pub const SUITES: &[(&str, EspTransforms)] = &[
@@ -51,6 +51,7 @@ pub fn parameters(transforms: EspTransforms) -> SaParameters {
     };
     SaParameters {
         spi: Spi(0xc0ff_ee01),
+        mode: Mode::Tunnel,
         transforms,
         keys: EspKeys {
             encr: key(encr_key_len(transforms.encr, transforms.key_bits)),

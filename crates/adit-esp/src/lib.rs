@@ -26,6 +26,7 @@ mod vectors;
 use adit_crypto::{EspKeys, EspTransforms};
 use adit_wire::ikev2::{Spi, TrafficSelector};
 
+pub use adit_wire::esp::Mode;
 pub use inbound::{Drop, DropCounters, InboundCounters, InboundSa, Opened};
 pub use outbound::{OutboundCounters, OutboundSa, SealError};
 pub use packet::Layout;
@@ -38,6 +39,8 @@ pub use selector::Selectors;
 pub struct SaParameters {
     /// The SPI that every packet of this direction carries.
     pub spi: Spi,
+    /// What its packets carry.
+    pub mode: Mode,
     /// Encryption, integrity, and whether sequence numbers have 64 bits.
     pub transforms: EspTransforms,
     /// The keys of this direction.

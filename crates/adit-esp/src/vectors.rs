@@ -8,7 +8,7 @@ use adit_crypto::{EspKeys, EspTransforms, Prf, Secret};
 use adit_wire::ikev2::{EncrId, IntegId, PrfId, Spi, TrafficSelector};
 
 use crate::packet::{HEADER_LEN, PacketProtection};
-use crate::{Drop, InboundSa, Opened, SaParameters};
+use crate::{Drop, InboundSa, Mode, Opened, SaParameters};
 
 #[derive(serde::Deserialize)]
 struct Mcgrew {
@@ -168,6 +168,7 @@ impl Case<'_> {
     fn parameters(&self, spi: Spi, ts: TrafficSelector) -> SaParameters {
         SaParameters {
             spi,
+            mode: Mode::Tunnel,
             transforms: self.transforms,
             keys: EspKeys { encr: Secret::new(self.key.to_vec()), integ: Secret::new(self.integ.to_vec()) },
             replay_window: 64,

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use adit_crypto::Secret;
+use adit_wire::esp::Mode;
 use adit_wire::ikev2::{Proposal, TrafficSelector};
 
 use crate::identity::{Fit, Identity, IdentityPattern};
@@ -272,6 +273,8 @@ pub struct Child {
     pub local_ts: Vec<SelectorSpec>,
     /// Remote side of the traffic to protect.
     pub remote_ts: Vec<SelectorSpec>,
+    /// `mode`: what its packets carry.
+    pub mode: Mode,
     /// Anti-replay window in packets (RFC 4303 3.4.3); 0 switches the check off.
     pub replay_window: u32,
     /// When its SAs are rekeyed, and when they are not used any more.
@@ -297,6 +300,7 @@ impl Child {
             proposals,
             local_ts,
             remote_ts,
+            mode,
             replay_window,
             limits: _,
             inactivity: _,
@@ -309,6 +313,7 @@ impl Child {
             && *proposals == other.proposals
             && *local_ts == other.local_ts
             && *remote_ts == other.remote_ts
+            && *mode == other.mode
             && *replay_window == other.replay_window
     }
 }
@@ -350,6 +355,7 @@ impl Default for Child {
             proposals: Vec::new(),
             local_ts: Vec::new(),
             remote_ts: Vec::new(),
+            mode: Mode::Tunnel,
             replay_window: 1024,
             limits: ChildLimits::default(),
             inactivity: Duration::ZERO,

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use adit_crypto::{EspKeys, EspTransforms, IkeTransforms};
+use adit_wire::esp::Mode;
 use adit_wire::ikev2::{IkeSpi, KeId, NotifyType, Proposal, Spi, TrafficSelector};
 
 use crate::identity::Identity;
@@ -92,6 +93,8 @@ pub struct InstallChild {
     pub inbound_spi: Spi,
     /// The SPI the peer chose.
     pub outbound_spi: Spi,
+    /// What its packets carry.
+    pub mode: Mode,
     /// Algorithms of both directions.
     pub transforms: EspTransforms,
     /// Keys of what arrives.
@@ -284,6 +287,8 @@ pub struct ChildSaView {
     pub inbound_spi: Spi,
     /// SPI of what we send.
     pub outbound_spi: Spi,
+    /// What its packets carry.
+    pub mode: Mode,
     /// Algorithms.
     pub transforms: EspTransforms,
     /// Key exchange method of its own (PFS), if any.

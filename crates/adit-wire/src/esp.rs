@@ -11,6 +11,16 @@ pub const NEXT_HEADER_IPV6: u8 = 41;
 /// Next header of a dummy packet, to be dropped in silence (RFC 4303 2.6).
 pub const NEXT_HEADER_NONE: u8 = 59;
 
+/// What the packets of an SA carry (RFC 4301 4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Whole IP packets, whoever sent them.
+    #[default]
+    Tunnel,
+    /// What follows the header of IP packets between the two ends themselves; the outer header is that header.
+    Transport,
+}
+
 /// The fields in the clear before the IV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EspHeader {

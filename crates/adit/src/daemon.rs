@@ -834,6 +834,7 @@ impl Daemon {
         }
         let half = |spi, keys| SaParameters {
             spi,
+            mode: child.mode,
             transforms: child.transforms,
             keys,
             replay_window: child.replay_window,

@@ -17,7 +17,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use adit_crypto::{EspKeys, EspTransforms, Secret};
-use adit_esp::{OutboundSa, SaParameters};
+use adit_esp::{Mode, OutboundSa, SaParameters};
 use adit_net::capture::Capture;
 use adit_net::netlink::{PROTOCOL_STATIC, Route, RouteKind, TABLE_MAIN};
 use adit_net::netns::Namespace;
@@ -298,6 +298,7 @@ fn networks_policy(side: Side) -> PolicySpec {
 fn child(side: Side, generation: u8, v6: bool, encap: bool, policy: &PolicySpec) -> ChildSaInstall {
     let half = |from: Side| SaParameters {
         spi: Spi(0xadad_0000 | u32::from(generation) << 8 | u32::from(from.number())),
+        mode: Mode::Tunnel,
         transforms: EspTransforms { encr: EncrId::AES_GCM_16, key_bits: Some(128), integ: None, esn: false },
         keys: EspKeys {
             encr: Secret::new([[from.number(); 10], [generation; 10]].concat()),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use adit_crypto::{EspTransforms, Secret, child_keys};
+use adit_wire::esp::Mode;
 use adit_wire::ikev2::{
     KeId, Notify, NotifyType, Payload, Proposal, SecurityAssociation, Spi, TrafficSelectors,
 };
@@ -59,6 +60,7 @@ pub(crate) struct ChildSa {
     pub(crate) config: Arc<Child>,
     pub(crate) inbound_spi: Spi,
     pub(crate) outbound_spi: Spi,
+    pub(super) mode: Mode,
     pub(super) transforms: EspTransforms,
     pub(super) ke: Option<KeId>,
     pub(super) additional_kes: Vec<KeId>,
@@ -109,6 +111,7 @@ impl ChildSa {
             },
             inbound_spi: self.inbound_spi,
             outbound_spi: self.outbound_spi,
+            mode: self.mode,
             transforms: self.transforms,
             ke: self.ke,
             additional_kes: self.additional_kes.clone(),
@@ -337,6 +340,7 @@ impl Offer {
             child: Arc::clone(&self.wanted.child),
             requests: self.wanted.requests.clone(),
             proposal: proposal.clone(),
+            mode: Mode::Tunnel,
             transforms,
             ke,
             inbound_spi: self.spi,
@@ -362,6 +366,7 @@ pub(super) struct Agreed {
     requests: Vec<RequestId>,
     /// As the responder answers it.
     pub(super) proposal: Proposal,
+    mode: Mode,
     transforms: EspTransforms,
     pub(super) ke: Option<KeId>,
     inbound_spi: Spi,
@@ -441,6 +446,7 @@ impl Agreed {
             config: self.child,
             inbound_spi: self.inbound_spi,
             outbound_spi: self.outbound_spi,
+            mode: self.mode,
             transforms: self.transforms,
             ke: self.ke,
             additional_kes: additional_kes(&self.proposal).unwrap_or_default(),
@@ -470,6 +476,7 @@ impl Agreed {
             child: child.config.name.clone(),
             inbound_spi: child.inbound_spi,
             outbound_spi: child.outbound_spi,
+            mode: child.mode,
             transforms: child.transforms,
             inbound_keys,
             outbound_keys,
@@ -592,6 +599,7 @@ pub(super) fn respond(
                 .map_or_else(|| cx.connections.child(&core.connection, child), |old| Arc::clone(&old.config)),
             requests: Vec::new(),
             proposal: choice.proposal,
+            mode: Mode::Tunnel,
             transforms,
             ke,
             inbound_spi: cx.take_inbound_spi(),

@@ -9,6 +9,7 @@ use adit_ike::config::{
     PostQuantumKey, PpkPolicy, Retransmission, SelectorSpec, SharedSecret, Unique, Volume,
 };
 use adit_ike::identity::{Identity, IdentityPattern};
+use adit_wire::esp::Mode;
 use adit_wire::ikev2::{EsnId, KeId, Proposal, TransformType};
 
 use super::check::Checked;
@@ -486,6 +487,7 @@ impl<'d> Builder<'d> {
             proposals: section.proposals("esp_proposals"),
             local_ts: section.selectors("local_ts"),
             remote_ts: section.selectors("remote_ts"),
+            mode: Mode::Tunnel,
             replay_window: section.number("replay_window"),
             limits,
             inactivity: section.time("inactivity"),

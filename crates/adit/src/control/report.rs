@@ -10,6 +10,7 @@ use adit_crypto::{EspTransforms, IkeTransforms, is_aead};
 use adit_ike::config::{Action, AddressSpec, Child, ChildLimits, Connection, SelectorSpec};
 use adit_ike::{ChildSaView, IkeSaState, IkeSaView, NegotiationRecord, Stage};
 use adit_net::ChildCounters;
+use adit_wire::esp::Mode;
 use adit_wire::ikev2::{EncrId, IntegId, KeId, TrafficSelector};
 
 use super::vici::Message;
@@ -88,7 +89,7 @@ pub fn child_sa(child: &ChildSaView, facts: &ChildFacts, now: Instant) -> Messag
     message.put_display("uniqueid", child.handle.0);
     message.put_display("reqid", facts.reqid);
     message.put_display("state", child.state);
-    message.put("mode", "TUNNEL");
+    message.put("mode", mode(child.mode));
     message.put("protocol", "ESP");
     message.put_flag("encap", child.encap);
     message.put_display("spi-in", child.inbound_spi);
@@ -184,9 +185,17 @@ pub fn connection(connection: &Connection, hosts: Option<&Hosts>) -> Message {
     message
 }
 
+/// A mode in vici's words.
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Tunnel => "TUNNEL",
+        Mode::Transport => "TRANSPORT",
+    }
+}
+
 fn configured_child(child: &Child) -> Message {
     let mut message = Message::new();
-    message.put("mode", "TUNNEL");
+    message.put("mode", mode(child.mode));
     let ChildLimits { time, bytes, packets } = child.limits;
     message.put_display("rekey_time", time.soft.as_secs());
     message.put_display("rekey_bytes", bytes.soft).put_display("rekey_packets", packets.soft);
@@ -354,6 +363,7 @@ mod tests {
             state: ChildSaState::Installed,
             inbound_spi: Spi(0xc0de),
             outbound_spi: Spi(0xbeef_0001),
+            mode: Mode::Tunnel,
             transforms: EspTransforms {
                 encr: EncrId::AES_CBC,
                 key_bits: Some(256),

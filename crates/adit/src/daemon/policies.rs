@@ -203,6 +203,7 @@ mod tests {
 
     use adit_crypto::{EspKeys, EspTransforms, Secret};
     use adit_ike::IkeSaHandle;
+    use adit_wire::esp::Mode;
     use adit_wire::ikev2::{EncrId, Spi};
 
     use adit_ike::UsageLimits;
@@ -250,6 +251,7 @@ mod tests {
             child: child.into(),
             inbound_spi: Spi(1),
             outbound_spi: Spi(2),
+            mode: Mode::Tunnel,
             transforms: EspTransforms {
                 encr: EncrId::AES_GCM_16,
                 key_bits: Some(128),

@@ -427,6 +427,8 @@ impl Wish {
 
 #[cfg(test)]
 mod tests {
+    use adit_wire::esp::Mode;
+
     use super::*;
 
     /// Entropy in the middle of its range: every wait is its nominal length.
@@ -448,6 +450,7 @@ mod tests {
             proposals: Vec::new(),
             local_ts: Vec::new(),
             remote_ts: Vec::new(),
+            mode: Mode::Tunnel,
             replay_window: 0,
             limits: adit_ike::config::ChildLimits {
                 time: adit_ike::config::Lifetime {
