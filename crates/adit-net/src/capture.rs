@@ -58,7 +58,9 @@ impl Capture {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
             result => result?,
         };
-        for (received, octets) in self.batch.messages() {
+        let (buffer, messages) = self.batch.messages();
+        for (received, place) in messages {
+            let octets = buffer.get(place).unwrap_or_default();
             let at = received.timestamp.map_or_else(SystemTime::now, |since| SystemTime::UNIX_EPOCH + since);
             each(Frame { at, outgoing: received.outgoing, octets });
         }

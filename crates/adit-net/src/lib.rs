@@ -22,15 +22,14 @@
 mod backend;
 pub mod capture;
 mod counters;
+mod engine;
 pub mod fence;
-mod held;
 pub mod netlink;
 pub mod netns;
 mod nft;
 mod path;
 mod protection;
 mod routes;
-mod sas;
 mod sockets;
 #[expect(unsafe_code, reason = "the system calls without a safe wrapper, and nothing else")]
 mod sys;

@@ -5,6 +5,7 @@
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
@@ -129,12 +130,17 @@ impl RecvBatch {
         Ok(count)
     }
 
-    /// What the last [`Self::receive`] brought.
-    pub(crate) fn messages(&mut self) -> impl Iterator<Item = (Received, &mut [u8])> {
-        self.received.iter().zip(self.buffers.chunks_exact_mut(self.slot_len)).map(|(received, slot)| {
-            let len = received.len.min(slot.len());
-            (*received, slot.split_at_mut(len).0)
-        })
+    /// What the last [`Self::receive`] brought: the buffer, and each packet's place in it.
+    pub(crate) fn messages(&mut self) -> (&mut [u8], impl Iterator<Item = (Received, Range<usize>)>) {
+        let starts = (0..).step_by(self.slot_len);
+        let places =
+            self.received.iter().zip(starts).map(|(about, start)| (*about, start..start + about.len));
+        (&mut self.buffers, places)
+    }
+
+    /// Where packets are received.
+    pub(crate) fn buffer(&self) -> &[u8] {
+        &self.buffers
     }
 }
 
@@ -420,7 +426,9 @@ mod tests {
             let mut seen = 0;
             while seen < 5 {
                 batch.receive(receiver.as_fd()).unwrap();
-                for (received, payload) in batch.messages() {
+                let (buffer, messages) = batch.messages();
+                for (received, place) in messages {
+                    let payload = &buffer[place];
                     assert_eq!(received.source, Some(from));
                     assert_eq!(received.destination, Some(to.ip()));
                     assert_eq!(received.tos, 0xb9);

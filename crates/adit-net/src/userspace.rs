@@ -21,14 +21,14 @@ use crate::backend::{
     Backend, ChildCounters, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicySpec, UdpEncap,
 };
 use crate::counters::{Clock, SaCounts, Stats, WorkerCounts};
+use crate::engine::{Inbound, NewChild, Outbound, Policies, Transport};
 use crate::fence::{Claim, Fence};
 use crate::netlink::Netlink;
 use crate::protection::{Monitor, Protection, lock};
 use crate::routes::Routes;
-use crate::sas::{Inbound, NewChild, Outbound, Transport};
 use crate::sockets::{IkeSender, Sockets};
 use crate::tun::Tun;
-use crate::worker::{Command, Policies, Wake, Worker};
+use crate::worker::{Command, Wake, Worker};
 use crate::{Error, path};
 
 /// The userspace data plane.

@@ -1,0 +1,411 @@
+//! The two halves of a Child SA: what happens to a packet once its SA is known. Each half owns its keys, its sequence numbers
+//! and what it may still carry. It reads nothing and sends nothing.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_esp::tunnel::Ecn;
+use adit_esp::{Error as SaError, InboundSa, Opened, OutboundSa, SaParameters, SealError};
+use adit_wire::ip;
+
+use super::sas::{Place, Prefix, prefixes};
+use super::trains::Trains;
+use super::{Arrival, Report};
+use crate::Error;
+use crate::backend::{ChildId, Limits, NetConfig, NetEvent, PolicyId, Treatment, UdpEncap};
+use crate::counters::{DropCause, SaCounts};
+use crate::sockets::{Kind, Sockets};
+
+/// The inbound half of a Child SA.
+pub(crate) struct Inbound {
+    id: ChildId,
+    sa: InboundSa,
+    /// Does the outbound half wait for the peer's first packet?
+    standby: bool,
+    allowance: Allowance,
+    spent: bool,
+    /// How the outbound half sends.
+    transport: Transport,
+    /// Where the peer's packets arrive and come from instead, as reported.
+    moved: Option<(SocketAddr, SocketAddr)>,
+    moved_at: Option<Instant>,
+    counts: Arc<SaCounts>,
+}
+
+/// Between two reports that the peer of one SA has moved.
+const MOVES: Duration = Duration::from_millis(250);
+
+impl Inbound {
+    pub(crate) fn new(
+        id: ChildId,
+        sa: InboundSa,
+        active: bool,
+        limits: Limits,
+        transport: Transport,
+        counts: Arc<SaCounts>,
+    ) -> Self {
+        Self {
+            id,
+            sa,
+            standby: !active,
+            allowance: limits.into(),
+            spent: false,
+            transport,
+            moved: None,
+            moved_at: None,
+            counts,
+        }
+    }
+
+    pub(crate) fn spi(&self) -> u32 {
+        self.sa.spi().0
+    }
+
+    /// The outbound half waits for the peer no longer.
+    pub(crate) fn awaits_no_packet(&mut self) {
+        self.standby = false;
+    }
+
+    pub(crate) fn relocate(&mut self, transport: Transport) {
+        self.transport = transport;
+        self.moved = None;
+    }
+
+    /// Opens a packet in place.
+    pub(crate) fn open<'p>(
+        &mut self,
+        esp: &'p mut [u8],
+        arrival: &Arrival,
+        now: Instant,
+        report: &mut Report,
+    ) -> Arrived<'p> {
+        if self.spent {
+            report.counts.dropped(DropCause::Limit);
+            return Arrived::default();
+        }
+        let before = self.sa.window().top();
+        let mut arrived = Arrived::default();
+        match self.sa.open_marked(esp, Ecn::from_traffic_class(arrival.tos)) {
+            Ok(opened) => {
+                self.counts.last_in.set(report.clock.number(now));
+                if let Opened::Packet(inner) = opened {
+                    arrived.inner = self.admits(inner.len(), report).then_some(inner);
+                }
+            }
+            Err(cause) => {
+                tracing::trace!(id = self.id.0, %cause, "ESP dropped");
+                self.counts.dropped(cause);
+                report.counts.dropped(DropCause::Refused);
+            }
+        }
+        // Only what is authentic moves the window, and what is late or replayed does not move it forward.
+        if self.sa.window().top() != before {
+            self.watch(arrival, now, report);
+            arrived.ready = self.standby.then_some(self.id);
+        }
+        arrived
+    }
+
+    /// Counts an inner packet, if the SA may carry it.
+    fn admits(&mut self, len: usize, report: &mut Report) -> bool {
+        let (packets, bytes) = (self.counts.packets_in.read() + 1, self.counts.bytes_in.read() + len as u64);
+        if self.allowance.is_spent(packets, bytes) {
+            self.spent = true;
+            report.limit_reached(self.id, &self.counts);
+        } else if self.allowance.is_short(packets, bytes) {
+            report.limit_soon(self.id, &self.counts);
+        }
+        if !self.allowance.admits(packets, bytes) {
+            report.counts.dropped(DropCause::Limit);
+            return false;
+        }
+        self.counts.packets_in.set(packets);
+        self.counts.bytes_in.set(bytes);
+        true
+    }
+
+    /// Reports where the peer is, if that is not where we send.
+    fn watch(&mut self, arrival: &Arrival, now: Instant, report: &mut Report) {
+        let (Some(local), Some(remote)) = (arrival.local, arrival.remote) else { return };
+        let Transport { kind, source, destination } = self.transport;
+        let expected = arrival.kind == kind
+            && (local.ip() == source || source.is_unspecified())
+            && (remote.ip(), remote.port()) == (destination.ip(), destination.port());
+        if expected {
+            self.moved = None;
+        } else if self.moved != Some((local, remote))
+            && self.moved_at.is_none_or(|last| now.duration_since(last) >= MOVES)
+        {
+            self.moved = Some((local, remote));
+            self.moved_at = Some(now);
+            report.events.push(NetEvent::PeerMoved { id: self.id, local, remote });
+        }
+    }
+}
+
+/// What an ESP packet has brought.
+#[derive(Debug, Default)]
+pub(crate) struct Arrived<'p> {
+    /// The packet inside, unless it was refused or a dummy.
+    pub(crate) inner: Option<&'p [u8]>,
+    /// The SA's name if the packet is the peer's first, and the outbound half has waited for it.
+    pub(crate) ready: Option<ChildId>,
+}
+
+/// How much one half of an SA may carry. What is not limited is `u64::MAX`.
+struct Allowance {
+    soft_packets: u64,
+    soft_bytes: u64,
+    hard_packets: u64,
+    hard_bytes: u64,
+}
+
+impl From<Limits> for Allowance {
+    fn from(limits: Limits) -> Self {
+        let or_all = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+        Self {
+            soft_packets: or_all(limits.soft_packets),
+            soft_bytes: or_all(limits.soft_bytes),
+            hard_packets: or_all(limits.hard_packets),
+            hard_bytes: or_all(limits.hard_bytes),
+        }
+    }
+}
+
+impl Allowance {
+    fn is_short(&self, packets: u64, bytes: u64) -> bool {
+        packets >= self.soft_packets || bytes >= self.soft_bytes
+    }
+
+    /// May there be so many?
+    fn admits(&self, packets: u64, bytes: u64) -> bool {
+        packets <= self.hard_packets && bytes <= self.hard_bytes
+    }
+
+    /// Is there room for none after so many?
+    fn is_spent(&self, packets: u64, bytes: u64) -> bool {
+        packets >= self.hard_packets || bytes >= self.hard_bytes
+    }
+}
+
+/// The outbound half of a Child SA.
+pub(crate) struct Outbound {
+    id: ChildId,
+    sa: OutboundSa,
+    /// The peer's side, coarsely.
+    destinations: Vec<Prefix>,
+    transport: Transport,
+    treatment: Treatment,
+    allowance: Allowance,
+    /// The longest inner packet that fits the path, as far as it is known, and when that was last looked up.
+    max_inner: usize,
+    learnt: Option<Instant>,
+    counts: Arc<SaCounts>,
+}
+
+/// How sealed packets get to the peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transport {
+    pub(crate) kind: Kind,
+    pub(crate) source: IpAddr,
+    pub(crate) destination: SocketAddr,
+}
+
+impl Transport {
+    pub(crate) fn new(
+        config: &NetConfig,
+        sockets: &Sockets,
+        local: IpAddr,
+        remote: IpAddr,
+        encap: Option<UdpEncap>,
+    ) -> Result<Self, Error> {
+        let (kind, port) = match encap {
+            Some(UdpEncap { local_port, remote_port }) if local_port == config.nat_t_port => {
+                (Kind::NatT, remote_port)
+            }
+            Some(UdpEncap { local_port, .. }) => {
+                let port = config.nat_t_port;
+                return Err(Error::Configuration(format!(
+                    "ESP in UDP is sent from port {port}, not {local_port}"
+                )));
+            }
+            None => (Kind::Esp, 0),
+        };
+        if local.is_ipv4() != remote.is_ipv4() {
+            return Err(Error::Configuration(format!("{local} and {remote} are of different families")));
+        }
+        if sockets.find(kind, remote.is_ipv6()).is_none() {
+            return Err(Error::Configuration(match kind {
+                Kind::Esp if !config.raw_esp => "ESP without UDP is switched off".into(),
+                _ => format!("this machine has no socket that reaches {remote}"),
+            }));
+        }
+        Ok(Self { kind, source: local, destination: SocketAddr::new(remote, port) })
+    }
+}
+
+/// How long a path MTU is believed before it is looked up again, while big packets are sent.
+const PATH_LIFETIME: Duration = Duration::from_secs(1);
+
+/// Inner packets up to this size fit any path that is worth the name: they need no fresh path MTU.
+const SMALL: usize = 512;
+
+/// Every IPv6 link carries packets of this size (RFC 8200 5), so senders do not go below it.
+const IPV6_MIN_MTU: usize = 1280;
+
+impl Outbound {
+    pub(crate) fn new(
+        id: ChildId,
+        parameters: SaParameters,
+        limits: Limits,
+        transport: Transport,
+        treatment: Treatment,
+        counts: Arc<SaCounts>,
+    ) -> Result<Self, SaError> {
+        let destinations = prefixes(&parameters.remote_ts);
+        Ok(Self {
+            id,
+            sa: OutboundSa::new(parameters)?,
+            destinations,
+            transport,
+            treatment,
+            allowance: limits.into(),
+            max_inner: usize::MAX,
+            learnt: None,
+            counts,
+        })
+    }
+
+    pub(crate) fn id(&self) -> ChildId {
+        self.id
+    }
+
+    /// Where it leads.
+    pub(crate) fn remote(&self) -> IpAddr {
+        self.transport.destination.ip()
+    }
+
+    pub(crate) fn destinations(&self) -> &[Prefix] {
+        &self.destinations
+    }
+
+    pub(crate) fn admits(&self, flow: &ip::Flow) -> bool {
+        self.sa.selectors().admit_outbound(flow)
+    }
+
+    pub(crate) fn relocate(&mut self, transport: Transport) {
+        self.transport = transport;
+        self.learnt = None;
+    }
+
+    /// Seals one packet behind those that leave before it.
+    pub(crate) fn seal(
+        &mut self,
+        inner: &[u8],
+        place: Place,
+        now: Instant,
+        trains: &mut Trains,
+        report: &mut Report,
+    ) -> Result<Sealed, Refusal> {
+        if inner.len() > SMALL && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME)
+        {
+            self.learnt = Some(now);
+            report.paths.push((self.id, self.transport.destination.ip()));
+        }
+        if let Some(mtu) = refused_mtu(inner, self.max_inner) {
+            return Err(Refusal::TooBig { mtu });
+        }
+        let used = self.sa.counters();
+        let (packets, bytes) = (used.packets + 1, used.bytes + inner.len() as u64);
+        if !self.allowance.admits(packets, bytes) {
+            report.limit_reached(self.id, &self.counts);
+            return Ok(Sealed::Spent);
+        }
+        let way = (place, self.transport, self.treatment.outer.fields(inner).traffic_class);
+        match trains.push(way, inner.len(), |buffer| self.sa.seal(inner, buffer)) {
+            Ok(()) => {}
+            Err(SealError::SequenceExhausted) => {
+                report.limit_reached(self.id, &self.counts);
+                return Ok(Sealed::Spent);
+            }
+            Err(_) => return Err(Refusal::Drop(DropCause::Malformed)),
+        }
+        if self.allowance.is_spent(packets, bytes) {
+            report.limit_reached(self.id, &self.counts);
+        } else if self.allowance.is_short(packets, bytes) || self.sa.rekey_due() {
+            report.limit_soon(self.id, &self.counts);
+        }
+        Ok(Sealed::Yes)
+    }
+
+    /// Outer packets of up to `mtu` octets reach the peer whole.
+    pub(crate) fn learn_path(&mut self, mtu: usize) {
+        let v6 = self.transport.destination.is_ipv6();
+        self.max_inner = self.sa.max_inner(mtu, self.transport.kind == Kind::NatT, v6);
+    }
+
+    /// So many packets have left, with so many octets inside.
+    pub(crate) fn sent(&self, packets: usize, bytes: usize, moment: u64) {
+        self.counts.packets_out.add(packets as u64);
+        self.counts.bytes_out.add(bytes as u64);
+        self.counts.last_out.set(moment);
+    }
+}
+
+/// The MTU to tell the sender of a packet that does not fit and that it may be asked to cut, `None` if the packet
+/// is to be sent. Inner IPv4 packets without DF and IPv6 packets of the minimum MTU are sent in any case.
+fn refused_mtu(inner: &[u8], max_inner: usize) -> Option<usize> {
+    if inner.len() <= max_inner {
+        return None;
+    }
+    match inner {
+        [first, _, _, _, _, _, flags, ..] if first >> 4 == 4 => (flags & 0x40 != 0).then_some(max_inner),
+        _ => (inner.len() > IPV6_MIN_MTU).then_some(max_inner.max(IPV6_MIN_MTU)),
+    }
+}
+
+/// Why a packet was not sealed.
+pub(crate) enum Refusal {
+    Drop(DropCause),
+    TooBig {
+        mtu: usize,
+    },
+    /// There is no SA, and the policy asks for one.
+    Wait(PolicyId),
+}
+
+/// What became of a packet that was not refused.
+pub(crate) enum Sealed {
+    Yes,
+    /// Nothing: the SA may carry no more.
+    Spent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ipv4(len: usize, dont_fragment: bool) -> Vec<u8> {
+        let mut packet = vec![0; len];
+        packet[0] = 0x45;
+        packet[6] = if dont_fragment { 0x40 } else { 0 };
+        packet
+    }
+
+    fn ipv6(len: usize) -> Vec<u8> {
+        let mut packet = vec![0; len];
+        packet[0] = 0x60;
+        packet
+    }
+
+    #[test]
+    fn only_packets_that_may_be_refused_are_refused() {
+        assert_eq!(refused_mtu(&ipv4(1300, true), 1300), None);
+        assert_eq!(refused_mtu(&ipv4(1301, true), 1300), Some(1300));
+        assert_eq!(refused_mtu(&ipv4(1301, false), 1300), None);
+        assert_eq!(refused_mtu(&ipv6(1301), 1300), Some(1300));
+        assert_eq!(refused_mtu(&ipv6(1280), 1200), None, "no IPv6 sender goes below 1280");
+        assert_eq!(refused_mtu(&ipv6(1281), 1200), Some(1280));
+    }
+}

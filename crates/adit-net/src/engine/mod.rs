@@ -1,0 +1,386 @@
+//! What happens to packets between the TUN device and the sockets. The engine owns the SAs of a worker, the packets that wait
+//! for one, and the buffers of what is ready to leave: sealed packets in [`Trains`], opened ones in [`Deliveries`]. It makes no
+//! system call and reads no clock: the module `worker` brings packets and the time, and carries away what has become of them.
+//! What else the engine needs or has to tell is in [`Report`].
+//!
+//! Where a packet passes, in this order; whoever adds a step adds it in its place:
+//!
+//! ```text
+//! outbound  Engine::outbound  flow -> policy -> SA (Sas::select, or that of the packet before)
+//!           Outbound::seal    translate, clamp -> size: refused, or cut before encryption -> outer header -> seal
+//!           Trains::push      behind the packets before it that go the same way
+//! inbound   Engine::inbound   IKE, keepalive or ESP -> SA by SPI
+//!           Inbound::open     open -> selectors, ECN -> limits -> translate back, clamp
+//!           Deliveries::push  to the TUN device
+//! ```
+//!
+//! No step allocates, locks, clones an `Arc` or asks for the time for a packet that passes.
+
+mod deliveries;
+mod half;
+mod held;
+mod sas;
+mod trains;
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_esp::PolicyTable;
+use adit_wire::ikev2::Spi;
+use adit_wire::natt::{self, Datagram4500};
+use adit_wire::{icmp, ip};
+
+use crate::backend::{ChildId, NetEvent, PolicyId};
+use crate::counters::{Clock, DropCause, SaCounts, WorkerCounts};
+use crate::sockets::Kind;
+
+use deliveries::Deliveries;
+pub(crate) use half::{Inbound, Outbound, Transport};
+pub(crate) use held::INTERVAL;
+pub(crate) use sas::NewChild;
+pub(crate) use trains::Train;
+
+use half::{Refusal, Sealed};
+use held::Held;
+use sas::{Place, Sas};
+use trains::Trains;
+
+/// The packet half of a worker.
+pub(crate) struct Engine {
+    policies: Arc<Policies>,
+    sas: Sas,
+    held: Held,
+    /// The SA of the packet before, for those of the same flow. Nothing about policies and SAs has changed since.
+    latest: Option<(ip::Flow, Place)>,
+    limiter: Limiter,
+    pub(crate) trains: Trains,
+    pub(crate) deliveries: Deliveries,
+    pub(crate) report: Report,
+}
+
+/// The policies, as workers see them.
+#[derive(Debug, Default)]
+pub(crate) struct Policies {
+    pub(crate) table: PolicyTable,
+    /// The name of each policy, by its index in the table.
+    pub(crate) ids: Vec<PolicyId>,
+    /// Those whose packets wait for an SA.
+    pub(crate) traps: HashSet<PolicyId>,
+}
+
+impl Policies {
+    /// The policies that protect a packet: the first, and those that describe it equally well.
+    pub(crate) fn of(&self, flow: &ip::Flow) -> impl Iterator<Item = PolicyId> {
+        self.table.candidates_outbound(flow).filter_map(|index| self.ids.get(index.0).copied())
+    }
+}
+
+/// What leaves the engine beside packets.
+pub(crate) struct Report {
+    pub(crate) counts: Arc<WorkerCounts>,
+    pub(crate) clock: Clock,
+    pub(crate) events: Vec<NetEvent>,
+    /// SAs whose path MTU is to be looked up again, and where they lead: [`Engine::learn_path`] is the answer.
+    pub(crate) paths: Vec<(ChildId, IpAddr)>,
+}
+
+/// How a datagram has arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) kind: Kind,
+    pub(crate) v6: bool,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) remote: Option<SocketAddr>,
+    /// TOS or traffic class octet of the outer header.
+    pub(crate) tos: u8,
+}
+
+impl Engine {
+    pub(crate) fn new(counts: Arc<WorkerCounts>, clock: Clock) -> Self {
+        Self {
+            policies: Arc::default(),
+            sas: Sas::default(),
+            held: Held::default(),
+            latest: None,
+            limiter: Limiter::new(),
+            trains: Trains::default(),
+            deliveries: Deliveries::default(),
+            report: Report { counts, clock, events: Vec::new(), paths: Vec::new() },
+        }
+    }
+
+    /// Goes by these policies from now on.
+    pub(crate) fn follow(&mut self, policies: &Arc<Policies>) {
+        if !Arc::ptr_eq(&self.policies, policies) {
+            self.policies = Arc::clone(policies);
+            self.latest = None;
+        }
+    }
+
+    /// Seals one packet from the TUN device, or does what is to be done instead.
+    pub(crate) fn outbound(&mut self, inner: &[u8], now: Instant) {
+        self.outbound_since(inner, now, now);
+    }
+
+    /// As [`outbound`](Self::outbound), for a packet that came at `since`.
+    fn outbound_since(&mut self, inner: &[u8], since: Instant, now: Instant) {
+        match self.seal(inner, now) {
+            Ok(()) => {}
+            Err(Refusal::Drop(cause)) => self.report.counts.dropped(cause),
+            Err(Refusal::Wait(policy)) => {
+                if self.held.asks(policy, now) {
+                    self.report.events.push(NetEvent::Acquire { policy });
+                }
+                if !self.held.keep(policy, inner, since) {
+                    self.report.counts.dropped(DropCause::NoSa);
+                }
+            }
+            Err(Refusal::TooBig { mtu }) => {
+                self.report.counts.dropped(DropCause::TooBig);
+                if self.limiter.allow(now) {
+                    self.tell_too_big(inner, mtu);
+                }
+            }
+        }
+    }
+
+    fn seal(&mut self, inner: &[u8], now: Instant) -> Result<(), Refusal> {
+        let flow = ip::flow(inner).map_err(|_| Refusal::Drop(DropCause::Malformed))?;
+        let flow = ip::Flow { total_len: 0, ..flow };
+        // Each round ends it, or an SA.
+        loop {
+            let place = match self.latest {
+                Some((latest, place)) if latest == flow => place,
+                _ => {
+                    let place =
+                        self.sas.select(&self.policies, &flow).ok_or_else(|| no_sa(&self.policies, &flow))?;
+                    self.latest = Some((flow, place));
+                    place
+                }
+            };
+            let Some(sa) = self.sas.outbound(place) else { return Err(Refusal::Drop(DropCause::NoSa)) };
+            match sa.seal(inner, place, now, &mut self.trains, &mut self.report)? {
+                Sealed::Yes => return Ok(()),
+                Sealed::Spent => {
+                    self.sas.end(place);
+                    self.latest = None;
+                }
+            }
+        }
+    }
+
+    /// Opens what has arrived in `datagram` of `buffer`, in place.
+    pub(crate) fn inbound(
+        &mut self,
+        buffer: &mut [u8],
+        datagram: Range<usize>,
+        arrival: &Arrival,
+        now: Instant,
+    ) {
+        let base = buffer.as_ptr().addr();
+        let Some(datagram) = buffer.get_mut(datagram) else { return };
+        let esp = match arrival.kind {
+            Kind::Esp => without_ip_header(arrival.v6, datagram),
+            Kind::Ike => return self.report.ike(arrival, datagram),
+            Kind::NatT => match natt::classify(datagram) {
+                Ok(Datagram4500::Esp(_)) => Some(datagram),
+                Ok(Datagram4500::Ike(message)) => return self.report.ike(arrival, message),
+                Ok(Datagram4500::Keepalive) => return self.report.counts.keepalives_received.add(1),
+                Err(_) => None,
+            },
+        };
+        let spi = |esp: &[u8]| esp.first_chunk().copied().map(u32::from_be_bytes);
+        let Some((esp, spi)) = esp.and_then(|esp| spi(esp).map(|spi| (esp, spi))) else {
+            return self.report.counts.dropped(DropCause::OuterMalformed);
+        };
+        let Some(sa) = self.sas.inbound(spi) else {
+            self.report.counts.dropped(DropCause::UnknownSpi);
+            if let Some(remote) = arrival.remote.filter(|_| self.limiter.allow(now)) {
+                self.report.events.push(NetEvent::UnknownSpi { spi: Spi(spi), remote });
+            }
+            return;
+        };
+        let opened = sa.open(esp, arrival, now, &mut self.report);
+        if let Some(inner) = opened.inner {
+            let start = inner.as_ptr().addr() - base;
+            self.deliveries.push(start..start + inner.len());
+        }
+        // RFC 7296 2.8: what the peer sends on a new SA shows that it is ready for it.
+        if let Some(id) = opened.ready {
+            self.switch(id, now);
+        }
+    }
+
+    /// Puts both halves of a Child SA in place, on a path of this MTU.
+    pub(crate) fn install(&mut self, child: NewChild, path_mtu: Option<usize>, now: Instant) {
+        let (id, active) = (child.id, child.active);
+        self.sas.install(child);
+        if let Some(mtu) = path_mtu {
+            self.learn_path(id, mtu);
+        }
+        if active {
+            self.switch(id, now);
+        }
+    }
+
+    /// Makes an outbound half active, and seals what has waited for it before anything else. What the SA does not carry,
+    /// because it is narrower than its policy, waits on.
+    pub(crate) fn switch(&mut self, id: ChildId, now: Instant) {
+        self.latest = None;
+        let Some(policy) = self.sas.switch(id) else { return };
+        for (since, inner) in self.held.take(policy) {
+            self.outbound_since(&inner, since, now);
+        }
+    }
+
+    pub(crate) fn retire(&mut self, id: ChildId) {
+        self.latest = None;
+        self.sas.retire(id);
+    }
+
+    pub(crate) fn relocate(&mut self, id: ChildId, transport: Transport, path_mtu: Option<usize>) {
+        self.sas.relocate(id, transport);
+        if let Some(mtu) = path_mtu {
+            self.learn_path(id, mtu);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: ChildId) {
+        self.latest = None;
+        self.sas.remove(id);
+    }
+
+    /// The way to the peer of an SA carries outer packets of up to `mtu` octets.
+    pub(crate) fn learn_path(&mut self, id: ChildId, mtu: usize) {
+        if let Some(outbound) = self.sas.outbound_of(id) {
+            outbound.learn_path(mtu);
+        }
+    }
+
+    /// The kernel has taken the first `packets` of a train.
+    pub(crate) fn sent(&mut self, train: &Train, packets: usize, now: Instant) {
+        let bytes = train.inner_len(packets);
+        if let Some(outbound) = self.sas.outbound(train.sa) {
+            outbound.sent(packets, bytes, self.report.clock.number(now));
+        }
+    }
+
+    /// All trains have been sent, or given up.
+    pub(crate) fn all_sent(&mut self) {
+        self.trains.clear();
+        self.sas.bury();
+    }
+
+    /// Do packets wait that [`sweep`](Self::sweep) has to look after?
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Gives up packets that have waited too long.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        let expired = self.held.sweep(now);
+        (0..expired).for_each(|_| self.report.counts.dropped(DropCause::NoSa));
+    }
+
+    /// Tells the sender of an inner packet how big it may be (RFC 4301 8.2.1). The message comes in by the TUN device
+    /// as if the packet's destination had sent it: no address of this machine would be let in there.
+    fn tell_too_big(&mut self, inner: &[u8], mtu: usize) {
+        let Ok(flow) = ip::flow(inner) else { return };
+        let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
+        if let Some(message) = icmp::packet_too_big(inner, flow.destination, mtu) {
+            self.deliveries.push_own(&message);
+        }
+    }
+}
+
+/// What becomes of a packet without an SA.
+fn no_sa(policies: &Policies, flow: &ip::Flow) -> Refusal {
+    match policies.of(flow).find(|policy| policies.traps.contains(policy)) {
+        Some(trap) => Refusal::Wait(trap),
+        None if policies.of(flow).next().is_none() => Refusal::Drop(DropCause::NoPolicy),
+        None => Refusal::Drop(DropCause::NoSa),
+    }
+}
+
+/// ESP as a raw socket receives it: IPv4 sockets show the outer header, IPv6 sockets do not.
+fn without_ip_header(v6: bool, datagram: &mut [u8]) -> Option<&mut [u8]> {
+    if v6 {
+        return Some(datagram);
+    }
+    let header_len = usize::from(datagram.first()? & 0x0f) * 4;
+    datagram.get_mut(header_len..)
+}
+
+impl Report {
+    fn ike(&mut self, arrival: &Arrival, message: &[u8]) {
+        self.counts.ike_received.add(1);
+        let (Some(remote), Some(local)) = (arrival.remote, arrival.local) else { return };
+        self.events.push(NetEvent::Ike { local, remote, datagram: message.to_vec() });
+    }
+
+    fn limit_soon(&mut self, id: ChildId, counts: &SaCounts) {
+        if counts.soon.is_first() {
+            self.events.push(NetEvent::LimitSoon { id });
+        }
+    }
+
+    fn limit_reached(&mut self, id: ChildId, counts: &SaCounts) {
+        if counts.reached.is_first() {
+            self.events.push(NetEvent::LimitReached { id });
+        }
+    }
+}
+
+/// Lets a few things per second happen that anyone outside can cause.
+struct Limiter {
+    second: Option<Instant>,
+    left: u32,
+}
+
+impl Limiter {
+    const PER_SECOND: u32 = 100;
+
+    fn new() -> Self {
+        Self { second: None, left: 0 }
+    }
+
+    fn allow(&mut self, now: Instant) -> bool {
+        if self.second.is_none_or(|second| now.duration_since(second) >= Duration::from_secs(1)) {
+            self.second = Some(now);
+            self.left = Self::PER_SECOND;
+        }
+        self.left.checked_sub(1).inspect(|left| self.left = *left).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_holds_for_a_second() {
+        let mut limiter = Limiter::new();
+        let start = Instant::now();
+        let allowed = |limiter: &mut Limiter, at: Instant| (0..1000).filter(|_| limiter.allow(at)).count();
+        assert_eq!(allowed(&mut limiter, start), 100);
+        assert_eq!(allowed(&mut limiter, start + Duration::from_millis(999)), 0);
+        assert_eq!(allowed(&mut limiter, start + Duration::from_secs(1)), 100);
+    }
+
+    #[test]
+    fn raw_ipv4_packets_lose_their_header_whatever_its_length() {
+        let mut packet = vec![0; 30];
+        packet[0] = 0x45;
+        packet[20] = 7;
+        assert_eq!(without_ip_header(false, &mut packet).unwrap()[0], 7);
+        packet[0] = 0x46;
+        assert_eq!(without_ip_header(false, &mut packet).unwrap().len(), 6);
+        packet[0] = 0x4f;
+        assert!(without_ip_header(false, &mut packet).is_none());
+        assert!(without_ip_header(false, &mut []).is_none());
+        assert_eq!(without_ip_header(true, &mut [1, 2, 3]).unwrap(), [1, 2, 3]);
+    }
+}

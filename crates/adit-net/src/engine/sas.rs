@@ -1,0 +1,325 @@
+//! The SAs of a worker: which there are, which of them carries a packet, and how much each may still carry. It owns both
+//! halves of every Child SA and all their state. It reads nothing and sends nothing: that is the worker's.
+//!
+//! The outbound half of an SA is standby until it is told, or shown by the peer, that the peer is ready for it; then
+//! it is active; then it is retired, which ends it. The inbound half works from installation to removal.
+//!
+//! What a packet costs does not depend on how many SAs there are: inbound one lookup by SPI; outbound the policy's newest SA
+//! if it fits, else one lookup for each length of prefix among the policy's SAs. An SA that carries nothing costs nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use adit_wire::ikev2::TrafficSelector;
+use adit_wire::ip;
+
+use super::Policies;
+use super::half::{Inbound, Outbound, Transport};
+use crate::backend::{ChildId, PolicyId};
+
+/// The SAs of one worker.
+#[derive(Default)]
+pub(crate) struct Sas {
+    inbound: HashMap<u32, Inbound>,
+    outbound: Vec<Option<Outbound>>,
+    /// Places of `outbound` that are empty.
+    free: Vec<Place>,
+    /// Places of halves that have ended while packets of theirs are still to be sent.
+    ended: Vec<Place>,
+    active: HashMap<PolicyId, Active>,
+    parts: HashMap<ChildId, Parts>,
+    /// How many have become active.
+    activations: u64,
+}
+
+/// Where an outbound half is. It is valid until that half is retired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place(usize);
+
+/// The active SAs of one policy.
+#[derive(Default)]
+struct Active {
+    /// The one that became active last comes last.
+    by_age: BTreeMap<u64, Place>,
+    by_destination: Destinations,
+}
+
+/// Where the parts of a Child SA are.
+struct Parts {
+    spi: u32,
+    policy: PolicyId,
+    /// Of the outbound half, until it is retired.
+    outbound: Option<Place>,
+    /// In [`Active::by_age`], while it is there.
+    age: Option<u64>,
+}
+
+/// Both halves of a Child SA, ready to work.
+pub(crate) struct NewChild {
+    pub(crate) id: ChildId,
+    pub(crate) policy: PolicyId,
+    pub(crate) active: bool,
+    pub(crate) inbound: Inbound,
+    pub(crate) outbound: Outbound,
+}
+
+impl Sas {
+    /// Puts both halves in place, the outbound one on standby.
+    pub(crate) fn install(&mut self, child: NewChild) {
+        let NewChild { id, policy, inbound, outbound, .. } = child;
+        let spi = inbound.spi();
+        let place = self.free.pop().unwrap_or(Place(self.outbound.len()));
+        match self.outbound.get_mut(place.0) {
+            Some(free) => *free = Some(outbound),
+            None => self.outbound.push(Some(outbound)),
+        }
+        self.parts.insert(id, Parts { spi, policy, outbound: Some(place), age: None });
+        // The peer may send as soon as it sees our first packet.
+        self.inbound.insert(spi, inbound);
+    }
+
+    /// Makes the outbound half active, if it is on standby. Returns the policy that it carries the packets of.
+    pub(crate) fn switch(&mut self, id: ChildId) -> Option<PolicyId> {
+        let parts = self.parts.get_mut(&id).filter(|parts| parts.age.is_none())?;
+        let place = parts.outbound?;
+        let outbound = self.outbound.get(place.0)?.as_ref()?;
+        if let Some(inbound) = self.inbound.get_mut(&parts.spi) {
+            inbound.awaits_no_packet();
+        }
+        self.activations += 1;
+        parts.age = Some(self.activations);
+        let active = self.active.entry(parts.policy).or_default();
+        active.by_destination.insert(self.activations, outbound.destinations());
+        active.by_age.insert(self.activations, place);
+        Some(parts.policy)
+    }
+
+    /// Ends the outbound half, and wipes its keys.
+    pub(crate) fn retire(&mut self, id: ChildId) {
+        self.unlink(id);
+        self.bury();
+    }
+
+    /// Ends an outbound half that can carry nothing more. What it has sealed is still to be sent: until
+    /// [`bury`](Self::bury) its place is kept.
+    pub(crate) fn end(&mut self, place: Place) {
+        if let Some(id) = self.outbound(place).map(|outbound| outbound.id()) {
+            self.unlink(id);
+        }
+    }
+
+    /// Lets go of the halves that have ended.
+    pub(crate) fn bury(&mut self) {
+        for place in self.ended.drain(..) {
+            if let Some(outbound) = self.outbound.get_mut(place.0) {
+                *outbound = None;
+            }
+            self.free.push(place);
+        }
+    }
+
+    /// Takes the outbound half out of everything that leads to it.
+    fn unlink(&mut self, id: ChildId) {
+        let Some(Parts { spi, policy, outbound, age }) = self.parts.get_mut(&id) else { return };
+        if let Some(inbound) = self.inbound.get_mut(spi) {
+            inbound.awaits_no_packet();
+        }
+        let Some(place) = outbound.take() else { return };
+        self.ended.push(place);
+        let Some(age) = age.take() else { return };
+        let Some(active) = self.active.get_mut(policy) else { return };
+        active.by_age.remove(&age);
+        if let Some(Some(outbound)) = self.outbound.get(place.0) {
+            active.by_destination.remove(age, outbound.destinations());
+        }
+        if active.by_age.is_empty() {
+            self.active.remove(policy);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: ChildId) {
+        self.retire(id);
+        if let Some(parts) = self.parts.remove(&id) {
+            self.inbound.remove(&parts.spi);
+        }
+    }
+
+    pub(crate) fn relocate(&mut self, id: ChildId, transport: Transport) {
+        let Some(parts) = self.parts.get(&id) else { return };
+        if let Some(inbound) = self.inbound.get_mut(&parts.spi) {
+            inbound.relocate(transport);
+        }
+        if let Some(outbound) = self.outbound_of(id) {
+            outbound.relocate(transport);
+        }
+    }
+
+    pub(crate) fn inbound(&mut self, spi: u32) -> Option<&mut Inbound> {
+        self.inbound.get_mut(&spi)
+    }
+
+    pub(crate) fn outbound(&mut self, place: Place) -> Option<&mut Outbound> {
+        self.outbound.get_mut(place.0)?.as_mut()
+    }
+
+    /// The outbound half of a Child SA, on standby or active.
+    pub(crate) fn outbound_of(&mut self, id: ChildId) -> Option<&mut Outbound> {
+        let place = self.parts.get(&id)?.outbound?;
+        self.outbound(place)
+    }
+
+    /// The SA for a packet: of its policy, the one that became active last among those whose selectors it fits. An SA may
+    /// be narrower than its policy, and what does not fit would be dropped by the peer. Policies that describe the packet
+    /// equally well stand in for each other.
+    pub(crate) fn select(&self, policies: &Policies, flow: &ip::Flow) -> Option<Place> {
+        policies.of(flow).find_map(|policy| self.newest(self.active.get(&policy)?, flow))
+    }
+
+    /// The newest SA of a policy that a packet fits.
+    fn newest(&self, active: &Active, flow: &ip::Flow) -> Option<Place> {
+        let fits = |place: &Place| match self.outbound.get(place.0) {
+            Some(Some(outbound)) => outbound.admits(flow),
+            _ => false,
+        };
+        let (_, newest) = active.by_age.last_key_value()?;
+        if fits(newest) {
+            return Some(*newest);
+        }
+        let fits = |age| active.by_age.get(&age).is_some_and(fits);
+        let age = active.by_destination.newest(flow.destination, fits)?;
+        active.by_age.get(&age).copied()
+    }
+}
+
+/// Which SAs may carry packets to an address: for each prefix that SAs have on the peer's side their ages, rising.
+#[derive(Debug, Default)]
+struct Destinations {
+    prefixes: HashMap<Prefix, Vec<u64>>,
+    /// How many prefixes there are of each family and length.
+    lengths: BTreeMap<(bool, u8), usize>,
+}
+
+pub(super) type Prefix = (IpAddr, u8);
+
+impl Destinations {
+    /// `age` is above all others.
+    fn insert(&mut self, age: u64, prefixes: &[Prefix]) {
+        for prefix in prefixes {
+            let ages = self.prefixes.entry(*prefix).or_insert_with(|| {
+                *self.lengths.entry((prefix.0.is_ipv6(), prefix.1)).or_default() += 1;
+                Vec::new()
+            });
+            ages.push(age);
+        }
+    }
+
+    fn remove(&mut self, age: u64, prefixes: &[Prefix]) {
+        for prefix in prefixes {
+            let Some(ages) = self.prefixes.get_mut(prefix) else { continue };
+            if let Ok(place) = ages.binary_search(&age) {
+                ages.remove(place);
+            }
+            if ages.is_empty() {
+                self.prefixes.remove(prefix);
+                let length = (prefix.0.is_ipv6(), prefix.1);
+                if let Some(count) = self.lengths.get_mut(&length) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.lengths.remove(&length);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The greatest age that fits.
+    fn newest(&self, destination: IpAddr, fits: impl Fn(u64) -> bool) -> Option<u64> {
+        let v6 = destination.is_ipv6();
+        let prefixes =
+            self.lengths.range((v6, 0)..=(v6, 128)).map(|((_, len), _)| network(destination, *len));
+        let ages = prefixes.filter_map(|prefix| self.prefixes.get(&prefix));
+        ages.filter_map(|ages| ages.iter().rev().copied().find(|age| fits(*age))).max()
+    }
+}
+
+/// The prefix of a length that an address lies in.
+fn network(address: IpAddr, len: u8) -> Prefix {
+    let network = match address {
+        IpAddr::V4(v4) => {
+            let host = u32::MAX.checked_shr(len.into()).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & !host).into())
+        }
+        IpAddr::V6(v6) => {
+            let host = u128::MAX.checked_shr(len.into()).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & !host).into())
+        }
+    };
+    (network, len)
+}
+
+/// The smallest prefix of each selector: one each, however odd a range the peer has negotiated.
+pub(super) fn prefixes(selectors: &[TrafficSelector]) -> Vec<Prefix> {
+    let smallest = |selector: &TrafficSelector| match (selector.start, selector.end) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            Some(network(first.into(), (first.to_bits() ^ last.to_bits()).leading_zeros() as u8))
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            Some(network(first.into(), (first.to_bits() ^ last.to_bits()).leading_zeros() as u8))
+        }
+        _ => None,
+    };
+    let mut prefixes: Vec<Prefix> = selectors.iter().filter_map(smallest).collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_found_as_by_reading_the_whole_list() {
+        let range = |first: [u8; 4], last: [u8; 4]| TrafficSelector {
+            start: first.into(),
+            end: last.into(),
+            ..TrafficSelector::any_v4()
+        };
+        let mut all = vec![
+            vec![TrafficSelector::any_v4()],
+            vec![range([10, 2, 0, 0], [10, 2, 255, 255]), range([10, 3, 0, 0], [10, 3, 0, 255])],
+            vec![TrafficSelector::any_v6(), range([10, 2, 0, 7], [10, 2, 0, 7])],
+            vec![range([10, 2, 0, 5], [10, 2, 0, 9])],
+            vec![TrafficSelector::subnet("fd00:2::".parse().unwrap(), 64)],
+            vec![range([10, 2, 0, 7], [10, 2, 0, 7])],
+            vec![range([0, 0, 0, 0], [255, 255, 255, 254])],
+        ];
+        let mut destinations = Destinations::default();
+        for (age, selectors) in all.iter().enumerate() {
+            destinations.insert(age as u64, &prefixes(selectors));
+        }
+        let addresses =
+            ["10.2.0.7", "10.2.0.5", "10.2.9.9", "10.3.0.1", "10.3.1.1", "255.255.255.255", "0.0.0.0"]
+                .into_iter()
+                .chain(["fd00:2::1", "fd00:3::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
+        let addresses: Vec<IpAddr> = addresses.map(|text| text.parse().unwrap()).collect();
+        let mut found = 0;
+        while !all.is_empty() {
+            for address in &addresses {
+                let fits = |selectors: &Vec<TrafficSelector>| {
+                    selectors.iter().any(|ts| (ts.start..=ts.end).contains(address))
+                };
+                let expected = all.iter().rposition(fits).map(|age| age as u64);
+                assert_eq!(
+                    destinations.newest(*address, |age| fits(&all[age as usize])),
+                    expected,
+                    "{address}"
+                );
+                found += usize::from(expected.is_some());
+            }
+            let age = all.len() as u64 - 1;
+            destinations.remove(age, &prefixes(&all.pop().unwrap()));
+        }
+        assert!(found > 20 && destinations.prefixes.is_empty() && destinations.lengths.is_empty());
+    }
+}
