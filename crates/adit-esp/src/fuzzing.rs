@@ -1,10 +1,14 @@
-//! The entry point of the fuzz target `esp_open`, also run by the ordinary tests over its corpus. Not part of the API.
+//! The entry points of the fuzz targets `esp_open` and `iptfs`, also run by the ordinary tests over their corpora. Not part
+//! of the API.
+
+use std::time::{Duration, Instant};
 
 use adit_crypto::{
     EspKeys, EspTransforms, Secret, encr_key_len, integ_key_len, supports_encr, supports_integ,
 };
 use adit_wire::ikev2::{EncrId, IntegId, Spi, TrafficSelector};
 
+use crate::iptfs::{Receiver, Sender};
 use crate::packet::PacketProtection;
 use crate::tunnel::Ecn;
 use crate::{Drop, InboundSa, Mode, Opened, SaParameters};
@@ -114,4 +118,72 @@ pub fn open_any(data: &[u8]) {
     // It was genuine, so its sequence number is used up, whatever was inside.
     let mut packet = again;
     assert!(matches!(sa.open(&mut packet), Err(Drop::Replayed)));
+}
+
+/// Gives an IP-TFS receiver the payloads that `data` describes, and checks what must hold whatever they are: memory is bounded,
+/// what comes out has the length it says and is no more than what went in, and a good payload afterwards is understood.
+///
+/// `window | payloads`, each of them `step | length 2 | octets`: the sequence number moves by the signed step. A length with
+/// its highest bit set is of so many more octets 0xff behind those that are there, and with 0x4000 in it the drop time is over.
+///
+/// # Panics
+/// If the machine does something that it must never do.
+pub fn iptfs_any(data: &[u8]) {
+    const DROP_TIME: Duration = Duration::from_millis(1);
+    let Some((window, mut data)) = data.split_first() else { return };
+    let window = u16::from(*window) % (Receiver::MAX_WINDOW + 1);
+    let mut now = Instant::now();
+    let mut receiver = Receiver::new(window, DROP_TIME, 1000);
+    let (mut sequence, mut highest) = (999_u64, 999);
+    let (mut given, mut taken) = (0, 0);
+    let mut check = |packet: &mut [u8]| {
+        let says = match packet {
+            [first, _, high, low, ..] if *first >> 4 == 4 => usize::from(u16::from_be_bytes([*high, *low])),
+            [first, _, _, _, high, low, ..] if *first >> 4 == 6 => {
+                40 + usize::from(u16::from_be_bytes([*high, *low]))
+            }
+            _ => 0,
+        };
+        assert_eq!(says, packet.len());
+        assert!(says >= 20);
+        taken += says;
+    };
+    while let Some(([step, high, low], rest)) = data.split_first_chunk() {
+        let len = u16::from_be_bytes([*high, *low]);
+        let (octets, rest) = rest.split_at(usize::from(len & 0x3fff).min(rest.len()));
+        data = rest;
+        let mut payload = octets.to_vec();
+        if len & 0x8000 != 0 {
+            payload.resize(octets.len() + usize::from(len & 0x3fff), 0xff);
+        }
+        given += payload.len();
+        sequence = sequence.wrapping_add_signed(i64::from(*step as i8)).max(1);
+        highest = highest.max(sequence);
+        receiver.receive(sequence, &mut payload, now, &mut check);
+        if len & 0x4000 != 0 {
+            now += DROP_TIME;
+            receiver.expire(now, &mut check);
+        }
+        assert!(receiver.memory() <= (usize::from(window) + 4) << 16);
+    }
+    while let Some(deadline) = receiver.deadline() {
+        receiver.expire(deadline, &mut check);
+    }
+    assert!(taken <= given, "octets out of nothing");
+
+    let packet = {
+        let mut packet = vec![0x45; 60];
+        packet.splice(..4, [0x45, 0, 0, 60]);
+        packet
+    };
+    let mut sender = Sender::new(60, true);
+    assert_eq!(sender.push(&packet), Ok(()));
+    let mut out = Vec::new();
+    // Nothing is waited for any more, so the next number is the one after the highest.
+    for sequence in highest + 1..=highest + 2 {
+        let mut payload = [0; 40];
+        sender.fill(&mut payload);
+        receiver.receive(sequence, &mut payload, now, &mut |packet| out.extend_from_slice(packet));
+    }
+    assert_eq!(out, packet, "it did not find its way back");
 }

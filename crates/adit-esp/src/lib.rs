@@ -14,6 +14,7 @@
 #[doc(hidden)]
 pub mod fuzzing;
 mod inbound;
+pub mod iptfs;
 mod outbound;
 mod packet;
 mod policy;

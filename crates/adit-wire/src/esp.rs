@@ -10,6 +10,8 @@ pub const NEXT_HEADER_IPV4: u8 = 4;
 pub const NEXT_HEADER_IPV6: u8 = 41;
 /// Next header of a dummy packet, to be dropped in silence (RFC 4303 2.6).
 pub const NEXT_HEADER_NONE: u8 = 59;
+/// Next header of an AGGFRAG payload, which holds IP packets whole and in parts (RFC 9347 6.1).
+pub const NEXT_HEADER_AGGFRAG: u8 = 144;
 
 /// What the packets of an SA carry (RFC 4301 4.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
