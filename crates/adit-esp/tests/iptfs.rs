@@ -1,5 +1,5 @@
 //! IP-TFS: payloads worked by hand, hostile peers, and sender and receiver over any line against a plain model.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail as tests do")]
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
