@@ -11,10 +11,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod fragment;
 #[doc(hidden)]
 pub mod fuzzing;
+mod headers;
 mod inbound;
 pub mod iptfs;
+mod mss;
 mod outbound;
 mod packet;
 mod policy;
@@ -28,7 +31,9 @@ use adit_crypto::{EspKeys, EspTransforms};
 use adit_wire::ikev2::{Spi, TrafficSelector};
 
 pub use adit_wire::esp::Mode;
+pub use headers::Checksum;
 pub use inbound::{Drop, DropCounters, InboundCounters, InboundSa, Opened};
+pub use mss::Mss;
 pub use outbound::{OutboundCounters, OutboundSa, SealError};
 pub use packet::Layout;
 pub use policy::{Policy, PolicyIndex, PolicyTable};

@@ -10,7 +10,7 @@
 //!   forwards the packet, and the kernel does that: outbound when it routes the packet into the TUN device, inbound when it
 //!   routes what came out of it.
 
-use crate::{Drop, Layout};
+use crate::{Drop, Layout, headers};
 
 /// The two bits of Explicit Congestion Notification (RFC 3168).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,7 +135,7 @@ pub fn decapsulate_ecn(outer: Ecn, inner: &mut [u8]) -> Result<(), Drop> {
             if let (true, [_, _, _, _, _, _, _, _, high, low, ..]) = (*tos != before, rest) {
                 let word = |tos| u16::from_be_bytes([*first, tos]);
                 let checksum = u16::from_be_bytes([*high, *low]);
-                [*high, *low] = updated_checksum(checksum, word(before), word(*tos)).to_be_bytes();
+                [*high, *low] = headers::updated(checksum, word(before), word(*tos)).to_be_bytes();
             }
         }
         [first, second, ..] if *first >> 4 == 6 => {
@@ -146,13 +146,6 @@ pub fn decapsulate_ecn(outer: Ecn, inner: &mut [u8]) -> Result<(), Drop> {
         _ => {}
     }
     Ok(())
-}
-
-/// An internet checksum after one of its words changed from `old` to `new` (RFC 1624, equation 3).
-fn updated_checksum(checksum: u16, old: u16, new: u16) -> u16 {
-    let sum = u32::from(!checksum) + u32::from(!old) + u32::from(new);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    !((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 /// What an ESP packet travels in.
