@@ -21,6 +21,7 @@ mod mss;
 mod outbound;
 mod packet;
 mod policy;
+mod ports;
 mod replay;
 mod selector;
 pub mod tunnel;
@@ -37,6 +38,7 @@ pub use mss::Mss;
 pub use outbound::{OutboundCounters, OutboundSa, SealError};
 pub use packet::Layout;
 pub use policy::{Policy, PolicyIndex, PolicyTable};
+pub use ports::FragmentPorts;
 pub use replay::ReplayWindow;
 pub use selector::Selectors;
 
