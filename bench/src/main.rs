@@ -5,6 +5,7 @@
 
 mod gateways;
 mod machine;
+mod memory;
 mod peers;
 mod wire;
 
@@ -24,6 +25,8 @@ struct Cli {
 enum What {
     /// The machine alone, in this process: CPU time of a handshake with 1, 1,000 and 50,000 tunnels and connections.
     Machine(Extent),
+    /// Sealing and opening in memory: beside the bare cipher, with many SAs, with many policies. No root.
+    Memory(memory::Options),
     /// Over UDP in namespaces, Adit and strongSwan in turn: handshakes per second, CPU time, memory. Needs root.
     Peers(Extent),
     /// A responder without a data plane (started by `peers`).
@@ -53,6 +56,7 @@ struct Extent {
 fn main() -> Result<()> {
     match Cli::parse().what {
         What::Machine(extent) => machine::run(&extent),
+        What::Memory(options) => memory::run(&options),
         What::Peers(extent) => peers::run(&extent),
         What::Respond => wire::respond(),
         What::Load(options) => wire::load(&options),
