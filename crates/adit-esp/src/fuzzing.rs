@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use std::net::IpAddr;
+
 use adit_crypto::{
     EspKeys, EspTransforms, Secret, encr_key_len, integ_key_len, supports_encr, supports_integ,
 };
@@ -10,7 +12,7 @@ use adit_wire::ikev2::{EncrId, IntegId, Spi, TrafficSelector};
 
 use crate::iptfs::{Receiver, Sender};
 use crate::packet::PacketProtection;
-use crate::tunnel::Ecn;
+use crate::transport::OuterHeader;
 use crate::{Drop, InboundSa, Mode, Opened, SaParameters};
 
 /// Every suite of the house, by name.
@@ -64,6 +66,7 @@ pub fn parameters(transforms: EspTransforms) -> SaParameters {
         replay_window: 64,
         local_ts: networks(1),
         remote_ts: networks(2),
+        original: None,
     }
 }
 
@@ -71,7 +74,7 @@ pub fn parameters(transforms: EspTransforms) -> SaParameters {
 ///
 /// `suite | flags | sequence 8 | rest`. By bit 0 of the flags the sequence numbers have 64 bits; by bit 1 the rest is sealed
 /// with the right key first, as payload, padding and trailer together, so that what comes after the ICV check is met too;
-/// by bits 2 and 3 the outer header has an ECN mark.
+/// by bits 2 and 3 the outer header has an ECN mark; by bit 4 it is transport mode, by bits 5 and 6 over IPv6 and through a NAT.
 ///
 /// # Panics
 /// If the machine does something that it must never do.
@@ -83,10 +86,23 @@ pub fn open_any(data: &[u8]) {
         sequence if transforms.esn => sequence.max(1),
         sequence => (sequence & u64::from(u32::MAX)).max(1),
     };
-    let (Ok(protection), Ok(mut sa)) = (
-        PacketProtection::new(&parameters(transforms)),
-        InboundSa::resume(parameters(transforms), sequence - 1),
-    ) else {
+    let transport = flags & 16 != 0;
+    let addresses = |net: u8, host: u8| -> IpAddr {
+        if flags & 32 == 0 {
+            [10, net, 0, host].into()
+        } else {
+            [0xfd00 | u16::from(net), 0, 0, 0, 0, 0, 0, host.into()].into()
+        }
+    };
+    let ends = (addresses(2, 7), addresses(1, 9));
+    let parameters = || SaParameters {
+        mode: if transport { Mode::Transport } else { Mode::Tunnel },
+        original: (flags & 64 != 0).then(|| (addresses(9, 1), ends.1)),
+        ..parameters(transforms)
+    };
+    let (Ok(protection), Ok(mut sa)) =
+        (PacketProtection::new(&parameters()), InboundSa::resume(parameters(), sequence - 1))
+    else {
         return;
     };
 
@@ -100,10 +116,20 @@ pub fn open_any(data: &[u8]) {
     }
     let again = packet.clone();
 
-    match sa.open_marked(&mut packet, Ecn::from_traffic_class(flags >> 2)) {
-        Ok(Opened::Packet(inner)) => {
+    let outer = OuterHeader { addresses: Some(ends), traffic_class: flags >> 2 & 3, hop_limit: 9 };
+    let opened = match sa.open_from(&mut packet, &outer) {
+        Ok(Opened::Packet(inner)) => Ok(Some((Mode::Tunnel, inner.to_vec()))),
+        Ok(Opened::Payload(header, payload)) => {
+            Ok(Some((Mode::Transport, [header.as_bytes(), payload].concat())))
+        }
+        Ok(Opened::Dummy) => Ok(None),
+        Err(cause) => Err(cause),
+    };
+    match opened {
+        Ok(Some((mode, inner))) => {
+            assert_eq!(mode == Mode::Transport, transport);
             assert!(sa.window().top() >= sequence);
-            let flow = adit_wire::ip::flow(inner);
+            let flow = adit_wire::ip::flow(&inner);
             assert!(
                 flow.is_ok_and(|flow| flow.total_len == inner.len() && sa.selectors().admit_inbound(&flow))
             );
@@ -113,7 +139,7 @@ pub fn open_any(data: &[u8]) {
             assert_eq!(sa.window().top(), sequence - 1, "a forgery moved the window");
             return;
         }
-        Ok(Opened::Dummy) | Err(_) => {}
+        Ok(None) | Err(_) => {}
     }
     // It was genuine, so its sequence number is used up, whatever was inside.
     let mut packet = again;

@@ -3,16 +3,21 @@
 //! This module owns the order of the checks and the cause of every drop. It never finds the SA, which is the caller's by SPI,
 //! and never answers a bad packet.
 
+use std::net::IpAddr;
+
 use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
 use adit_wire::ikev2::Spi;
 
 use crate::packet::PacketProtection;
+use crate::transport::{Header, OuterHeader, rebuild};
 use crate::tunnel::{Ecn, decapsulate_ecn};
-use crate::{Error, ReplayWindow, SaParameters, Selectors};
+use crate::{Error, Mode, ReplayWindow, SaParameters, Selectors};
 
-/// The receiving half of a Child SA, in tunnel mode.
+/// The receiving half of a Child SA.
 pub struct InboundSa {
     spi: Spi,
+    mode: Mode,
+    original: Option<(IpAddr, IpAddr)>,
     protection: PacketProtection,
     window: ReplayWindow,
     selectors: Selectors,
@@ -24,6 +29,8 @@ pub struct InboundSa {
 pub enum Opened<'p> {
     /// An inner IP packet: verified, fresh, whole, and from and to where this SA may carry.
     Packet(&'p [u8]),
+    /// The same in transport mode: its header, made anew from the outer one, and what follows it.
+    Payload(Header, &'p [u8]),
     /// Nothing: the packet was sent to hide traffic (RFC 4303 2.6).
     Dummy,
 }
@@ -166,6 +173,8 @@ impl InboundSa {
     fn with_window(window: ReplayWindow, parameters: SaParameters) -> Result<Self, Error> {
         Ok(Self {
             spi: parameters.spi,
+            mode: parameters.mode,
+            original: parameters.original,
             protection: PacketProtection::new(&parameters)?,
             window,
             selectors: Selectors::new(&parameters.local_ts, &parameters.remote_ts),
@@ -175,7 +184,7 @@ impl InboundSa {
 
     /// Opens the ESP packet `packet`, SPI to ICV, in place. Its SPI is this SA's, the caller has seen to that.
     ///
-    /// For when the outer header's ECN field is not known; it counts as Not-ECT.
+    /// For when nothing is known of the outer header, and the SA is in tunnel mode: its ECN field counts as Not-ECT.
     ///
     /// # Errors
     /// The cause of the drop; what is left in `packet` is then of no use.
@@ -188,11 +197,24 @@ impl InboundSa {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_marked<'p>(&mut self, packet: &'p mut [u8], outer: Ecn) -> Result<Opened<'p>, Drop> {
+        self.open_from(packet, &OuterHeader { traffic_class: outer as u8, ..OuterHeader::UNKNOWN })
+    }
+
+    /// As [`open`](Self::open), with the header that the packet came behind: in tunnel mode its congestion mark is passed
+    /// on (RFC 6040 4.2), in transport mode it is the packet's own.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_from<'p>(&mut self, packet: &'p mut [u8], outer: &OuterHeader) -> Result<Opened<'p>, Drop> {
         let opened = self.process(packet, outer);
         match &opened {
             Ok(Opened::Packet(inner)) => {
                 self.counters.packets += 1;
                 self.counters.bytes += inner.len() as u64;
+            }
+            Ok(Opened::Payload(header, payload)) => {
+                self.counters.packets += 1;
+                self.counters.bytes += (header.len() + payload.len()) as u64;
             }
             Ok(Opened::Dummy) => self.counters.dummies += 1,
             Err(cause) => self.counters.drops.record(*cause),
@@ -200,7 +222,7 @@ impl InboundSa {
         opened
     }
 
-    fn process<'p>(&mut self, packet: &'p mut [u8], outer: Ecn) -> Result<Opened<'p>, Drop> {
+    fn process<'p>(&mut self, packet: &'p mut [u8], outer: &OuterHeader) -> Result<Opened<'p>, Drop> {
         // RFC 4303 3.4.3: the window is asked first, because that is cheap, and moves only once the ICV has proved right.
         let Some([_, _, _, _, s0, s1, s2, s3]) = packet.first_chunk() else { return Err(Drop::Malformed) };
         let sequence = self.window.check(u32::from_be_bytes([*s0, *s1, *s2, *s3]))?;
@@ -211,13 +233,20 @@ impl InboundSa {
         if next_header == NEXT_HEADER_NONE {
             return Ok(Opened::Dummy);
         }
+        if self.mode == Mode::Transport {
+            let (header, flow) = rebuild(outer, self.original, next_header, payload)?;
+            if !self.selectors.admit_inbound(&flow) {
+                return Err(Drop::Selector);
+            }
+            return Ok(Opened::Payload(header, payload));
+        }
         let inner = strip_tfc_padding(payload, next_header)?;
         // RFC 4301 5.2, step 4: a peer may send only from and to what was negotiated.
         let flow = adit_wire::ip::flow(inner).map_err(|_| Drop::InnerHeader)?;
         if !self.selectors.admit_inbound(&flow) {
             return Err(Drop::Selector);
         }
-        decapsulate_ecn(outer, inner)?;
+        decapsulate_ecn(Ecn::from_traffic_class(outer.traffic_class), inner)?;
         Ok(Opened::Packet(inner))
     }
 

@@ -1,4 +1,4 @@
-//! ESP (RFC 4303) in tunnel mode as a pure machine: packets and keys in, packets out.
+//! ESP (RFC 4303) in tunnel and transport mode as a pure machine: packets and keys in, packets out.
 //!
 //! This crate owns what happens to one packet between the inner and the outer network: sealing and opening, sequence
 //! numbers, the anti-replay window, the check of opened packets against the SA's selectors, the choice of a policy for a
@@ -24,9 +24,12 @@ mod policy;
 mod ports;
 mod replay;
 mod selector;
+pub mod transport;
 pub mod tunnel;
 #[cfg(test)]
 mod vectors;
+
+use std::net::IpAddr;
 
 use adit_crypto::{EspKeys, EspTransforms};
 use adit_wire::ikev2::{Spi, TrafficSelector};
@@ -60,6 +63,9 @@ pub struct SaParameters {
     pub local_ts: Vec<TrafficSelector>,
     /// Traffic on the peer's side of the tunnel.
     pub remote_ts: Vec<TrafficSelector>,
+    /// In transport mode and for the inbound direction only: source and destination of the packets in the eyes of the
+    /// peer that made their checksums, where a NAT changed them on the way (RFC 3948 3.1.2).
+    pub original: Option<(IpAddr, IpAddr)>,
 }
 
 /// Why an SA cannot be made from its parameters.

@@ -8,15 +8,17 @@ use adit_wire::ikev2::Spi;
 
 use crate::packet::PacketProtection;
 use crate::tunnel::Encapsulation;
-use crate::{Error, Layout, SaParameters, Selectors};
+use crate::{Error, Layout, Mode, SaParameters, Selectors, transport};
 
-/// The sending half of a Child SA, in tunnel mode.
+/// The sending half of a Child SA.
 ///
 /// It is not `Clone`: two copies would use the same sequence numbers, and with them the same nonces.
 pub struct OutboundSa {
     spi: Spi,
     protection: PacketProtection,
     selectors: Selectors,
+    /// Octets of each packet that stay outside: in transport mode those of its header.
+    header_len: usize,
     /// Sequence number of the last packet; 0 before the first.
     last: u64,
     /// The last sequence number there is.
@@ -46,6 +48,9 @@ pub enum SealError {
     /// The inner packet is longer than an IP packet can be.
     #[error("a packet of {0} bytes is longer than IP allows")]
     TooLong(usize),
+    /// Transport mode protects whole packets without IPv4 options and IPv6 extension headers only.
+    #[error("transport mode does not carry fragments, IPv4 options and IPv6 extension headers")]
+    NotPlain,
     /// The crypto library refused.
     #[error("cannot seal: {0}")]
     Crypto(#[from] adit_crypto::Error),
@@ -68,10 +73,15 @@ impl OutboundSa {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn resume(parameters: SaParameters, last: u64) -> Result<Self, Error> {
+        let header_len = match parameters.mode {
+            Mode::Tunnel => 0,
+            Mode::Transport => transport::header_len(&parameters.remote_ts),
+        };
         Ok(Self {
             spi: parameters.spi,
             protection: PacketProtection::new(&parameters)?,
             selectors: Selectors::new(&parameters.local_ts, &parameters.remote_ts),
+            header_len,
             last,
             limit: if parameters.transforms.esn { u64::MAX } else { u32::MAX.into() },
             counters: OutboundCounters::default(),
@@ -102,7 +112,7 @@ impl OutboundSa {
         self.protection.seal(self.spi, self.last, slot, payload_len, next_header)?;
         if next_header != NEXT_HEADER_NONE {
             self.counters.packets += 1;
-            self.counters.bytes += payload_len as u64;
+            self.counters.bytes += (self.header_len + payload_len) as u64;
         }
         Ok(())
     }
@@ -113,14 +123,24 @@ impl OutboundSa {
     /// that is cleared and used again is not allocated again.
     ///
     /// # Errors
-    /// As [`seal_at`](Self::seal_at), and [`SealError::NotIp`].
+    /// As [`seal_at`](Self::seal_at) and [`payload_of`](Self::payload_of).
     pub fn seal(&mut self, inner: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
-        let next_header = match inner.first().map(|first| first >> 4) {
-            Some(4) => NEXT_HEADER_IPV4,
-            Some(6) => NEXT_HEADER_IPV6,
-            _ => return Err(SealError::NotIp),
-        };
-        self.append(inner.len(), next_header, out, |payload| payload.copy_from_slice(inner))
+        let (next_header, payload) = self.payload_of(inner)?;
+        self.append(payload.len(), next_header, out, |place| place.copy_from_slice(payload))
+    }
+
+    /// What of the IP packet `inner` travels inside, and the next header that says what it is: all of it, or in transport
+    /// mode what follows its header.
+    ///
+    /// # Errors
+    /// [`SealError::NotIp`], and in transport mode [`SealError::NotPlain`].
+    pub fn payload_of<'i>(&self, inner: &'i [u8]) -> Result<(u8, &'i [u8]), SealError> {
+        match inner.first().map(|first| first >> 4) {
+            Some(4 | 6) if self.header_len > 0 => transport::payload(inner),
+            Some(4) => Ok((NEXT_HEADER_IPV4, inner)),
+            Some(6) => Ok((NEXT_HEADER_IPV6, inner)),
+            _ => Err(SealError::NotIp),
+        }
     }
 
     /// Appends a dummy packet with `len` bytes of zeros inside, which the receiver discards once it has verified it (RFC
@@ -188,13 +208,15 @@ impl OutboundSa {
     /// The longest inner packet whose outer packet has at most `outer_mtu` bytes, in UDP or not, over IPv6 or IPv4.
     #[must_use]
     pub fn max_inner(&self, outer_mtu: usize, encap: bool, outer_v6: bool) -> usize {
-        Encapsulation { ipv6: outer_v6, udp: encap }.max_inner(self.layout(), outer_mtu)
+        let payload = Encapsulation { ipv6: outer_v6, udp: encap }.max_inner(self.layout(), outer_mtu);
+        if payload == 0 { 0 } else { self.header_len + payload }
     }
 
-    /// What the tunnel adds to an inner packet of `inner` bytes: outer headers, ESP and padding.
+    /// What the SA adds to an inner packet of `inner` bytes: outer headers, ESP and padding.
     #[must_use]
     pub fn overhead(&self, inner: usize, encap: bool, outer_v6: bool) -> usize {
-        Encapsulation { ipv6: outer_v6, udp: encap }.outer_len(self.layout(), inner) - inner
+        let payload = inner.saturating_sub(self.header_len);
+        Encapsulation { ipv6: outer_v6, udp: encap }.outer_len(self.layout(), payload).saturating_sub(inner)
     }
 
     /// What it has sent.

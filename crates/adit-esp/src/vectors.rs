@@ -174,6 +174,7 @@ impl Case<'_> {
             replay_window: 64,
             local_ts: vec![ts],
             remote_ts: vec![ts],
+            original: None,
         }
     }
 

@@ -47,6 +47,22 @@ pub struct Flow {
     pub total_len: usize,
 }
 
+impl Flow {
+    /// The flow of a packet from the first address to the second, whose `payload` of `protocol` has no IPv6 extension
+    /// headers in front of it.
+    #[must_use]
+    pub fn new(
+        (source, destination): (IpAddr, IpAddr),
+        protocol: u8,
+        fragment: bool,
+        payload: &[u8],
+        total_len: usize,
+    ) -> Self {
+        let (source_port, destination_port) = ports(protocol, fragment, payload);
+        Self { source, destination, protocol, source_port, destination_port, fragment, total_len }
+    }
+}
+
 /// Reads the flow of an IPv4 or IPv6 packet. Octets after the packet's end are ignored.
 ///
 /// # Errors
@@ -57,34 +73,18 @@ pub fn flow(packet: &[u8]) -> Result<Flow, DecodeError> {
         Some(4) => {
             let header = Ipv4Header::decode(packet)?;
             let payload = packet.get(header.header_len..header.total_len).unwrap_or_default();
+            let addresses = (header.source.into(), header.destination.into());
             let fragment = header.fragment_offset > 0;
-            let (source_port, destination_port) = ports(header.protocol, fragment, payload);
-            Ok(Flow {
-                source: header.source.into(),
-                destination: header.destination.into(),
-                protocol: header.protocol,
-                source_port,
-                destination_port,
-                fragment,
-                total_len: header.total_len,
-            })
+            Ok(Flow::new(addresses, header.protocol, fragment, payload, header.total_len))
         }
         Some(6) => {
             let header = Ipv6Header::decode(packet)?;
             let upper = header.upper_layer(packet)?;
             let total_len = header.total_len();
             let payload = packet.get(upper.offset..total_len).unwrap_or_default();
+            let addresses = (header.source.into(), header.destination.into());
             let fragment = upper.fragment.is_some_and(|fragment| fragment.offset > 0);
-            let (source_port, destination_port) = ports(upper.protocol, fragment, payload);
-            Ok(Flow {
-                source: header.source.into(),
-                destination: header.destination.into(),
-                protocol: upper.protocol,
-                source_port,
-                destination_port,
-                fragment,
-                total_len,
-            })
+            Ok(Flow::new(addresses, upper.protocol, fragment, payload, total_len))
         }
         Some(_) => Err(DecodeError::invalid("IP header", "version is neither 4 nor 6")),
         None => Err(DecodeError::new("IP header", Reason::Truncated { needed: 1, left: 0 })),

@@ -307,6 +307,7 @@ fn child(side: Side, generation: u8, v6: bool, encap: bool, policy: &PolicySpec)
         replay_window: 1024,
         local_ts: policy.local_ts.clone(),
         remote_ts: policy.remote_ts.clone(),
+        original: None,
     };
     ChildSaInstall {
         id: ChildId(generation.into()),
