@@ -165,21 +165,24 @@ impl Protection {
         buf: &mut [u8],
         icv: &mut [u8],
     ) -> Result<(), Error> {
-        self.check_lengths(iv, mac_trailer, buf, icv)?;
         match &self.0 {
             Method::Aead { key, salt } => {
-                let tag = key
-                    .seal_in_place_separate_tag(nonce(salt, iv)?, Aad::from(associated_data), buf)
+                check_aead(mac_trailer, icv)?;
+                key.seal_in_place_scatter(nonce(salt, iv)?, Aad::from(associated_data), buf, &[], icv)
                     .map_err(|_| Error::BadKey)?;
-                icv.copy_from_slice(tag.as_ref());
             }
             Method::Cbc(cbc) => {
+                cbc.check_lengths(buf, icv)?;
                 let context = EncryptionContext::Iv128(block_iv(iv)?);
                 cbc.encrypting.less_safe_encrypt(buf, context).map_err(|_| Error::BadKey)?;
                 cbc.mac.sign(&[associated_data, iv, buf, mac_trailer], icv);
             }
             #[cfg(feature = "legacy")]
-            Method::Null(mac) => mac.sign(&[associated_data, buf, mac_trailer], icv),
+            Method::Null(mac) => {
+                check_len("IV", 0, iv.len())?;
+                check_len("ICV", mac.icv_len, icv.len())?;
+                mac.sign(&[associated_data, buf, mac_trailer], icv);
+            }
         }
         Ok(())
     }
@@ -198,33 +201,42 @@ impl Protection {
         buf: &mut [u8],
         icv: &[u8],
     ) -> Result<(), Error> {
-        self.check_lengths(iv, mac_trailer, buf, icv)?;
         match &self.0 {
             Method::Aead { key, salt } => {
+                check_aead(mac_trailer, icv)?;
                 key.open_in_place_separate_tag(nonce(salt, iv)?, Aad::from(associated_data), icv, buf)
                     .map_err(|_| Error::Authentication)?;
             }
             Method::Cbc(cbc) => {
+                cbc.check_lengths(buf, icv)?;
+                let context = DecryptionContext::Iv128(block_iv(iv)?);
                 // Nothing is decrypted before it is known to be the peer's: no padding oracle (RFC 4303 3.4.4.1).
                 cbc.mac.verify(&[associated_data, iv, buf, mac_trailer], icv)?;
-                let context = DecryptionContext::Iv128(block_iv(iv)?);
                 cbc.decrypting.decrypt(buf, context).map_err(|_| Error::BadKey)?;
             }
             #[cfg(feature = "legacy")]
-            Method::Null(mac) => mac.verify(&[associated_data, buf, mac_trailer], icv)?,
+            Method::Null(mac) => {
+                check_len("IV", 0, iv.len())?;
+                check_len("ICV", mac.icv_len, icv.len())?;
+                mac.verify(&[associated_data, buf, mac_trailer], icv)?;
+            }
         }
         Ok(())
     }
+}
 
-    fn check_lengths(&self, iv: &[u8], mac_trailer: &[u8], buf: &[u8], icv: &[u8]) -> Result<(), Error> {
-        check_len("IV", self.iv_len(), iv.len())?;
-        check_len("ICV", self.icv_len(), icv.len())?;
-        if self.is_aead() {
-            // Left out of the check value in silence, it would not be protected.
-            check_len("MAC trailer", 0, mac_trailer.len())?;
-        }
-        check_len("text", buf.len().next_multiple_of(self.block_len()), buf.len())
+impl Cbc {
+    fn check_lengths(&self, buf: &[u8], icv: &[u8]) -> Result<(), Error> {
+        check_len("ICV", self.mac.icv_len, icv.len())?;
+        check_len("text", buf.len().next_multiple_of(AES_BLOCK_LEN), buf.len())
     }
+}
+
+/// What an AEAD cipher does not check itself.
+fn check_aead(mac_trailer: &[u8], icv: &[u8]) -> Result<(), Error> {
+    // Left out of the check value in silence, it would not be protected.
+    check_len("MAC trailer", 0, mac_trailer.len())?;
+    check_len("ICV", AEAD_ICV_LEN, icv.len())
 }
 
 impl fmt::Debug for Protection {
@@ -272,12 +284,12 @@ impl Mac {
 }
 
 fn nonce(salt: &[u8; SALT_LEN], iv: &[u8]) -> Result<Nonce, Error> {
-    let mut nonce = [0; SALT_LEN + AEAD_IV_LEN];
-    let (head, tail) = nonce.split_at_mut(SALT_LEN);
-    head.copy_from_slice(salt);
-    check_len("IV", AEAD_IV_LEN, iv.len())?;
-    tail.copy_from_slice(iv);
-    Ok(Nonce::assume_unique_for_key(nonce))
+    let Ok(iv) = <&[u8; AEAD_IV_LEN]>::try_from(iv) else {
+        return Err(Error::Length { what: "IV", expected: AEAD_IV_LEN, actual: iv.len() });
+    };
+    let [s0, s1, s2, s3] = *salt;
+    let [i0, i1, i2, i3, i4, i5, i6, i7] = *iv;
+    Ok(Nonce::assume_unique_for_key([s0, s1, s2, s3, i0, i1, i2, i3, i4, i5, i6, i7]))
 }
 
 fn block_iv(iv: &[u8]) -> Result<FixedLength<AES_BLOCK_LEN>, Error> {

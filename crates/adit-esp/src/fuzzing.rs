@@ -109,9 +109,9 @@ pub fn open_any(data: &[u8]) {
     let mut packet = rest.to_vec();
     let sealed = flags & 2 != 0;
     if sealed {
-        packet = protection.lay_out_plaintext(Spi(0xc0ff_ee01), sequence, rest);
-        if protection.encrypt(sequence, &mut packet).is_err() {
-            return;
+        match protection.seal_plaintext(Spi(0xc0ff_ee01), sequence, rest) {
+            Some(genuine) => packet = genuine,
+            None => return,
         }
     }
     let again = packet.clone();

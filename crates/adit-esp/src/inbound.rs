@@ -342,13 +342,12 @@ mod tests {
         ) -> Result<Option<Vec<u8>>, Drop> {
             self.sequence += 1;
             let plaintext = [payload, padding, &[pad_len, next_header]].concat();
-            let mut packet = self.protection.lay_out_plaintext(self.sa.spi, self.sequence, &plaintext);
+            let mut packet = self.protection.seal_plaintext(self.sa.spi, self.sequence, &plaintext).unwrap();
             assert_eq!(
                 packet.len(),
                 8 + self.layout_overhead() + plaintext.len(),
                 "the test's plaintext is not whole blocks"
             );
-            self.protection.encrypt(self.sequence, &mut packet).unwrap();
             let opened = self.sa.open(&mut packet);
             let opened =
                 opened.map(|o| if let Opened::Packet(inner) = o { Some(inner.to_vec()) } else { None });

@@ -99,59 +99,10 @@ impl PacketProtection {
         self.layout
     }
 
-    /// Writes everything around the payload that stands in `packet` already, in the clear and without the ICV: SPI, sequence
-    /// number, IV, padding and trailer. `None` if that is not the length of a packet that holds `payload_len` bytes.
+    /// Seals the packet in place whose payload of `payload_len` bytes stands in it already: writes everything around that,
+    /// encrypts, and writes the ICV.
     ///
     /// What room there is beyond the least padding is filled with zeros behind the payload (RFC 4303 2.7).
-    pub(crate) fn lay_out(
-        &self,
-        spi: Spi,
-        sequence: u64,
-        packet: &mut [u8],
-        payload_len: usize,
-        next_header: u8,
-    ) -> Option<()> {
-        let Fields { header, iv, body, .. } = self.fields(packet)?;
-        if !body.len().is_multiple_of(self.layout.alignment) {
-            return None;
-        }
-        let (rest, trailer) = body.split_last_chunk_mut::<TRAILER_LEN>()?;
-        let mut padding = rest.get_mut(payload_len..)?;
-        self.start(spi, sequence, header, iv);
-        if padding.len() >= self.layout.alignment {
-            padding.fill(0);
-            padding = &mut [];
-        }
-        *trailer = [padding.len() as u8, next_header];
-        // RFC 4303 2.4: padding bytes count up from 1. There are fewer than 16 of them.
-        for (byte, number) in padding.iter_mut().zip(1..) {
-            *byte = number;
-        }
-        Some(())
-    }
-
-    /// As [`lay_out`](Self::lay_out), with padding and trailer as the caller has them at the end of `plaintext`; cut to
-    /// whole blocks. For tests: it makes what a faulty peer with the right key could send.
-    pub(crate) fn lay_out_plaintext(&self, spi: Spi, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
-        let whole = plaintext.len() - plaintext.len() % self.protection.block_len();
-        let mut packet = vec![0; HEADER_LEN + self.layout.iv_len];
-        packet.extend(plaintext.iter().take(whole));
-        packet.resize(packet.len() + self.layout.icv_len, 0);
-        if let Some(Fields { header, iv, .. }) = self.fields(&mut packet) {
-            self.start(spi, sequence, header, iv);
-        }
-        packet
-    }
-
-    /// SPI, sequence number and IV.
-    fn start(&self, spi: Spi, sequence: u64, header: &mut [u8; HEADER_LEN], iv: &mut [u8]) {
-        // RFC 4303 2.2.1: of an extended sequence number only the low half travels.
-        *header = (u64::from(spi.0) << 32 | sequence & u64::from(u32::MAX)).to_be_bytes();
-        // The sequence number never repeats under one key, and so neither does the IV made from it.
-        self.protection.next_iv(sequence, iv);
-    }
-
-    /// Lays a packet out, as [`lay_out`](Self::lay_out) does, and encrypts it.
     pub(crate) fn seal(
         &self,
         spi: Spi,
@@ -161,22 +112,66 @@ impl PacketProtection {
         next_header: u8,
     ) -> Result<(), adit_crypto::Error> {
         let actual = packet.len();
-        if self.lay_out(spi, sequence, packet, payload_len, next_header).is_none() {
+        let fields = self.fields(packet).and_then(|fields| self.lay_out(fields, payload_len, next_header));
+        let Some(mut fields) = fields else {
             let expected = self.layout.packet_len(payload_len);
             return Err(adit_crypto::Error::Length { what: "ESP packet", expected, actual });
-        }
-        self.encrypt(sequence, packet)
+        };
+        self.start(spi, sequence, &mut fields);
+        self.encrypt(sequence, &mut fields)
     }
 
-    /// Encrypts a laid-out packet in place and writes its ICV.
-    pub(crate) fn encrypt(&self, sequence: u64, packet: &mut [u8]) -> Result<(), adit_crypto::Error> {
-        let (mut scratch, actual) = ([0; 12], packet.len());
-        let Some(Fields { header, iv, body, icv }) = self.fields(packet) else {
-            let expected = self.layout.packet_len(0);
-            return Err(adit_crypto::Error::Length { what: "ESP packet", expected, actual });
-        };
-        let (associated, trailer) = self.authenticated(header, sequence, &mut scratch);
-        self.protection.seal(iv, associated, trailer, body, icv)
+    /// Padding and trailer. `None` if this is not the length of a packet that holds `payload_len` bytes.
+    pub(crate) fn lay_out<'p>(
+        &self,
+        fields: Fields<'p>,
+        payload_len: usize,
+        next_header: u8,
+    ) -> Option<Fields<'p>> {
+        // A power of two.
+        if fields.body.len() & (self.layout.alignment - 1) != 0 {
+            return None;
+        }
+        let (rest, trailer) = fields.body.split_last_chunk_mut::<TRAILER_LEN>()?;
+        let mut padding = rest.get_mut(payload_len..)?;
+        if padding.len() >= self.layout.alignment {
+            padding.fill(0);
+            padding = &mut [];
+        }
+        *trailer = [padding.len() as u8, next_header];
+        // RFC 4303 2.4: padding bytes count up from 1. There are fewer than 16 of them.
+        for (byte, number) in padding.iter_mut().zip(1..) {
+            *byte = number;
+        }
+        Some(fields)
+    }
+
+    /// SPI, sequence number and IV.
+    pub(crate) fn start(&self, spi: Spi, sequence: u64, fields: &mut Fields<'_>) {
+        // RFC 4303 2.2.1: of an extended sequence number only the low half travels.
+        *fields.header = (u64::from(spi.0) << 32 | sequence & u64::from(u32::MAX)).to_be_bytes();
+        // The sequence number never repeats under one key, and so neither does the IV made from it.
+        self.protection.next_iv(sequence, fields.iv);
+    }
+
+    /// Encrypts what is laid out and writes the ICV.
+    pub(crate) fn encrypt(&self, sequence: u64, fields: &mut Fields<'_>) -> Result<(), adit_crypto::Error> {
+        let mut scratch = [0; 12];
+        let (associated, trailer) = self.authenticated(fields.header, sequence, &mut scratch);
+        self.protection.seal(fields.iv, associated, trailer, fields.body, fields.icv)
+    }
+
+    /// The packet that carries `plaintext`, with padding and trailer as the caller has them at its end, cut to whole
+    /// blocks. For tests: it makes what a faulty peer with the right key could send.
+    pub(crate) fn seal_plaintext(&self, spi: Spi, sequence: u64, plaintext: &[u8]) -> Option<Vec<u8>> {
+        let whole = plaintext.len() - plaintext.len() % self.protection.block_len();
+        let mut packet = vec![0; self.layout.payload_offset()];
+        packet.extend(plaintext.iter().take(whole));
+        packet.resize(packet.len() + self.layout.icv_len, 0);
+        let mut fields = self.fields(&mut packet)?;
+        self.start(spi, sequence, &mut fields);
+        self.encrypt(sequence, &mut fields).ok()?;
+        Some(packet)
     }
 
     /// Verifies and decrypts a packet in place; returns payload, padding and trailer.
@@ -192,12 +187,12 @@ impl PacketProtection {
     }
 
     /// Splits a packet, if it can hold a trailer and its ciphertext is whole blocks.
-    fn fields<'p>(&self, packet: &'p mut [u8]) -> Option<Fields<'p>> {
+    pub(crate) fn fields<'p>(&self, packet: &'p mut [u8]) -> Option<Fields<'p>> {
         let (header, rest) = packet.split_first_chunk_mut::<HEADER_LEN>()?;
         let (iv, rest) = rest.split_at_mut_checked(self.layout.iv_len)?;
         let body_len = rest.len().checked_sub(self.layout.icv_len)?;
         let (body, icv) = rest.split_at_mut_checked(body_len)?;
-        (body_len >= TRAILER_LEN && body_len.is_multiple_of(self.protection.block_len())).then_some(Fields {
+        (body_len >= TRAILER_LEN && body_len & (self.protection.block_len() - 1) == 0).then_some(Fields {
             header,
             iv,
             body,
@@ -225,9 +220,10 @@ impl PacketProtection {
     }
 }
 
-struct Fields<'p> {
+/// The parts of a packet; its body is payload, padding and trailer.
+pub(crate) struct Fields<'p> {
     header: &'p mut [u8; HEADER_LEN],
-    iv: &'p mut [u8],
+    pub(crate) iv: &'p mut [u8],
     body: &'p mut [u8],
     icv: &'p mut [u8],
 }

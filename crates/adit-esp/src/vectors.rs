@@ -188,10 +188,11 @@ impl Case<'_> {
         let layout = protection.layout();
         let mut ours = vec![0xaa; layout.packet_len(payload.len())];
         ours[layout.payload_offset()..][..payload.len()].copy_from_slice(payload);
-        protection.lay_out(spi(packet), self.sequence, &mut ours, payload.len(), next_header).unwrap();
-        let iv = HEADER_LEN..layout.payload_offset();
-        ours[iv.clone()].copy_from_slice(&packet[iv]);
-        protection.encrypt(self.sequence, &mut ours).unwrap();
+        let fields = protection.fields(&mut ours).unwrap();
+        let mut fields = protection.lay_out(fields, payload.len(), next_header).unwrap();
+        protection.start(spi(packet), self.sequence, &mut fields);
+        fields.iv.copy_from_slice(&packet[HEADER_LEN..layout.payload_offset()]);
+        protection.encrypt(self.sequence, &mut fields).unwrap();
         ours
     }
 
