@@ -2,14 +2,28 @@
 //!
 //! This module owns the answer to "does this packet belong": it never negotiates and never narrows.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use adit_wire::ikev2::TrafficSelector;
 use adit_wire::ip::{Flow, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MOBILITY};
 
 /// The selectors of one SA, both sides.
 #[derive(Clone, Debug)]
-pub struct Selectors {
+pub struct Selectors(Sides);
+
+#[derive(Clone, Debug)]
+enum Sides {
+    /// One range of IPv4 addresses on each side, whatever the protocol and ports: what nearly all SAs have, kept where
+    /// they are.
+    Ipv4 {
+        local: (Ipv4Addr, Ipv4Addr),
+        remote: (Ipv4Addr, Ipv4Addr),
+    },
+    Any(Box<Lists>),
+}
+
+#[derive(Clone, Debug)]
+struct Lists {
     local: Vec<Rule>,
     remote: Vec<Rule>,
 }
@@ -18,25 +32,54 @@ impl Selectors {
     /// Compiles the negotiated selectors. An empty side admits nothing.
     #[must_use]
     pub fn new(local_ts: &[TrafficSelector], remote_ts: &[TrafficSelector]) -> Self {
-        Self {
+        if let ([local], [remote]) = (local_ts, remote_ts)
+            && let (Some(local), Some(remote)) = (plain(local), plain(remote))
+        {
+            return Self(Sides::Ipv4 { local, remote });
+        }
+        Self(Sides::Any(Box::new(Lists {
             local: local_ts.iter().map(Rule::from).collect(),
             remote: remote_ts.iter().map(Rule::from).collect(),
-        }
+        })))
     }
 
     /// May a packet of ours take this SA: from one of our selectors to one of the peer's?
     #[must_use]
     pub fn admit_outbound(&self, flow: &Flow) -> bool {
-        let (source, destination) = Endpoint::of(flow);
-        admit(&self.local, &source) && admit(&self.remote, &destination)
+        match &self.0 {
+            Sides::Ipv4 { local, remote } => within(local, flow.source) && within(remote, flow.destination),
+            Sides::Any(lists) => {
+                let (source, destination) = Endpoint::of(flow);
+                admit(&lists.local, &source) && admit(&lists.remote, &destination)
+            }
+        }
     }
 
     /// May a packet of the peer have come by this SA: from one of its selectors to one of ours?
     #[must_use]
     pub fn admit_inbound(&self, flow: &Flow) -> bool {
-        let (source, destination) = Endpoint::of(flow);
-        admit(&self.remote, &source) && admit(&self.local, &destination)
+        match &self.0 {
+            Sides::Ipv4 { local, remote } => within(remote, flow.source) && within(local, flow.destination),
+            Sides::Any(lists) => {
+                let (source, destination) = Endpoint::of(flow);
+                admit(&lists.remote, &source) && admit(&lists.local, &destination)
+            }
+        }
     }
+}
+
+/// The addresses of a selector that has nothing else to say.
+fn plain(ts: &TrafficSelector) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    match (ts.start, ts.end) {
+        (IpAddr::V4(start), IpAddr::V4(end)) => {
+            (ts.protocol == 0 && (ts.start_port, ts.end_port) == (0, u16::MAX)).then_some((start, end))
+        }
+        _ => None,
+    }
+}
+
+fn within((start, end): &(Ipv4Addr, Ipv4Addr), address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if (*start..=*end).contains(&address))
 }
 
 fn admit(rules: &[Rule], endpoint: &Endpoint) -> bool {
@@ -141,6 +184,8 @@ impl From<&TrafficSelector> for Rule {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::policy::tests::{flow, ts};
 
@@ -229,6 +274,40 @@ mod tests {
         assert!(!s.admit_inbound(&flow("10.2.0.1", "10.1.0.1", TCP, Some((65535, 5)))));
         assert!(!s.admit_inbound(&flow("10.2.0.1", "10.1.0.1", TCP, Some((0, 5)))));
         assert!(!s.admit_inbound(&flow("10.2.0.1", "10.1.0.1", TCP, None)));
+    }
+
+    proptest! {
+        /// However they are kept: by the words of RFC 7296 3.13.1, and as a list of the same selector twice.
+        #[test]
+        fn one_range_on_each_side_admits_what_lies_in_it(
+            (local, remote) in (any::<(u32, u32)>(), any::<(u32, u32)>()),
+            (source, destination) in (any::<u32>(), any::<u32>()),
+            (near, protocol, ports) in (0_usize..9, prop::sample::select(vec![TCP, ICMP, 47]), any::<Option<(u16, u16)>>()),
+        ) {
+            let ts = |(start, end): (u32, u32)| TrafficSelector {
+                start: Ipv4Addr::from(start).into(),
+                end: Ipv4Addr::from(end).into(),
+                ..TrafficSelector::any_v4()
+            };
+            // Often just at an edge.
+            let edges = [source, local.0, local.1, local.0.wrapping_sub(1), local.1.wrapping_add(1)];
+            let source = *edges.get(near).unwrap_or(&source);
+            let packet = flow(
+                &Ipv4Addr::from(source).to_string(),
+                &Ipv4Addr::from(destination).to_string(),
+                protocol,
+                ports,
+            );
+            let within = |(start, end): (u32, u32), address| start <= address && address <= end;
+            let expected = within(local, source) && within(remote, destination);
+            let (short, back) = (Selectors::new(&[ts(local)], &[ts(remote)]), Selectors::new(&[ts(remote)], &[ts(local)]));
+            let lists = Selectors::new(&[ts(local); 2], &[ts(remote)]);
+            prop_assert_eq!(short.admit_outbound(&packet), expected);
+            prop_assert_eq!(back.admit_inbound(&packet), expected);
+            prop_assert_eq!(lists.admit_outbound(&packet), expected);
+            let v6 = flow("fd00::1", "fd00::2", protocol, ports);
+            prop_assert!(!short.admit_outbound(&v6) && !short.admit_inbound(&v6));
+        }
     }
 
     /// RFC 4301 4.4.1.3, examples C and D: the sender's side says which types it may send.

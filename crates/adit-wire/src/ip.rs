@@ -173,21 +173,30 @@ impl Ipv4Header {
     /// It is not IPv4, or its lengths do not fit together or go beyond the slice.
     pub fn decode(packet: &[u8]) -> Result<Self, DecodeError> {
         const CONTEXT: &str = "IPv4 header";
-        let mut reader = Reader::new(packet, CONTEXT);
-        let version_and_len = reader.u8()?;
+        let [
+            version_and_len,
+            traffic_class,
+            len_high,
+            len_low,
+            id_high,
+            id_low,
+            offset_high,
+            offset_low,
+            ttl,
+            protocol,
+            _checksum_high,
+            _checksum_low,
+            addresses @ ..,
+        ] = Reader::new(packet, CONTEXT).array::<{ Self::LEN }>()?;
         if version_and_len >> 4 != 4 {
             return Err(DecodeError::invalid(CONTEXT, "version is not 4"));
         }
         let header_len = usize::from(version_and_len & 0x0f) * 4;
-        let traffic_class = reader.u8()?;
-        let total_len = usize::from(reader.u16()?);
-        let identification = reader.u16()?;
-        let flags_and_offset = reader.u16()?;
-        let ttl = reader.u8()?;
-        let protocol = reader.u8()?;
-        reader.u16()?; // header checksum
-        let source = Ipv4Addr::from(reader.array()?);
-        let destination = Ipv4Addr::from(reader.array()?);
+        let total_len = usize::from(u16::from_be_bytes([len_high, len_low]));
+        let identification = u16::from_be_bytes([id_high, id_low]);
+        let flags_and_offset = u16::from_be_bytes([offset_high, offset_low]);
+        let [s0, s1, s2, s3, d0, d1, d2, d3] = addresses;
+        let (source, destination) = (Ipv4Addr::new(s0, s1, s2, s3), Ipv4Addr::new(d0, d1, d2, d3));
         let reason = if header_len < Self::LEN {
             Reason::LengthBelow { length: header_len, minimum: Self::LEN }
         } else if total_len < header_len {
@@ -523,7 +532,7 @@ mod tests {
         for (packet, error) in [
             ("", "IP header: 1 octets needed, 0 left"),
             ("55", "IP header: version is neither 4 nor 6"),
-            ("45000014", "IPv4 header: 2 octets needed, 0 left"),
+            ("45000014", "IPv4 header: 20 octets needed, 4 left"),
             ("44000014 00000000 40060000 0a010001 0a020002", "IPv4 header: length 16 below 20"),
             ("45000013 00000000 40060000 0a010001 0a020002", "IPv4 header: length 19 below 20"),
             ("46000014 00000000 40060000 0a010001 0a020002", "IPv4 header: length 20 below 24"),
