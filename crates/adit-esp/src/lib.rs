@@ -40,7 +40,7 @@ pub use inbound::{Drop, DropCounters, InboundCounters, InboundSa, Opened};
 pub use mss::Mss;
 pub use outbound::{OutboundCounters, OutboundSa, SealError};
 pub use packet::Layout;
-pub use policy::{Policy, PolicyIndex, PolicyTable};
+pub use policy::{Action, Entry, Policy, PolicyIndex, PolicyTable, ordered};
 pub use ports::FragmentPorts;
 pub use replay::ReplayWindow;
 pub use selector::Selectors;
