@@ -33,7 +33,7 @@ fn selector(protocol: u8, ports: (u16, u16), first: &str, last: &str) -> Result<
 }
 
 fn policy(local_ts: Vec<TrafficSelector>, remote_ts: Vec<TrafficSelector>) -> PolicySpec {
-    PolicySpec { id: PolicyId(1), name: "net".into(), local_ts, remote_ts, priority: 0, trap: false }
+    PolicySpec::new(PolicyId(1), "net", local_ts, remote_ts)
 }
 
 const ALL_PORTS: (u16, u16) = (0, 65_535);

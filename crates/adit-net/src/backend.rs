@@ -5,8 +5,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use adit_esp::SaParameters;
 use adit_esp::tunnel::OuterPolicy;
+use adit_esp::{Action, Entry, Policy, SaParameters};
 use adit_wire::ikev2::{Spi, TrafficSelector};
 
 use crate::path::DEFAULT_MARK;
@@ -126,13 +126,15 @@ pub struct UdpEncap {
     pub remote_port: u16,
 }
 
-/// Traffic that is protected from the moment it is known, whether an SA exists or not.
+/// Traffic, and what is done with it from the moment it is known. What is protected is so whether an SA exists or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicySpec {
     /// Its name in [`ChildSaInstall`].
     pub id: PolicyId,
     /// Its name for people.
     pub name: String,
+    /// What is done with it.
+    pub action: Action,
     /// Traffic on our side.
     pub local_ts: Vec<TrafficSelector>,
     /// Traffic on the peer's side.
@@ -141,6 +143,31 @@ pub struct PolicySpec {
     pub priority: u32,
     /// Report a packet that finds no SA as [`NetEvent::Acquire`], and keep it, and a few more, for the SA to come.
     pub trap: bool,
+}
+
+impl PolicySpec {
+    /// Protects this traffic, and does not wait for an SA to come.
+    pub fn new(
+        id: PolicyId,
+        name: impl Into<String>,
+        local_ts: Vec<TrafficSelector>,
+        remote_ts: Vec<TrafficSelector>,
+    ) -> Self {
+        let (name, action) = (name.into(), Action::Protect);
+        Self { id, name, action, local_ts, remote_ts, priority: 0, trap: false }
+    }
+
+    /// What decides about packets.
+    pub(crate) fn selectors(&self) -> Policy {
+        let Self { priority, action, local_ts, remote_ts, .. } = self;
+        let (local_ts, remote_ts) = (local_ts.clone(), remote_ts.clone());
+        Policy { priority: *priority, action: *action, local_ts, remote_ts }
+    }
+
+    /// The entries of all policies in the order in which they decide, and whose they are.
+    pub(crate) fn ordered(policies: &[Self]) -> Vec<Entry> {
+        adit_esp::ordered(&policies.iter().map(Self::selectors).collect::<Vec<_>>())
+    }
 }
 
 /// What a Child SA has carried.

@@ -44,8 +44,10 @@ impl Once {
 pub enum DropCause {
     /// From the TUN device: not an IP packet.
     Malformed,
-    /// From the TUN device: no policy covers it.
+    /// From the TUN device: no policy covers it, or one that lets it bypass.
     NoPolicy,
+    /// From the TUN device: a policy discards it.
+    Discarded,
     /// From the TUN device: a policy covers it, and no SA of that policy does, or none did in time.
     NoSa,
     /// From the TUN device: too big for the way to the peer; the sender was told, rates permitting.
@@ -66,9 +68,10 @@ pub enum DropCause {
 
 impl DropCause {
     /// Every cause.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::NoPolicy,
+        Self::Discarded,
         Self::NoSa,
         Self::TooBig,
         Self::Limit,
@@ -85,6 +88,7 @@ impl DropCause {
         match self {
             Self::Malformed => "malformed",
             Self::NoPolicy => "no-policy",
+            Self::Discarded => "discarded",
             Self::NoSa => "no-sa",
             Self::TooBig => "too-big",
             Self::Limit => "limit",

@@ -1,4 +1,4 @@
-//! The fence: packet filter rules that drop what a policy protects and what nevertheless travels in the clear.
+//! The fence: packet filter rules that drop what a policy protects or discards and what nevertheless travels in the clear.
 //! It owns the nf_tables table `inet adit` and replaces it as a whole, in one transaction. It stays when the
 //! process dies, so that nothing leaks until the next start, and is removed by an orderly end. It needs no `nft`
 //! binary.
@@ -13,16 +13,17 @@
 //! the selectors; ICMP errors to this machine, which may be about them; IPv6 neighbour discovery, without which a peer
 //! on the same link could not be reached.
 //!
-//! Selectors that overlap are decided as routes are, by the most specific destination: if everything (`0.0.0.0/0`)
-//! is protected on the peer's side, our own selectors are not, and hosts behind this gateway reach each other. What
-//! comes from outside with a source of ours is not taken for theirs.
+//! Selectors that overlap are decided in the order of [`adit_esp::ordered`], as the workers do: the first entry that fits a
+//! packet. What a policy lets bypass is let pass, in both directions. So is what goes from one of our networks to
+//! another where a wide policy would protect it; but what comes from outside with a source of ours is not taken for theirs.
 //!
-//! Of protocols with ports the ports count. Later fragments do not show them and are dropped if ports are all that
-//! could have excluded them (RFC 4301 7: what cannot be told apart must not pass). Of ICMP, type and code do not
-//! count: the protocol as a whole is fenced.
+//! Of protocols with ports the ports count. Later fragments do not show them: where a policy would protect or discard some
+//! ports, they are dropped, and where it lets some bypass, they do not (RFC 4301 7: what cannot be told apart must not
+//! pass). Of ICMP, type and code do not count: the protocol as a whole is fenced.
 
 use std::net::IpAddr;
 
+use adit_esp::Action;
 use adit_wire::ikev2::TrafficSelector;
 
 use crate::Error;
@@ -77,7 +78,7 @@ impl Fence {
             Err(error) if self.asks_routes && error.raw_os_error() == Some(libc::ENOENT) => {
                 self.asks_routes = false;
                 self.put_up(&entries)?;
-                if entries.iter().any(|entry| !entry.protect) {
+                if entries.iter().any(|entry| entry.kind == Kind::Ours) {
                     tracing::warn!(
                         "this kernel's nf_tables has no `fib`: a packet that claims to come from a network of ours is \
                          believed whatever interface it came in by; switch net.ipv4.conf.*.rp_filter on"
@@ -222,8 +223,18 @@ struct Entry {
     remote: Side,
     /// 0 is any.
     protocol: u8,
-    /// Dropped in the clear, or exempt from the entries that follow.
-    protect: bool,
+    kind: Kind,
+}
+
+/// What an entry does to packets in the clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// They are dropped.
+    Closed,
+    /// They pass.
+    Open,
+    /// They pass if they really are from one network of ours to another.
+    Ours,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,59 +267,26 @@ impl Flow {
     }
 }
 
-/// The entries of all policies, the most specific destination first.
+/// What the policies say, in the order in which they decide.
 fn entries(policies: &[PolicySpec]) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    for policy in policies {
-        for remote in &policy.remote_ts {
-            for local in
-                policy.local_ts.iter().filter(|local| local.start.is_ipv4() == remote.start.is_ipv4())
-            {
-                // No packet fits both.
-                let Some(Flow { protocol, local_ports, remote_ports }) = Flow::of(local, remote) else {
-                    continue;
-                };
-                let side = |selector: &TrafficSelector, ports| Side {
-                    first: selector.start,
-                    last: selector.end,
-                    ports,
-                };
-                entries.push(Entry {
-                    local: side(local, local_ports),
-                    remote: side(remote, remote_ports),
-                    protocol,
-                    protect: true,
-                });
-                for inner in policy.local_ts.iter().filter(|inner| lies_within(inner, remote)) {
-                    entries.push(Entry {
-                        local: side(local, None),
-                        remote: side(inner, None),
-                        protocol: 0,
-                        protect: false,
-                    });
-                }
-            }
-        }
-    }
-    // Of equal destinations what protects comes first.
-    entries.sort_by_key(|entry| (size(&entry.remote), !entry.protect));
+    let mut entries: Vec<Entry> = PolicySpec::ordered(policies).iter().filter_map(Entry::of).collect();
     entries.dedup();
     entries
 }
 
-/// Are the addresses of `inner` some of those of `outer`, but not all?
-pub(crate) fn lies_within(inner: &TrafficSelector, outer: &TrafficSelector) -> bool {
-    inner.start.is_ipv4() == outer.start.is_ipv4()
-        && outer.start <= inner.start
-        && inner.end <= outer.end
-        && (outer.start, outer.end) != (inner.start, inner.end)
-}
-
-fn size(side: &Side) -> u128 {
-    match (side.first, side.last) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => u128::from(last.to_bits().saturating_sub(first.to_bits())),
-        (IpAddr::V6(first), IpAddr::V6(last)) => last.to_bits().saturating_sub(first.to_bits()),
-        _ => u128::MAX,
+impl Entry {
+    /// `None` if no packet fits both selectors.
+    fn of(entry: &adit_esp::Entry) -> Option<Self> {
+        let Flow { protocol, local_ports, remote_ports } = Flow::of(&entry.local, &entry.remote)?;
+        let side =
+            |selector: &TrafficSelector, ports| Side { first: selector.start, last: selector.end, ports };
+        let kind = match (entry.action, entry.implied) {
+            (Action::Protect | Action::Discard, _) => Kind::Closed,
+            (Action::Bypass, false) => Kind::Open,
+            (Action::Bypass, true) => Kind::Ours,
+        };
+        let (local, remote) = (side(&entry.local, local_ports), side(&entry.remote, remote_ports));
+        Some(Self { local, remote, protocol, kind })
     }
 }
 
@@ -407,7 +385,7 @@ impl Entry {
             Direction::In { .. } => (&self.remote, &self.local, DROPPED_IN),
             Direction::Out => (&self.local, &self.remote, DROPPED_OUT),
         };
-        let verdict = if self.protect { Verdict::Goto(dropped) } else { Verdict::Return };
+        let verdict = if self.kind == Kind::Closed { Verdict::Goto(dropped) } else { Verdict::Return };
         let addresses = || {
             let rule = family(source.first.is_ipv6());
             let rule = source.test_addresses(rule, if source.first.is_ipv6() { 8 } else { 12 });
@@ -424,11 +402,11 @@ impl Entry {
                 rule = rule.range(Base::Transport, offset, &first.to_be_bytes(), &last.to_be_bytes());
             }
         }
-        if !self.protect && matches!(direction, Direction::In { asks_routes: true }) {
+        if self.kind == Kind::Ours && matches!(direction, Direction::In { asks_routes: true }) {
             rule = rule.came_by_the_way_back();
         }
         batch.append_rule(TABLE, chain, rule, verdict);
-        if source.ports.is_some() || destination.ports.is_some() {
+        if self.kind == Kind::Closed && (source.ports.is_some() || destination.ports.is_some()) {
             let later = if source.first.is_ipv6() {
                 addresses().later_ipv6_fragment()
             } else {
@@ -465,29 +443,23 @@ mod tests {
     }
 
     fn policy(local: &[TrafficSelector], remote: &[TrafficSelector]) -> PolicySpec {
-        PolicySpec {
-            id: PolicyId(1),
-            name: "net".into(),
-            local_ts: local.to_vec(),
-            remote_ts: remote.to_vec(),
-            priority: 0,
-            trap: false,
-        }
+        PolicySpec::new(PolicyId(1), "net", local.to_vec(), remote.to_vec())
     }
 
-    /// (first local address, first remote address, protect)
+    /// (first local address, first remote address, is it closed?)
     fn lines(policies: &[PolicySpec]) -> Vec<(String, String, bool)> {
-        let line =
-            |entry: &Entry| (entry.local.first.to_string(), entry.remote.first.to_string(), entry.protect);
+        let line = |entry: &Entry| {
+            (entry.local.first.to_string(), entry.remote.first.to_string(), entry.kind == Kind::Closed)
+        };
         entries(policies).iter().map(line).collect()
     }
 
-    fn line(local: &str, remote: &str, protect: bool) -> (String, String, bool) {
-        (local.into(), remote.into(), protect)
+    fn line(local: &str, remote: &str, closed: bool) -> (String, String, bool) {
+        (local.into(), remote.into(), closed)
     }
 
     #[test]
-    fn the_most_specific_destination_decides() {
+    fn the_most_specific_decides() {
         let all = lines(&[
             policy(&[net("10.1.0.0/16")], &[net("0.0.0.0/0"), net("10.1.9.0/24")]),
             policy(&[net("10.0.0.0/8")], &[net("10.2.0.0/16")]),

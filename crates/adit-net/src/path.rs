@@ -107,14 +107,7 @@ mod tests {
         let (addresses, links) = (netlink.addresses().unwrap(), netlink.links().unwrap());
         let line = |local: [u8; 4], setting: fn(&str) -> u8| {
             let host = |address: [u8; 4]| vec![TrafficSelector::subnet(address.into(), 32)];
-            let policy = PolicySpec {
-                id: crate::PolicyId(1),
-                name: "net".into(),
-                local_ts: host(local),
-                remote_ts: host([127, 0, 0, 2]),
-                priority: 0,
-                trap: false,
-            };
+            let policy = PolicySpec::new(crate::PolicyId(1), "net", host(local), host([127, 0, 0, 2]));
             strict_check(&policy, &addresses, &links, DEFAULT_MARK, |name| Some(setting(name)))
         };
         let own = line([127, 0, 0, 1], |name| u8::from(name == "lo")).unwrap();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! rule   220  from all fwmark MARK goto 224           outer packets of ours never see the table
+//!             from LOCAL to REMOTE goto 224           what bypasses, see below
 //! rule   221  from LOCAL lookup 220                   with protocol and ports, if the selectors have some
 //! rule   222  from ::/1 goto 224, from 8000::/1 ..    IPv6 only: leaves packets without a source
 //! rule   223  from 0.0.0.0/32 lookup 220              our own packets whose source is not chosen yet
@@ -17,6 +18,11 @@
 //! are networks on our side; those for packets without a source exist where a route can give them one within the
 //! selectors.
 //!
+//! What is discarded is led into the tunnel as what is protected, and ends there. What bypasses inside of that is led past it by
+//! rules of its own, each with a priority of its own after the first, and the others come so much later; where a policy
+//! that decides sooner overlaps one that lets bypass, a rule that looks the table up comes before. Bypass rules with ports
+//! do not lead later fragments past the tunnel, where they end.
+//!
 //! This module owns every rule and route of its protocol number and touches no other. What a killed predecessor
 //! left is turned into what is wanted without a gap.
 
@@ -24,16 +30,20 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 
+use adit_esp::{Action, Entry};
 use adit_wire::ikev2::TrafficSelector;
 
 use crate::Error;
 use crate::backend::{NetConfig, PolicySpec};
-use crate::fence::{Flow, lies_within};
+use crate::fence::Flow;
 use crate::netlink::{InterfaceAddress, Netlink, Route, RouteKind, Rule, RuleAction};
 use crate::path::{rp_filter, strict_check};
 
 /// Marks routes and rules as ours (`RTPROT_*`, a number without a known owner).
 pub(crate) const PROTOCOL: u8 = 0x41;
+
+/// The last priority before the rule of the main table.
+const LAST_PRIORITY: u32 = 32_765;
 
 const METRIC_TUNNEL: u32 = 100;
 const METRIC_THROW: u32 = 200;
@@ -81,7 +91,7 @@ impl Routes {
         let addresses = self.netlink.addresses()?;
         let links = self.netlink.links()?;
         let strict = |policy| strict_check(policy, &addresses, &links, self.mark, rp_filter);
-        for warning in policies.iter().filter_map(strict) {
+        for warning in policies.iter().filter(|policy| policy.action != Action::Bypass).filter_map(strict) {
             tracing::warn!("{warning}");
         }
         self.repair(policies)
@@ -96,7 +106,14 @@ impl Routes {
         let wanted = wanted(policies, &addresses, self.table, self.interface);
         let mut wanted_rules = Vec::new();
         for v6 in [false, true].into_iter().filter(|v6| !v6 || self.v6) {
-            wanted_rules.extend(rules(policies, &wanted, v6, (self.priority, self.table, self.mark)));
+            let place = (self.priority, self.table, self.mark);
+            wanted_rules.extend(rules(policies, &wanted, &addresses, v6, place));
+        }
+        if wanted_rules.iter().any(|rule| rule.priority > LAST_PRIORITY) {
+            return Err(Error::Configuration(format!(
+                "what bypasses takes more routing rules than there are priorities from {} to {LAST_PRIORITY}",
+                self.priority
+            )));
         }
         let present = self.netlink.routes(|route| route.protocol == PROTOCOL)?;
         let mut present_rules = self.netlink.rules()?;
@@ -115,18 +132,16 @@ impl Routes {
                 result = result.and(placed);
             }
             if kind == RouteKind::Unreachable {
-                for rule in wanted_rules.iter().filter(|rule| !present_rules.contains(rule)) {
-                    let added = self.netlink.add_rule(rule);
-                    result = result.and(added);
-                }
+                let added = self.add_rules(&wanted_rules, &present_rules);
+                result = result.and(added);
             }
         }
         result?;
         // Lookups go before what keeps outer packets away from them.
         present_rules.sort_by_key(|rule| match rule.action {
             RuleAction::Lookup(_) => 0,
-            RuleAction::Goto(_) => 1,
-            RuleAction::Nop => 2,
+            RuleAction::Goto(_) => 1 + u8::from(rule.mark.is_some()),
+            RuleAction::Nop => 3,
         });
         for rule in present_rules.iter().filter(|rule| !wanted_rules.contains(rule)) {
             self.netlink.delete_rule(rule)?;
@@ -136,6 +151,33 @@ impl Routes {
             self.netlink.delete_route(route)?;
         }
         Ok(())
+    }
+
+    /// Adds the rules that are not there. Those that keep outer packets away from lookups come first; where lookups are going to
+    /// be behind the end of the old ones, an old rule that leads there has to go before.
+    fn add_rules(&mut self, wanted: &[Rule], present: &[Rule]) -> Result<(), Error> {
+        let mut result = Ok(());
+        let is_missing = |rule: &&Rule| !present.contains(rule);
+        let (first, others): (Vec<&Rule>, Vec<&Rule>) = wanted
+            .iter()
+            .filter(is_missing)
+            .partition(|rule| rule.mark.is_some() || rule.action == RuleAction::Nop);
+        for rule in &first {
+            let added = self.netlink.add_rule(rule);
+            result = result.and(added);
+        }
+        for rule in first.iter().filter(|rule| rule.action == RuleAction::Nop) {
+            let old = present.iter().filter(|old| old.v6 == rule.v6 && old.mark.is_some());
+            for old in old.filter(|old| matches!(old.action, RuleAction::Goto(end) if end < rule.priority)) {
+                let deleted = self.netlink.delete_rule(old);
+                result = result.and(deleted);
+            }
+        }
+        for rule in others {
+            let added = self.netlink.add_rule(rule);
+            result = result.and(added);
+        }
+        result
     }
 
     /// The netlink port that its changes come from.
@@ -167,22 +209,24 @@ impl Routes {
 fn rules(
     policies: &[PolicySpec],
     routes: &[Route],
+    addresses: &[InterfaceAddress],
     v6: bool,
     (priority, table, mark): (u32, u32, u32),
 ) -> Vec<Rule> {
-    let [ours, sources, chosen, unchosen, end] = [0, 1, 2, 3, 4].map(|step| priority.saturating_add(step));
-    let rule = |priority, action| Rule {
-        v6,
-        priority,
-        action,
-        mark: None,
-        source: None,
-        destination: None,
-        ip_protocol: None,
-        source_ports: None,
-        destination_ports: None,
-        protocol: PROTOCOL,
-    };
+    let (mut past, mut past_unchosen) = exceptions(policies, addresses, v6, table);
+    let count = |rules: &[Rule]| u32::try_from(rules.len()).unwrap_or(u32::MAX);
+    let (ours, first) = (priority, priority.saturating_add(1));
+    let sources = first.saturating_add(count(&past));
+    let (chosen, second) = (sources.saturating_add(1), sources.saturating_add(2));
+    let unchosen = second.saturating_add(count(&past_unchosen));
+    let end = unchosen.saturating_add(1);
+    for (number, rule) in (first..).zip(&mut past).chain((second..).zip(&mut past_unchosen)) {
+        rule.priority = number;
+        if rule.action == RuleAction::Nop {
+            rule.action = RuleAction::Goto(end);
+        }
+    }
+    let rule = |priority, action| Rule { priority, action, ..anything(v6) };
     let into_tunnel: HashMap<_, _> = routes
         .iter()
         .filter(|route| route.kind == RouteKind::Unicast && route.destination.0.is_ipv6() == v6)
@@ -190,7 +234,7 @@ fn rules(
         .collect();
     let all_give_sources = into_tunnel.values().all(|gives| *gives);
     let mut lookups = Vec::new();
-    for policy in policies {
+    for policy in policies.iter().filter(|policy| policy.action != Action::Bypass) {
         for remote in policy.remote_ts.iter().filter(|remote| remote.start.is_ipv6() == v6) {
             for local in policy.local_ts.iter().filter(|local| local.start.is_ipv6() == v6) {
                 let Some(flow) = Flow::of(local, remote) else { continue };
@@ -225,8 +269,76 @@ fn rules(
             rules.push(Rule { priority: chosen, source, ..pass });
         }
     }
+    rules.extend(past);
     rules.extend(lookups);
+    rules.extend(past_unchosen);
     rules
+}
+
+/// What is led past the tunnel, or into it before that: in the order in which it decides, not numbered yet, and with `Nop` for
+/// where the way past leads. First by source and destination; then for packets of our own whose source is not chosen yet.
+fn exceptions(
+    policies: &[PolicySpec],
+    addresses: &[InterfaceAddress],
+    v6: bool,
+    table: u32,
+) -> (Vec<Rule>, Vec<Rule>) {
+    let mut entries = PolicySpec::ordered(policies);
+    entries.retain(|entry| !entry.implied && entry.remote.start.is_ipv6() == v6);
+    let opens = |entry: &Entry| entry.action == Action::Bypass;
+    let (mut chosen, mut unchosen) = (Vec::new(), Vec::new());
+    for (index, entry) in entries.iter().enumerate() {
+        let later = entries.get(index..).unwrap_or_default();
+        if !later.iter().any(|later| opens(later) && overlap(entry, later)) {
+            continue;
+        }
+        let Some(flow) = Flow::of(&entry.local, &entry.remote) else { continue };
+        let rule = Rule {
+            action: if opens(entry) { RuleAction::Nop } else { RuleAction::Lookup(table) },
+            ip_protocol: (flow.protocol != 0).then_some(flow.protocol),
+            source_ports: flow.local_ports,
+            destination_ports: flow.remote_ports,
+            ..anything(v6)
+        };
+        let decide = |rules: &mut Vec<Rule>, rule| {
+            if !rules.iter().any(|sooner| covers(sooner, &rule)) {
+                rules.push(rule);
+            }
+        };
+        let is_ours = source_within([entry.local].iter(), addresses).is_some();
+        for destination in entry.remote.prefixes().into_iter().map(tested) {
+            for source in entry.local.prefixes().into_iter().map(tested) {
+                decide(&mut chosen, Rule { source, destination, ..rule });
+            }
+            if is_ours {
+                let source = (!v6).then_some((IpAddr::from([0; 4]), 32));
+                decide(&mut unchosen, Rule { source, destination, ..rule });
+            }
+        }
+    }
+    (chosen, unchosen)
+}
+
+/// Is there a packet that fits both?
+fn overlap(one: &Entry, other: &Entry) -> bool {
+    let (local, remote) = (one.local.intersection(&other.local), one.remote.intersection(&other.remote));
+    matches!((local, remote), (Some(local), Some(remote)) if Flow::of(&local, &remote).is_some())
+}
+
+/// A rule that tests nothing and does nothing.
+fn anything(v6: bool) -> Rule {
+    Rule {
+        v6,
+        priority: 0,
+        action: RuleAction::Nop,
+        mark: None,
+        source: None,
+        destination: None,
+        ip_protocol: None,
+        source_ports: None,
+        destination_ports: None,
+        protocol: PROTOCOL,
+    }
 }
 
 /// The test for a prefix; everything needs none.
@@ -268,7 +380,7 @@ fn wanted(policies: &[PolicySpec], addresses: &[InterfaceAddress], table: u32, i
         metric,
         protocol: PROTOCOL,
     };
-    for policy in policies {
+    for policy in policies.iter().filter(|policy| policy.action != Action::Bypass) {
         for remote in &policy.remote_ts {
             let local =
                 policy.local_ts.iter().filter(|local| local.start.is_ipv4() == remote.start.is_ipv4());
@@ -282,14 +394,10 @@ fn wanted(policies: &[PolicySpec], addresses: &[InterfaceAddress], table: u32, i
             }
         }
     }
-    for policy in policies {
-        for local in &policy.local_ts {
-            if policy.remote_ts.iter().any(|remote| lies_within(local, remote)) {
-                // A prefix that is protected as a destination stays so.
-                let open = local.prefixes().into_iter().filter(|destination| seen.insert(*destination));
-                routes.extend(open.map(|destination| base(destination, RouteKind::Throw, METRIC_THROW)));
-            }
-        }
+    for entry in PolicySpec::ordered(policies).iter().filter(|entry| entry.implied) {
+        // A prefix that is protected as a destination stays so.
+        let open = entry.remote.prefixes().into_iter().filter(|destination| seen.insert(*destination));
+        routes.extend(open.map(|destination| base(destination, RouteKind::Throw, METRIC_THROW)));
     }
     routes
 }
@@ -324,14 +432,7 @@ mod tests {
     }
 
     fn policy(local: &str, remote: TrafficSelector) -> PolicySpec {
-        PolicySpec {
-            id: PolicyId(1),
-            name: "net".into(),
-            local_ts: vec![net(local)],
-            remote_ts: vec![remote],
-            priority: 0,
-            trap: false,
-        }
+        PolicySpec::new(PolicyId(1), "net", vec![net(local)], vec![remote])
     }
 
     fn lines(policies: &[PolicySpec]) -> Vec<String> {
@@ -342,7 +443,7 @@ mod tests {
             usable: true,
         };
         let routes = wanted(policies, &[ours], 220, 7);
-        rules(policies, &routes, false, (220, 220, 1)).iter().map(ToString::to_string).collect()
+        rules(policies, &routes, &[ours], false, (220, 220, 1)).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -375,5 +476,36 @@ mod tests {
         let mixed = [policy("10.1.0.0/16", net("10.2.0.0/16")), policy("10.9.0.0/16", net("10.3.0.0/16"))];
         let found: Vec<_> = lines(&mixed).into_iter().filter(|rule| rule.contains("223")).collect();
         assert_eq!(found, ["223: from 0.0.0.0/32 to 10.2.0.0/16 lookup 220"]);
+    }
+
+    #[test]
+    fn what_bypasses_is_led_past_the_tunnel_in_the_order_of_the_policies() {
+        let with = |action, policy: PolicySpec| PolicySpec { action, ..policy };
+        let web = TrafficSelector { protocol: 6, start_port: 80, end_port: 80, ..net("10.2.9.0/24") };
+        let all = [
+            policy("10.1.0.0/16", net("10.2.0.0/16")),
+            with(Action::Bypass, policy("10.1.0.0/16", net("10.2.9.0/24"))),
+            policy("10.1.0.0/16", web),
+            with(Action::Discard, policy("10.1.0.0/16", net("10.2.8.0/24"))),
+            with(Action::Bypass, policy("10.9.0.0/24", net("10.2.9.7/32"))),
+            with(Action::Bypass, policy("10.1.0.0/16", net("10.2.9.8/32"))),
+        ];
+        // No address of this machine is in 10.9.0.0/24.
+        let expected = [
+            "231: nop",
+            "220: goto 231",
+            "221: from 10.9.0.0/24 to 10.2.9.7/32 goto 231",
+            "222: from 10.1.0.0/16 to 10.2.9.8/32 goto 231",
+            "223: from 10.1.0.0/16 to 10.2.9.0/24 lookup 220",
+            "224: from 10.1.0.0/16 to 10.2.9.0/24 goto 231",
+            "225: from 10.1.0.0/16 lookup 220",
+            "230: from 0.0.0.0/32 lookup 220",
+            "227: from 0.0.0.0/32 to 10.2.9.8/32 goto 231",
+            "228: from 0.0.0.0/32 to 10.2.9.0/24 lookup 220",
+            "229: from 0.0.0.0/32 to 10.2.9.0/24 goto 231",
+        ];
+        assert_eq!(lines(&all), expected);
+        assert_eq!(lines(&all.iter().rev().cloned().collect::<Vec<_>>()), expected);
+        assert_eq!(lines(&all[1..2]), [""; 0], "nothing is led into the tunnel");
     }
 }

@@ -177,14 +177,7 @@ impl Backend for Userspace {
         if let Some(twice) = policies.iter().find(|policy| !ids.insert(policy.id)) {
             return Err(Error::Configuration(format!("two policies have the id {}", twice.id.0)));
         }
-        let table: Vec<adit_esp::Policy> = policies
-            .iter()
-            .map(|policy| adit_esp::Policy {
-                priority: policy.priority,
-                local_ts: policy.local_ts.clone(),
-                remote_ts: policy.remote_ts.clone(),
-            })
-            .collect();
+        let table: Vec<adit_esp::Policy> = policies.iter().map(PolicySpec::selectors).collect();
         let ids = policies.iter().map(|policy| policy.id).collect();
         let traps = policies.iter().filter(|policy| policy.trap).map(|policy| policy.id).collect();
         let published = Arc::new(Policies { table: PolicyTable::new(&table), ids, traps });

@@ -280,14 +280,7 @@ fn stdout(output: &Output) -> String {
 }
 
 fn policy(side: Side, local_ts: Vec<TrafficSelector>, remote_ts: Vec<TrafficSelector>) -> PolicySpec {
-    PolicySpec {
-        id: PolicyId(7),
-        name: format!("from-{side:?}"),
-        local_ts,
-        remote_ts,
-        priority: 0,
-        trap: false,
-    }
+    PolicySpec::new(PolicyId(7), format!("from-{side:?}"), local_ts, remote_ts)
 }
 
 fn networks_policy(side: Side) -> PolicySpec {

@@ -28,7 +28,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_esp::PolicyTable;
+use adit_esp::{Action, PolicyTable};
 use adit_wire::ikev2::Spi;
 use adit_wire::natt::{self, Datagram4500};
 use adit_wire::{icmp, ip};
@@ -300,8 +300,11 @@ impl Engine {
 fn no_sa(policies: &Policies, flow: &ip::Flow) -> Refusal {
     match policies.of(flow).find(|policy| policies.traps.contains(policy)) {
         Some(trap) => Refusal::Wait(trap),
-        None if policies.of(flow).next().is_none() => Refusal::Drop(DropCause::NoPolicy),
-        None => Refusal::Drop(DropCause::NoSa),
+        None => Refusal::Drop(match policies.table.lookup_outbound(flow) {
+            Some((_, Action::Protect)) => DropCause::NoSa,
+            Some((_, Action::Discard)) => DropCause::Discarded,
+            Some((_, Action::Bypass)) | None => DropCause::NoPolicy,
+        }),
     }
 }
 

@@ -149,7 +149,7 @@ impl Policies {
         self.last_id += 1;
         let id = PolicyId(self.last_id);
         let name = format!("{connection}/{child}");
-        self.policies.insert(id, PolicySpec { id, name, local_ts, remote_ts, priority: 0, trap: false });
+        self.policies.insert(id, PolicySpec::new(id, name, local_ts, remote_ts));
         id
     }
 }
