@@ -8,7 +8,9 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use adit_crypto::{EspKeys, EspTransforms, Secret, encr_key_len, integ_key_len};
-use adit_esp::{InboundSa, Mode, Opened, OutboundSa, Policy, PolicyTable, ReplayWindow, SaParameters};
+use adit_esp::{
+    Action, InboundSa, Mode, Opened, OutboundSa, Policy, PolicyTable, ReplayWindow, SaParameters,
+};
 use adit_lab::process::tell;
 use adit_wire::ikev2::{EncrId, IntegId, Spi, TrafficSelector};
 use adit_wire::ip;
@@ -246,6 +248,7 @@ fn policies(options: &Options) -> Result<()> {
         let policies: Vec<_> = (0..count)
             .map(|number| Policy {
                 priority: 0,
+                action: Action::Protect,
                 local_ts: vec![TrafficSelector::subnet([10, 1, 0, 0].into(), 16)],
                 remote_ts: vec![TrafficSelector::subnet(
                     [10, 2 + (number >> 8) as u8, number as u8, 0].into(),

@@ -74,11 +74,11 @@ fn nft_reads_what_was_meant() -> Result<()> {
 	chain inbound {
 		iifname "lo" return
 		iifname "adit0" return
+		ip6 saddr fd00:4:: ip6 daddr fd00:3:: udp sport 53 goto dropped-in
+		ip6 saddr fd00:4:: ip6 daddr fd00:3:: meta l4proto udp frag frag-off != 0 goto dropped-in
 		ip6 saddr fd00:2:: ip6 daddr fd00:1::-fd00:1::ffff goto dropped-in
 		ip saddr 10.4.0.0 ip daddr 10.3.0.0 tcp sport 1024-65535 tcp dport 22 goto dropped-in
 		ip saddr 10.4.0.0 ip daddr 10.3.0.0 meta l4proto tcp ip frag-off & 8191 != 0 goto dropped-in
-		ip6 saddr fd00:4:: ip6 daddr fd00:3:: udp sport 53 goto dropped-in
-		ip6 saddr fd00:4:: ip6 daddr fd00:3:: meta l4proto udp frag frag-off != 0 goto dropped-in
 		ip saddr 10.1.0.3-10.1.0.9 ip daddr 10.1.0.3-10.1.0.9 fib saddr . iif oif != missing return
 		ip daddr 10.1.0.3-10.1.0.9 goto dropped-in
 	}
@@ -106,11 +106,11 @@ fn nft_reads_what_was_meant() -> Result<()> {
 		oifname "adit0" accept
 		meta mark 0x00001234 accept
 		icmpv6 type 133-137 ip6 hoplimit 255 accept
+		ip6 saddr fd00:3:: ip6 daddr fd00:4:: udp dport 53 goto dropped-out
+		ip6 saddr fd00:3:: ip6 daddr fd00:4:: meta l4proto udp frag frag-off != 0 goto dropped-out
 		ip6 saddr fd00:1::-fd00:1::ffff ip6 daddr fd00:2:: goto dropped-out
 		ip saddr 10.3.0.0 ip daddr 10.4.0.0 tcp sport 22 tcp dport 1024-65535 goto dropped-out
 		ip saddr 10.3.0.0 ip daddr 10.4.0.0 meta l4proto tcp ip frag-off & 8191 != 0 goto dropped-out
-		ip6 saddr fd00:3:: ip6 daddr fd00:4:: udp dport 53 goto dropped-out
-		ip6 saddr fd00:3:: ip6 daddr fd00:4:: meta l4proto udp frag frag-off != 0 goto dropped-out
 		ip saddr 10.1.0.3-10.1.0.9 ip daddr 10.1.0.3-10.1.0.9 return
 		ip saddr 10.1.0.3-10.1.0.9 goto dropped-out
 	}

@@ -66,9 +66,11 @@ impl Held {
         due
     }
 
-    /// Takes the packets of a policy out, the first one first.
+    /// Takes the packets of a policy out, the first one first, because there is an SA now. If it goes, another is asked for at
+    /// once.
     pub(crate) fn take(&mut self, policy: PolicyId) -> VecDeque<(Instant, Vec<u8>)> {
         let Some(queue) = self.queues.get_mut(&policy) else { return VecDeque::new() };
+        queue.asked = None;
         self.octets -= std::mem::take(&mut queue.octets) + OVERHEAD * queue.packets.len();
         std::mem::take(&mut queue.packets)
     }
@@ -137,9 +139,13 @@ mod tests {
         );
         assert_eq!([29, 30, 31, 59].map(|second| held.sweep(at(second))), [0, 1, 1, 1]);
         assert!(held.is_empty() && held.octets == 0);
-        // Who asks and has nothing that waits is forgotten as well.
-        assert!(held.asks(PolicyId(2), at(60)));
+        // What came up may go at once: who finds it gone asks again.
+        assert!(held.asks(PolicyId(1), at(60)) && !held.asks(PolicyId(1), at(60)));
+        assert!(held.take(PolicyId(1)).is_empty() && held.asks(PolicyId(1), at(60)));
         assert_eq!(held.sweep(at(61)), 0);
+        // Who asks and has nothing that waits is forgotten as well.
+        assert!(held.asks(PolicyId(2), at(61)));
+        assert_eq!(held.sweep(at(62)), 0);
         assert!(held.is_empty());
     }
 }
