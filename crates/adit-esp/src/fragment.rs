@@ -81,6 +81,23 @@ impl Fragments {
     }
 }
 
+impl Fragments {
+    /// The next fragment as a whole, laid out in the packet that it is made of: over what earlier ones had.
+    pub fn next_within<'p>(&mut self, packet: &'p mut [u8]) -> Option<&'p [u8]> {
+        let (header, payload) = self.next()?;
+        let start = payload.start.checked_sub(header.len)?;
+        let fragment = packet.get_mut(start..payload.end)?;
+        fragment.get_mut(..header.len)?.copy_from_slice(header.octets());
+        Some(fragment)
+    }
+
+    /// How many are still to come.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.clone().count()
+    }
+}
+
 impl Iterator for Fragments {
     /// The header, and where in the original packet the payload lies that follows it.
     type Item = (Header, Range<usize>);
@@ -234,6 +251,22 @@ mod tests {
                         assert_eq!(next, start + payload, "{payload} {max}");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn in_place_they_are_the_same() {
+        for (options, payload) in [(&[][..], 9000), (&[130, 3, 9, 0], 3001), (&[7, 4, 4, 0], 1), (&[], 0)] {
+            let packet = original(options, payload);
+            for max in [60, 576, 1438] {
+                let (mut within, mut fragments) = (packet.clone(), Fragments::of(&packet, max).unwrap());
+                let expected = all(&packet, max);
+                assert_eq!(fragments.left(), expected.len());
+                for one in &expected {
+                    assert_eq!(fragments.next_within(&mut within), Some(&one[..]));
+                }
+                assert_eq!(fragments.next_within(&mut within), None);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! and never answers a bad packet.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
 use adit_wire::ikev2::Spi;
@@ -11,7 +12,7 @@ use adit_wire::ikev2::Spi;
 use crate::packet::PacketProtection;
 use crate::transport::{Header, OuterHeader, rebuild};
 use crate::tunnel::{Ecn, decapsulate_ecn};
-use crate::{Error, Mode, ReplayWindow, SaParameters, Selectors};
+use crate::{Error, FragmentPorts, Mode, ReplayWindow, SaParameters, Selectors};
 
 /// The receiving half of a Child SA.
 pub struct InboundSa {
@@ -206,7 +207,20 @@ impl InboundSa {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_from<'p>(&mut self, packet: &'p mut [u8], outer: &OuterHeader) -> Result<Opened<'p>, Drop> {
-        let opened = self.process(packet, outer);
+        self.open_among(packet, outer, None)
+    }
+
+    /// As [`open_from`](Self::open_from), with the ports of inner fragments as their first fragments have shown them.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_among<'p>(
+        &mut self,
+        packet: &'p mut [u8],
+        outer: &OuterHeader,
+        fragments: Option<(&mut FragmentPorts, Instant)>,
+    ) -> Result<Opened<'p>, Drop> {
+        let opened = self.process(packet, outer, fragments);
         match &opened {
             Ok(Opened::Packet(inner)) => {
                 self.counters.packets += 1;
@@ -222,7 +236,12 @@ impl InboundSa {
         opened
     }
 
-    fn process<'p>(&mut self, packet: &'p mut [u8], outer: &OuterHeader) -> Result<Opened<'p>, Drop> {
+    fn process<'p>(
+        &mut self,
+        packet: &'p mut [u8],
+        outer: &OuterHeader,
+        fragments: Option<(&mut FragmentPorts, Instant)>,
+    ) -> Result<Opened<'p>, Drop> {
         // RFC 4303 3.4.3: the window is asked first, because that is cheap, and moves only once the ICV has proved right.
         let Some([_, _, _, _, s0, s1, s2, s3]) = packet.first_chunk() else { return Err(Drop::Malformed) };
         let sequence = self.window.check(u32::from_be_bytes([*s0, *s1, *s2, *s3]))?;
@@ -242,7 +261,10 @@ impl InboundSa {
         }
         let inner = strip_tfc_padding(payload, next_header)?;
         // RFC 4301 5.2, step 4: a peer may send only from and to what was negotiated.
-        let flow = adit_wire::ip::flow(inner).map_err(|_| Drop::InnerHeader)?;
+        let mut flow = adit_wire::ip::flow(inner).map_err(|_| Drop::InnerHeader)?;
+        if let Some((fragments, now)) = fragments {
+            fragments.complete(self.spi.0, inner, &mut flow, now)?;
+        }
         if !self.selectors.admit_inbound(&flow) {
             return Err(Drop::Selector);
         }

@@ -125,8 +125,18 @@ impl OutboundSa {
     /// # Errors
     /// As [`seal_at`](Self::seal_at) and [`payload_of`](Self::payload_of).
     pub fn seal(&mut self, inner: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+        self.seal_padded(inner, 0, out)
+    }
+
+    /// As [`seal`](Self::seal), and in tunnel mode the packet is no shorter than one with an inner packet of `at_least`
+    /// bytes (RFC 4303 2.7).
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    pub fn seal_padded(&mut self, inner: &[u8], at_least: usize, out: &mut Vec<u8>) -> Result<(), SealError> {
         let (next_header, payload) = self.payload_of(inner)?;
-        self.append(payload.len(), next_header, out, |place| place.copy_from_slice(payload))
+        let at_least = if self.header_len > 0 { 0 } else { at_least };
+        self.append(payload.len(), at_least, next_header, out, |place| place.copy_from_slice(payload))
     }
 
     /// What of the IP packet `inner` travels inside, and the next header that says what it is: all of it, or in transport
@@ -149,18 +159,19 @@ impl OutboundSa {
     /// # Errors
     /// As [`seal`](Self::seal).
     pub fn seal_dummy(&mut self, len: u16, out: &mut Vec<u8>) -> Result<(), SealError> {
-        self.append(len.into(), NEXT_HEADER_NONE, out, |_| ())
+        self.append(len.into(), 0, NEXT_HEADER_NONE, out, |_| ())
     }
 
     fn append(
         &mut self,
         payload_len: usize,
+        at_least: usize,
         next_header: u8,
         out: &mut Vec<u8>,
         write: impl FnOnce(&mut [u8]),
     ) -> Result<(), SealError> {
         let (start, layout) = (out.len(), self.layout());
-        out.resize(start + layout.packet_len(payload_len), 0);
+        out.resize(start + layout.packet_len(payload_len.max(at_least)), 0);
         let slot = out.get_mut(start..).unwrap_or_default();
         let payload = layout.payload_offset()..layout.payload_offset() + payload_len;
         write(slot.get_mut(payload).unwrap_or_default());

@@ -148,6 +148,41 @@ pub fn decapsulate_ecn(outer: Ecn, inner: &mut [u8]) -> Result<(), Drop> {
     Ok(())
 }
 
+/// Padding against traffic analysis (RFC 4303 2.7): how long inner packets look from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tfc {
+    /// As long as they are.
+    #[default]
+    Off,
+    /// At least so many octets, as far as the path carries them.
+    AtLeast(u16),
+    /// All as long as the path carries.
+    Path,
+}
+
+impl Tfc {
+    /// The least length that an inner packet is given, where inner packets of `max_inner` octets fit.
+    #[must_use]
+    pub fn at_least(self, max_inner: usize) -> usize {
+        match self {
+            Self::Off => 0,
+            Self::AtLeast(len) => usize::from(len).min(max_inner),
+            // Not known yet: no length is better than another.
+            Self::Path if max_inner > usize::from(u16::MAX) => 0,
+            Self::Path => max_inner,
+        }
+    }
+}
+
+/// How much of what is said about a path MTU is believed: an IPv4 path carries 552 octets, an IPv6 path 1280 (RFC 8200 5).
+/// Whoever knows our addresses and ports can forge the messages that lower it (RFC 8201 6, RFC 1191 6.3): this is what
+/// they can do, until the kernel forgets after ten minutes. 552 is where Linux stops believing, too; if a path does
+/// carry less, the kernel fragments outer packets, and everything still arrives.
+#[must_use]
+pub fn believed_path_mtu(told: usize, ipv6: bool) -> usize {
+    told.max(if ipv6 { 1280 } else { 552 })
+}
+
 /// What an ESP packet travels in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encapsulation {
@@ -257,6 +292,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn forged_path_mtus_have_a_floor() {
+        for (told, v4, v6) in [
+            (0, 552, 1280),
+            (68, 552, 1280),
+            (551, 552, 1280),
+            (576, 576, 1280),
+            (1279, 1279, 1280),
+            (1500, 1500, 1500),
+        ] {
+            assert_eq!((believed_path_mtu(told, false), believed_path_mtu(told, true)), (v4, v6));
+        }
+    }
+
+    #[test]
+    fn padding_never_makes_what_does_not_fit() {
+        assert_eq!(Tfc::Off.at_least(1438), 0);
+        assert_eq!(Tfc::AtLeast(1000).at_least(1438), 1000);
+        assert_eq!(Tfc::AtLeast(1500).at_least(1438), 1438);
+        assert_eq!((Tfc::Path.at_least(1438), Tfc::Path.at_least(usize::MAX)), (1438, 0));
     }
 
     /// Worked by hand: 1500 - 20 - 8 - 8 (ESP) - 8 (IV) - 16 (ICV) = 1440, less the trailer of 2.
