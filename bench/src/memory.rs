@@ -200,6 +200,7 @@ fn parameters(number: usize, transforms: EspTransforms, outbound: bool) -> SaPar
         replay_window: ReplayWindow::DEFAULT_SIZE,
         local_ts: network(local),
         remote_ts: network(remote),
+        original: None,
     }
 }
 

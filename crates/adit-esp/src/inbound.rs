@@ -29,7 +29,7 @@ pub struct InboundSa {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opened<'p> {
     /// An inner IP packet: verified, fresh, whole, and from and to where this SA may carry.
-    Packet(&'p [u8]),
+    Packet(&'p mut [u8]),
     /// The same in transport mode: its header, made anew from the outer one, and what follows it.
     Payload(Header, &'p [u8]),
     /// Nothing: the packet was sent to hide traffic (RFC 4303 2.6).

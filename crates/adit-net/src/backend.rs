@@ -5,8 +5,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use adit_esp::tunnel::OuterPolicy;
-use adit_esp::{Action, Entry, Policy, SaParameters};
+use adit_esp::tunnel::{OuterPolicy, Tfc};
+use adit_esp::{Action, Entry, Mss, Policy, SaParameters};
 use adit_wire::ikev2::{Spi, TrafficSelector};
 
 use crate::path::DEFAULT_MARK;
@@ -102,6 +102,10 @@ pub struct ChildSaInstall {
 pub struct Treatment {
     /// What outer headers take from inner packets.
     pub outer: OuterPolicy,
+    /// How long inner packets look from outside.
+    pub tfc: Tfc,
+    /// The segments of TCP connections, both ways.
+    pub mss: Mss,
 }
 
 /// How much a Child SA may carry, the larger of both directions; `None`: as much as its sequence numbers allow.

@@ -192,7 +192,7 @@ impl Worker {
         self.engine.follow(&self.policies.load());
         let result = (0..BATCH).try_for_each(|_| match self.tun.read(&mut self.inner) {
             Ok(len) => {
-                self.engine.outbound(self.inner.get(..len).unwrap_or_default(), now);
+                self.engine.outbound(self.inner.get_mut(..len).unwrap_or_default(), now);
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),

@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_esp::tunnel::Ecn;
-use adit_esp::{Error as SaError, InboundSa, Opened, OutboundSa, SaParameters, SealError};
+use adit_esp::fragment::{Fragments, may_fragment};
+use adit_esp::transport::OuterHeader;
+use adit_esp::tunnel::believed_path_mtu;
+use adit_esp::{Checksum, Error as SaError, FragmentPorts, InboundSa, Mss, Opened, OutboundSa, SaParameters};
 use adit_wire::ip;
 
 use super::sas::{Place, Prefix, prefixes};
@@ -30,6 +32,9 @@ pub(crate) struct Inbound {
     /// Where the peer's packets arrive and come from instead, as reported.
     moved: Option<(SocketAddr, SocketAddr)>,
     moved_at: Option<Instant>,
+    mss: Mss,
+    /// As the outbound half knows it.
+    max_inner: usize,
     counts: Arc<SaCounts>,
 }
 
@@ -43,6 +48,7 @@ impl Inbound {
         active: bool,
         limits: Limits,
         transport: Transport,
+        mss: Mss,
         counts: Arc<SaCounts>,
     ) -> Self {
         Self {
@@ -54,6 +60,8 @@ impl Inbound {
             transport,
             moved: None,
             moved_at: None,
+            mss,
+            max_inner: usize::MAX,
             counts,
         }
     }
@@ -78,6 +86,7 @@ impl Inbound {
         esp: &'p mut [u8],
         arrival: &Arrival,
         now: Instant,
+        fragments: &mut FragmentPorts,
         report: &mut Report,
     ) -> Arrived<'p> {
         if self.spent {
@@ -86,11 +95,15 @@ impl Inbound {
         }
         let before = self.sa.window().top();
         let mut arrived = Arrived::default();
-        match self.sa.open_marked(esp, Ecn::from_traffic_class(arrival.tos)) {
+        let outer = OuterHeader { traffic_class: arrival.tos, ..OuterHeader::UNKNOWN };
+        match self.sa.open_among(esp, &outer, Some((fragments, now))) {
             Ok(opened) => {
                 self.counts.last_in.set(report.clock.number(now));
-                if let Opened::Packet(inner) = opened {
-                    arrived.inner = self.admits(inner.len(), report).then_some(inner);
+                if let Opened::Packet(inner) = opened
+                    && self.admits(inner.len(), report)
+                {
+                    self.mss.clamp(inner, self.max_inner, Checksum::Whole);
+                    arrived.inner = Some(inner);
                 }
             }
             Err(cause) => {
@@ -105,6 +118,11 @@ impl Inbound {
             arrived.ready = self.standby.then_some(self.id);
         }
         arrived
+    }
+
+    /// What the peer's SYN segments say is what our side will send back: it has to fit the way out.
+    pub(crate) fn learn_path(&mut self, max_inner: usize) {
+        self.max_inner = max_inner;
     }
 
     /// Counts an inner packet, if the SA may carry it.
@@ -299,10 +317,10 @@ impl Outbound {
         self.learnt = None;
     }
 
-    /// Seals one packet behind those that leave before it.
+    /// Seals one packet behind those that leave before it, in fragments if it may be divided and does not fit.
     pub(crate) fn seal(
         &mut self,
-        inner: &[u8],
+        inner: &mut [u8],
         place: Place,
         now: Instant,
         trains: &mut Trains,
@@ -316,20 +334,25 @@ impl Outbound {
         if let Some(mtu) = refused_mtu(inner, self.max_inner) {
             return Err(Refusal::TooBig { mtu });
         }
+        let fragments = (inner.len() > self.max_inner && may_fragment(inner))
+            .then(|| Fragments::of(inner, self.max_inner))
+            .flatten();
+        let count = fragments.as_ref().map_or(1, Fragments::left) as u64;
         let used = self.sa.counters();
-        let (packets, bytes) = (used.packets + 1, used.bytes + inner.len() as u64);
-        if !self.allowance.admits(packets, bytes) {
+        let (packets, bytes) = (used.packets + count, used.bytes + inner.len() as u64);
+        // A packet that is altered has to leave: another SA could not take it then.
+        if !self.allowance.admits(packets, bytes) || self.sa.remaining() < count {
             report.limit_reached(self.id, &self.counts);
             return Ok(Sealed::Spent);
         }
-        let way = (place, self.transport, self.treatment.outer.fields(inner).traffic_class);
-        match trains.push(way, inner.len(), |buffer| self.sa.seal(inner, buffer)) {
-            Ok(()) => {}
-            Err(SealError::SequenceExhausted) => {
-                report.limit_reached(self.id, &self.counts);
-                return Ok(Sealed::Spent);
+        self.treatment.mss.clamp(inner, self.max_inner, Checksum::Whole);
+        match fragments {
+            None => self.push(inner, place, trains)?,
+            Some(mut fragments) => {
+                while let Some(fragment) = fragments.next_within(inner) {
+                    self.push(fragment, place, trains)?;
+                }
             }
-            Err(_) => return Err(Refusal::Drop(DropCause::Malformed)),
         }
         if self.allowance.is_spent(packets, bytes) {
             report.limit_reached(self.id, &self.counts);
@@ -339,10 +362,21 @@ impl Outbound {
         Ok(Sealed::Yes)
     }
 
-    /// Outer packets of up to `mtu` octets reach the peer whole.
-    pub(crate) fn learn_path(&mut self, mtu: usize) {
+    fn push(&mut self, inner: &[u8], place: Place, trains: &mut Trains) -> Result<(), Refusal> {
+        let way = (place, self.transport, self.treatment.outer.fields(inner).traffic_class);
+        let at_least = self.treatment.tfc.at_least(self.max_inner);
+        trains
+            .push(way, inner.len(), |buffer| self.sa.seal_padded(inner, at_least, buffer))
+            .map_err(|_| Refusal::Drop(DropCause::Malformed))
+    }
+
+    /// The kernel says that outer packets of up to `mtu` octets reach the peer whole. Returns how long inner packets may
+    /// be.
+    pub(crate) fn learn_path(&mut self, mtu: usize) -> usize {
         let v6 = self.transport.destination.is_ipv6();
+        let mtu = believed_path_mtu(mtu, v6);
         self.max_inner = self.sa.max_inner(mtu, self.transport.kind == Kind::NatT, v6);
+        self.max_inner
     }
 
     /// So many packets have left, with so many octets inside.

@@ -6,11 +6,11 @@
 //! Where a packet passes, in this order; whoever adds a step adds it in its place:
 //!
 //! ```text
-//! outbound  Engine::outbound  flow -> policy -> SA (Sas::select, or that of the packet before)
-//!           Outbound::seal    translate, clamp -> size: refused, or cut before encryption -> outer header -> seal
+//! outbound  Engine::outbound  flow, ports of fragments -> policy -> SA (Sas::select, or that of the packet before)
+//!           Outbound::seal    size: refused -> limits -> translate, clamp -> cut -> outer header, padding -> seal
 //!           Trains::push      behind the packets before it that go the same way
 //! inbound   Engine::inbound   IKE, keepalive or ESP -> SA by SPI
-//!           Inbound::open     open -> selectors, ECN -> limits -> translate back, clamp
+//!           Inbound::open     open -> ports of fragments -> selectors, ECN -> limits -> translate back, clamp
 //!           Deliveries::push  to the TUN device
 //! ```
 //!
@@ -23,12 +23,13 @@ mod sas;
 mod trains;
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_esp::{Action, PolicyTable};
+use adit_esp::{Action, FragmentPorts, PolicyTable};
 use adit_wire::ikev2::Spi;
 use adit_wire::natt::{self, Datagram4500};
 use adit_wire::{icmp, ip};
@@ -55,6 +56,9 @@ pub(crate) struct Engine {
     held: Held,
     /// The SA of the packet before, for those of the same flow. Nothing about policies and SAs has changed since.
     latest: Option<(ip::Flow, Place)>,
+    /// For policies and SAs that look at ports.
+    fragments_out: FragmentPorts,
+    fragments_in: FragmentPorts,
     limiter: Limiter,
     pub(crate) trains: Trains,
     pub(crate) deliveries: Deliveries,
@@ -100,11 +104,14 @@ pub(crate) struct Arrival {
 
 impl Engine {
     pub(crate) fn new(counts: Arc<WorkerCounts>, clock: Clock) -> Self {
+        let secret = RandomState::new().build_hasher().finish();
         Self {
             policies: Arc::default(),
             sas: Sas::default(),
             held: Held::default(),
             latest: None,
+            fragments_out: FragmentPorts::new(secret),
+            fragments_in: FragmentPorts::new(secret),
             limiter: Limiter::new(),
             trains: Trains::default(),
             deliveries: Deliveries::default(),
@@ -121,12 +128,12 @@ impl Engine {
     }
 
     /// Seals one packet from the TUN device, or does what is to be done instead.
-    pub(crate) fn outbound(&mut self, inner: &[u8], now: Instant) {
+    pub(crate) fn outbound(&mut self, inner: &mut [u8], now: Instant) {
         self.outbound_since(inner, now, now);
     }
 
     /// As [`outbound`](Self::outbound), for a packet that came at `since`.
-    fn outbound_since(&mut self, inner: &[u8], since: Instant, now: Instant) {
+    fn outbound_since(&mut self, inner: &mut [u8], since: Instant, now: Instant) {
         match self.seal(inner, now) {
             Ok(()) => {}
             Err(Refusal::Drop(cause)) => self.report.counts.dropped(cause),
@@ -147,8 +154,10 @@ impl Engine {
         }
     }
 
-    fn seal(&mut self, inner: &[u8], now: Instant) -> Result<(), Refusal> {
-        let flow = ip::flow(inner).map_err(|_| Refusal::Drop(DropCause::Malformed))?;
+    fn seal(&mut self, inner: &mut [u8], now: Instant) -> Result<(), Refusal> {
+        let malformed = || Refusal::Drop(DropCause::Malformed);
+        let mut flow = ip::flow(inner).map_err(|_| malformed())?;
+        self.fragments_out.complete(0, inner, &mut flow, now).map_err(|_| malformed())?;
         let flow = ip::Flow { total_len: 0, ..flow };
         // Each round ends it, or an SA.
         loop {
@@ -203,7 +212,7 @@ impl Engine {
             }
             return;
         };
-        let opened = sa.open(esp, arrival, now, &mut self.report);
+        let opened = sa.open(esp, arrival, now, &mut self.fragments_in, &mut self.report);
         if let Some(inner) = opened.inner {
             let start = inner.as_ptr().addr() - base;
             self.deliveries.push(start..start + inner.len());
@@ -231,8 +240,8 @@ impl Engine {
     pub(crate) fn switch(&mut self, id: ChildId, now: Instant) {
         self.latest = None;
         let Some(policy) = self.sas.switch(id) else { return };
-        for (since, inner) in self.held.take(policy) {
-            self.outbound_since(&inner, since, now);
+        for (since, mut inner) in self.held.take(policy) {
+            self.outbound_since(&mut inner, since, now);
         }
     }
 
@@ -255,9 +264,7 @@ impl Engine {
 
     /// The way to the peer of an SA carries outer packets of up to `mtu` octets.
     pub(crate) fn learn_path(&mut self, id: ChildId, mtu: usize) {
-        if let Some(outbound) = self.sas.outbound_of(id) {
-            outbound.learn_path(mtu);
-        }
+        self.sas.learn_path(id, mtu);
     }
 
     /// The kernel has taken the first `packets` of a train.

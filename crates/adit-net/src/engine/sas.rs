@@ -168,6 +168,15 @@ impl Sas {
         self.outbound(place)
     }
 
+    /// The way to the peer of an SA carries outer packets of up to `mtu` octets.
+    pub(crate) fn learn_path(&mut self, id: ChildId, mtu: usize) {
+        let Some(max_inner) = self.outbound_of(id).map(|outbound| outbound.learn_path(mtu)) else { return };
+        let Some(parts) = self.parts.get(&id) else { return };
+        if let Some(inbound) = self.inbound.get_mut(&parts.spi) {
+            inbound.learn_path(max_inner);
+        }
+    }
+
     /// The SA for a packet: of its policy, the one that became active last among those whose selectors it fits. An SA may
     /// be narrower than its policy, and what does not fit would be dropped by the peer. Policies that describe the packet
     /// equally well stand in for each other.
