@@ -107,6 +107,9 @@ pub struct InstallChild {
     pub local_ts: Vec<TrafficSelector>,
     /// Negotiated selectors of the peer's side.
     pub remote_ts: Vec<TrafficSelector>,
+    /// In transport mode, where a NAT changes addresses: the peer's and ours in the peer's eyes, by which it makes the
+    /// checksums of what it sends (RFC 3948 3.1.2).
+    pub original: Option<(IpAddr, IpAddr)>,
     /// Our outer address.
     pub local: IpAddr,
     /// The peer's outer address.

@@ -47,6 +47,29 @@ impl Selectors {
         (!local.is_empty() && !remote.is_empty()).then_some(Self { local, remote })
     }
 
+    /// The first of each side: the packet that it is asked for (RFC 7296 2.9).
+    pub(crate) fn first(&self) -> Self {
+        let side = |own: &[TrafficSelector]| own.first().copied().into_iter().collect();
+        Self { local: side(&self.local), remote: side(&self.remote) }
+    }
+
+    /// The two addresses, if either side has but one (RFC 7296 2.23.1).
+    pub(crate) fn hosts(&self) -> Option<(IpAddr, IpAddr)> {
+        let one = |side: &[TrafficSelector]| {
+            let address = side.first()?.start;
+            side.iter().all(|s| s.start == address && s.end == address).then_some(address)
+        };
+        Some((one(&self.local)?, one(&self.remote)?))
+    }
+
+    /// The same protocols and ports between two hosts.
+    pub(crate) fn between(&self, local: IpAddr, remote: IpAddr) -> Self {
+        let side = |own: &[TrafficSelector], address| {
+            own.iter().map(|s| TrafficSelector { start: address, end: address, ..*s }).collect()
+        };
+        Self { local: side(&self.local, local), remote: side(&self.remote, remote) }
+    }
+
     /// Is everything in `other` allowed by one of ours?
     pub(crate) fn covers(&self, other: &Self) -> bool {
         let side = |own: &[TrafficSelector], others: &[TrafficSelector]| {

@@ -840,7 +840,7 @@ impl Daemon {
             replay_window: child.replay_window,
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
-            original: None,
+            original: child.original,
         };
         self.backend.install(ChildSaInstall {
             id: ChildId(handle.0),

@@ -154,6 +154,7 @@ pub(super) fn request(
         payloads.extend((!ppk::is_required(core)).then(|| ppk::fallback(plain.expose())));
     }
     payloads.extend(offer.iter().flat_map(Offer::payloads));
+    payloads.extend(offer.iter().flat_map(Offer::notifies));
     payloads.extend(mobike::supported(core));
     payloads.extend(own_window(cx));
     let id = handshake.intermediate.message_id();
@@ -416,7 +417,7 @@ impl AwaitAuthResponse {
         established.ike.set_windows(peer_window(c), cx.settings.window);
         mobike::agree(core, c);
         let Some(offer) = offer else { return established.bring_up_all(core, cx, wanted) };
-        match offer.answered(c) {
+        match offer.answered(core, c) {
             Ok(agreed) => {
                 match agreed.install(
                     core,
@@ -781,7 +782,7 @@ impl AwaitAuthRequest {
         core: &Core,
         cx: &mut Shared,
         c: &Contents<'_>,
-    ) -> Result<(ChildSa, [Payload; 3]), (Notify, Box<Outcome>)> {
+    ) -> Result<(ChildSa, Vec<Payload>), (Notify, Box<Outcome>)> {
         let missing = || {
             let message = "its request for a child lacks SA, TSi or TSr";
             let notify = Notify::new(NotifyType::INVALID_SYNTAX, Vec::new());
@@ -802,8 +803,8 @@ impl AwaitAuthRequest {
             let code = OutcomeCode::NoProposalChosen;
             return Err((notify, outcome(core, &self.handshake, code, Blame::PeerIncompatible, message)));
         }
-        let agreed = child::respond(core, cx, &sa.proposals, (ts_i, ts_r), false, None)?;
-        let payloads = agreed.payloads();
+        let agreed = child::respond(core, cx, c, (sa, ts_i, ts_r), false, None)?;
+        let payloads = agreed.payloads().into_iter().chain(agreed.notifies()).collect();
         let failed = agreed.outcome(
             OutcomeCode::NoProposalChosen,
             Blame::OurBug,

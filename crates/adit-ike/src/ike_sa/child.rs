@@ -2,6 +2,7 @@
 //!
 //! Shared by IKE_AUTH and CREATE_CHILD_SA, which own the messages.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -205,6 +206,7 @@ pub(super) struct Offer {
     pub(super) wanted: Wanted,
     pub(super) spi: Spi,
     proposals: Vec<Proposal>,
+    mode: Mode,
     selectors: Selectors,
 }
 
@@ -228,21 +230,29 @@ impl Offer {
     /// An offer for a child; in IKE_AUTH without key exchange (RFC 7296 1.2).
     pub(super) fn new(core: &Core, cx: &mut Shared, wanted: Wanted, with_ke: bool) -> Self {
         let selectors = selectors_of(&wanted.child, core);
-        Self::with_selectors(cx, wanted, with_ke, selectors)
+        let mode = wanted.child.mode;
+        Self::with_selectors(core, cx, wanted, with_ke, (mode, selectors))
     }
 
-    /// An offer for the successor of a child: what it protects stays the same (RFC 7296 2.9.2).
-    pub(super) fn successor(cx: &mut Shared, wanted: Wanted, old: &ChildSa) -> Self {
-        Self::with_selectors(cx, wanted, true, old.selectors.clone())
+    /// An offer for the successor of a child: what it protects stays the same (RFC 7296 2.9.2), and its mode.
+    pub(super) fn successor(core: &Core, cx: &mut Shared, wanted: Wanted, old: &ChildSa) -> Self {
+        Self::with_selectors(core, cx, wanted, true, (old.mode, old.selectors.clone()))
     }
 
-    fn with_selectors(cx: &mut Shared, wanted: Wanted, with_ke: bool, selectors: Selectors) -> Self {
+    fn with_selectors(
+        core: &Core,
+        cx: &mut Shared,
+        wanted: Wanted,
+        with_ke: bool,
+        (mode, selectors): (Mode, Selectors),
+    ) -> Self {
         let spi = cx.take_inbound_spi();
         let mut proposals = usable_proposals(&wanted.child, with_ke);
         for proposal in &mut proposals {
             proposal.spi = spi.0.to_be_bytes().to_vec();
         }
-        Self { wanted, spi, proposals, selectors }
+        let mode = if core.is_between_hosts(&selectors) { mode } else { Mode::Tunnel };
+        Self { wanted, spi, proposals, mode, selectors }
     }
 
     pub(super) fn proposals(&self) -> &[Proposal] {
@@ -257,6 +267,11 @@ impl Offer {
             Payload::TrafficSelectorsInitiator(ts(&self.selectors.local)),
             Payload::TrafficSelectorsResponder(ts(&self.selectors.remote)),
         ]
+    }
+
+    /// What the request says beside them: that it is for transport mode (RFC 7296 1.3.1).
+    pub(super) fn notifies(&self) -> impl Iterator<Item = Payload> {
+        use_transport_mode(self.mode).into_iter()
     }
 
     /// The child is up.
@@ -312,7 +327,7 @@ impl Offer {
     }
 
     /// Checks the peer's answer; `Err` says why it cannot be used and whether the peer believes the child exists.
-    pub(super) fn answered(&self, c: &Contents<'_>) -> Result<Agreed, (Box<Outcome>, bool)> {
+    pub(super) fn answered(&self, core: &Core, c: &Contents<'_>) -> Result<Agreed, (Box<Outcome>, bool)> {
         let invalid = |why: &str| {
             let message = format!("its answer for the child is invalid: {why}");
             (self.outcome(OutcomeCode::InvalidSyntax, Blame::PeerMisbehaved, message), c.sa.is_some())
@@ -332,7 +347,15 @@ impl Offer {
         let (Some((transforms, ke)), Some(outbound_spi)) = (chosen, esp_spi(proposal)) else {
             return Err(invalid("it chooses what we did not offer"));
         };
-        let selectors = Selectors { local: ts_i.selectors.clone(), remote: ts_r.selectors.clone() };
+        let answered = Selectors { local: ts_i.selectors.clone(), remote: ts_r.selectors.clone() };
+        // RFC 7296 1.3.1: a peer that does not repeat our wish makes it a tunnel, which protects the same.
+        let mode = if c.has(NotifyType::USE_TRANSPORT_MODE) { self.mode } else { Mode::Tunnel };
+        let (selectors, original) = match mode {
+            Mode::Tunnel => (answered.clone(), None),
+            Mode::Transport => {
+                core.seen_from_here(&answered).ok_or_else(|| invalid("it is for more than one address"))?
+            }
+        };
         if selectors.local.is_empty() || selectors.remote.is_empty() || !self.selectors.covers(&selectors) {
             return Err(invalid("its traffic selectors are not within ours"));
         }
@@ -340,7 +363,8 @@ impl Offer {
             child: Arc::clone(&self.wanted.child),
             requests: self.wanted.requests.clone(),
             proposal: proposal.clone(),
-            mode: Mode::Tunnel,
+            mode,
+            original,
             transforms,
             ke,
             inbound_spi: self.spi,
@@ -349,9 +373,33 @@ impl Offer {
             offered: self.selectors.clone(),
             our_proposals: self.proposals.clone(),
             peer_proposals: Vec::new(),
-            peer_selectors: selectors.clone(),
+            peer_selectors: answered,
             selectors,
         })
+    }
+}
+
+fn use_transport_mode(mode: Mode) -> Option<Payload> {
+    let notify = || Payload::Notify(Notify::new(NotifyType::USE_TRANSPORT_MODE, Vec::new()));
+    (mode == Mode::Transport).then(notify)
+}
+
+impl Core {
+    /// Are these the selectors of the two hosts themselves, as transport mode needs them (RFC 7296 2.23.1)?
+    fn is_between_hosts(&self, selectors: &Selectors) -> bool {
+        selectors.hosts() == Some((self.local.ip(), self.remote.ip()))
+    }
+
+    /// The peer's selectors for transport mode with the addresses that they have here, if NATs changed those, and then
+    /// the peer's address and ours as it sees them (RFC 7296 2.23.1). `None` if there is more than one on a side.
+    fn seen_from_here(&self, theirs: &Selectors) -> Option<(Selectors, Option<(IpAddr, IpAddr)>)> {
+        let (local, remote) = theirs.hosts()?;
+        let here = (
+            if self.nat.local { self.local.ip() } else { local },
+            if self.nat.remote { self.remote.ip() } else { remote },
+        );
+        let original = ((local, remote) != here).then_some((remote, local));
+        Some((theirs.between(here.0, here.1), original))
     }
 }
 
@@ -367,6 +415,7 @@ pub(super) struct Agreed {
     /// As the responder answers it.
     pub(super) proposal: Proposal,
     mode: Mode,
+    original: Option<(IpAddr, IpAddr)>,
     transforms: EspTransforms,
     pub(super) ke: Option<KeId>,
     inbound_spi: Spi,
@@ -398,6 +447,11 @@ impl Agreed {
             Payload::TrafficSelectorsInitiator(ts(&self.selectors.remote)),
             Payload::TrafficSelectorsResponder(ts(&self.selectors.local)),
         ]
+    }
+
+    /// What our response says beside them.
+    pub(super) fn notifies(&self) -> impl Iterator<Item = Payload> + use<> {
+        use_transport_mode(self.mode).into_iter()
     }
 
     /// Derives the keys and puts it into the data plane. `initiator` tells whether the exchange was ours.
@@ -483,6 +537,7 @@ impl Agreed {
             replay_window: child.config.replay_window,
             local_ts: child.selectors.local.clone(),
             remote_ts: child.selectors.remote.clone(),
+            original: self.original,
             local: path.local,
             remote: path.remote,
             encap: path.encap,
@@ -504,8 +559,15 @@ impl Agreed {
         } else {
             (OutcomeCode::Success, String::new())
         };
+        let mode = match (child.config.mode, child.mode) {
+            (_, Mode::Transport) => ", transport mode",
+            (Mode::Transport, Mode::Tunnel) => {
+                ", tunnel mode (transport mode is for the addresses of the two hosts, and both sides have to want it)"
+            }
+            (Mode::Tunnel, Mode::Tunnel) => "",
+        };
         let message = format!(
-            "Child SA up, {} in {} out, {}, for {}{note}",
+            "Child SA up, {} in {} out, {}{mode}, for {}{note}",
             child.inbound_spi,
             child.outbound_spi,
             NotationList(std::slice::from_ref(&self.proposal)),
@@ -545,24 +607,32 @@ impl Agreed {
     }
 }
 
+/// What a child and a request have in common.
+struct Fit {
+    mode: Mode,
+    /// What is asked for, with the addresses that it has here in this mode.
+    asked: Selectors,
+    selectors: Selectors,
+    original: Option<(IpAddr, IpAddr)>,
+}
+
 /// Chooses a child of the connection for what a peer asks for; `Err` is the notify to answer with, and why. For the
 /// successor of a child there is no choice, and it must protect all that the old one does (RFC 7296 2.9.2).
 pub(super) fn respond(
     core: &Core,
     cx: &mut Shared,
-    theirs: &[Proposal],
-    (ts_i, ts_r): (&TrafficSelectors, &TrafficSelectors),
+    c: &Contents<'_>,
+    (sa, ts_i, ts_r): (&SecurityAssociation, &TrafficSelectors, &TrafficSelectors),
     with_ke: bool,
     old: Option<&ChildSa>,
 ) -> Result<Agreed, (Notify, Box<Outcome>)> {
     let asked = Selectors { local: ts_r.selectors.clone(), remote: ts_i.selectors.clone() };
-    let first = Selectors {
-        local: asked.local.first().copied().into_iter().collect(),
-        remote: asked.remote.first().copied().into_iter().collect(),
-    };
-    // Best first: the same selectors, then those that allow all that is asked for, then those that allow the packet
-    // it is asked for (RFC 7296 2.9), then any that allow something.
-    let mut fitting: Vec<(u8, &Child, Selectors, Selectors)> = Vec::new();
+    // RFC 7296 2.23.1: transport mode with the addresses as they are here, else tunnel mode with those of the peer.
+    let wish = if c.has(NotifyType::USE_TRANSPORT_MODE) { Mode::Transport } else { Mode::Tunnel };
+    let seen = core.seen_from_here(&asked).filter(|_| wish == Mode::Transport);
+    // Best first: what is as wished, of that the same selectors, then those that allow all that is asked for, then
+    // those that allow the packet it is asked for (RFC 7296 2.9), then any that allow something.
+    let mut fitting: Vec<((bool, u8), &Child, Selectors, Fit)> = Vec::new();
     let children = match old {
         Some(old) => std::slice::from_ref(&*old.config),
         None => &core.connection.children,
@@ -572,21 +642,27 @@ pub(super) fn respond(
         if let Some(old) = old.filter(|old| !own.covers(&old.selectors)) {
             own = old.selectors.clone();
         }
-        let Some(narrowed) = own.narrow(&asked) else { continue };
-        if old.is_some_and(|old| !narrowed.covers(&old.selectors)) {
-            continue;
-        }
-        let rank = match (narrowed.covers(&asked), narrowed.covers(&own)) {
+        let configured = old.map_or(child.mode, |old| old.mode);
+        let fit = |mode, asked: &Selectors, original| {
+            let selectors = own.narrow(asked)?;
+            let keeps = old.is_none_or(|old| selectors.covers(&old.selectors));
+            let fits = keeps && (mode == Mode::Tunnel || core.is_between_hosts(&selectors));
+            fits.then(|| Fit { mode, asked: asked.clone(), selectors, original })
+        };
+        let transport = seen.as_ref().filter(|_| configured == Mode::Transport);
+        let transport = transport.and_then(|(asked, original)| fit(Mode::Transport, asked, *original));
+        let Some(fit) = transport.or_else(|| fit(Mode::Tunnel, &asked, None)) else { continue };
+        let rank = match (fit.selectors.covers(&fit.asked), fit.selectors.covers(&own)) {
             (true, true) => 0,
             (true, false) => 1,
-            _ if narrowed.covers(&first) => 2,
+            _ if fit.selectors.covers(&fit.asked.first()) => 2,
             _ => 3,
         };
-        fitting.push((rank, child, own, narrowed));
+        fitting.push((((configured, fit.mode) != (wish, wish), rank), child, own, fit));
     }
     fitting.sort_by_key(|(rank, ..)| *rank);
-    let theirs: Vec<Proposal> = if with_ke { theirs.to_vec() } else { without_ke(theirs) };
-    for (_, child, own, narrowed) in &fitting {
+    let theirs: Vec<Proposal> = if with_ke { sa.proposals.clone() } else { without_ke(&sa.proposals) };
+    for (_, child, own, fit) in &fitting {
         let ours = usable_proposals(child, with_ke);
         let Some(choice) = choose(&ours, &theirs) else { continue };
         let (Some((transforms, ke)), Some(outbound_spi)) =
@@ -599,13 +675,14 @@ pub(super) fn respond(
                 .map_or_else(|| cx.connections.child(&core.connection, child), |old| Arc::clone(&old.config)),
             requests: Vec::new(),
             proposal: choice.proposal,
-            mode: Mode::Tunnel,
+            mode: fit.mode,
+            original: fit.original,
             transforms,
             ke,
             inbound_spi: cx.take_inbound_spi(),
             outbound_spi,
-            narrowed: !narrowed.covers(&asked) || !narrowed.covers(own),
-            selectors: narrowed.clone(),
+            narrowed: !fit.selectors.covers(&fit.asked) || !fit.selectors.covers(own),
+            selectors: fit.selectors.clone(),
             offered: own.clone(),
             our_proposals: ours,
             peer_proposals: theirs,

@@ -105,7 +105,7 @@ impl CreateChild {
 
     /// A request for the successor of a child. The key exchange method that served it comes first.
     pub(super) fn successor(core: &Core, cx: &mut Shared, wanted: Wanted, old: &ChildSa) -> Option<Self> {
-        let offer = Offer::successor(cx, wanted, old);
+        let offer = Offer::successor(core, cx, wanted, old);
         let replaces = Replaces { handle: old.handle, spi: old.inbound_spi, gone: None, collision: None };
         Self::start(core, cx, offer, old.ke, Some(replaces))
     }
@@ -171,6 +171,7 @@ impl CreateChild {
                 ..Notify::new(NotifyType::REKEY_SA, Vec::new())
             })
         }));
+        payloads.extend(self.offer.notifies());
         payloads.extend([sa, Payload::Nonce(Nonce(self.nonce.clone()))]);
         payloads.extend(self.secret.as_ref().map(|secret| {
             Payload::KeyExchange(KeyExchange { method: secret.method(), data: secret.public().to_vec() })
@@ -218,7 +219,7 @@ impl CreateChild {
             let replaces = self.replaces;
             return Answer::Later(self.offer.abandon(cx), replaces);
         }
-        let agreed = match self.offer.answered(c) {
+        let agreed = match self.offer.answered(core, c) {
             Ok(agreed) => agreed,
             Err((outcome, peer_has_it)) => return self.fail(core, cx, outcome, peer_has_it),
         };
@@ -437,7 +438,7 @@ impl Established {
                 Some(old)
             }
         };
-        let agreed = match child::respond(core, cx, &sa.proposals, (ts_i, ts_r), true, old) {
+        let agreed = match child::respond(core, cx, c, (sa, ts_i, ts_r), true, old) {
             // Two children with one SPI could not be told apart, neither in packets nor in Deletes.
             Ok(agreed) if self.children.iter().any(|c| c.outbound_spi == agreed.outbound_spi) => {
                 agreed.abandon(cx);
@@ -486,7 +487,8 @@ impl Established {
         let nonce = cx.random::<NONCE_LEN>().to_vec();
         let [sa, ts_i, ts_r] = agreed.payloads();
         let (ke, shared): (Vec<KeyExchange>, Vec<Secret>) = exchange.into_iter().unzip();
-        let mut answer = vec![sa, Payload::Nonce(Nonce(nonce.clone()))];
+        let mut answer: Vec<Payload> = agreed.notifies().collect();
+        answer.extend([sa, Payload::Nonce(Nonce(nonce.clone()))]);
         answer.extend(ke.into_iter().map(Payload::KeyExchange));
         answer.extend([ts_i, ts_r]);
         let methods = additional_kes(&agreed.proposal).unwrap_or_default();

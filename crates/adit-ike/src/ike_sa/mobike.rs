@@ -6,10 +6,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use adit_wire::esp::Mode;
 use adit_wire::ikev2::{ExchangeType, Header, IkeSpi, Notify, NotifyType, Payload};
 use tracing::{debug, info};
 
 use super::established::{Established, Task};
+use super::informational::Deletion;
 use super::{Contents, Core, Incoming, State};
 use crate::nat;
 use crate::output::{DownReason, Output};
@@ -104,12 +106,19 @@ impl Core {
 }
 
 impl Established {
-    /// Children go where the IKE SA went, as far as it is proved.
+    /// Children go where the IKE SA went, as far as it is proved. In transport mode they belong to the two addresses,
+    /// and go with them (RFC 4555 1.3 leaves that mode out).
     pub(super) fn follow_path(&mut self, core: &Core, cx: &mut Shared) {
         let path = core.esp_path(cx);
         for child in self.children.iter_mut().filter(|child| child.path != path) {
-            child.path = path;
             let EspPath { local, remote, encap } = path;
+            let stays = (child.path.local, child.path.remote) == (local, remote);
+            child.path = path;
+            if child.mode == Mode::Transport && !stays {
+                let deletion = Deletion::of_children(&[child.handle], Vec::new(), DownReason::DataPlane);
+                self.queue.push_back(Task::Delete(deletion));
+                continue;
+            }
             cx.outputs.push_back(Output::MoveChild { handle: child.handle, local, remote, encap });
         }
     }

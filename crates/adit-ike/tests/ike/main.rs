@@ -30,4 +30,5 @@ mod repetition;
 mod sim;
 mod states;
 mod strangers;
+mod transport;
 mod unique;
