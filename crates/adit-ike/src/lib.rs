@@ -25,6 +25,7 @@ mod rate;
 mod record;
 mod selector;
 mod shared;
+mod spis;
 
 pub use gateway::{CommandError, Gateway, Target, TerminateTarget};
 pub use output::*;

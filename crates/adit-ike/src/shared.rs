@@ -17,6 +17,7 @@ use crate::ike_sa::{Core, Wanted};
 use crate::lookup::{Connections, Secrets};
 use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, RequestId, Transmit};
 use crate::rate::RateLimit;
+use crate::spis::Spis;
 
 /// Counts since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,7 +105,7 @@ pub(crate) struct Shared {
     requests: HashMap<RequestId, Request>,
     /// Every IKE SPI of ours, and the IKE SA that it belongs to.
     ike_spis: HashMap<IkeSpi, IkeSaHandle>,
-    inbound_spis: HashSet<Spi>,
+    inbound_spis: Spis,
     /// Child SAs that are gone by agreement and still take what is on its way, until then.
     draining: BTreeMap<(Instant, ChildHandle), (IkeSaHandle, Spi)>,
     draining_of: HashMap<IkeSaHandle, usize>,
@@ -219,7 +220,7 @@ impl Shared {
             answer_limit: RateLimit::new(10, Duration::from_secs(1)),
             requests: HashMap::new(),
             ike_spis: HashMap::new(),
-            inbound_spis: HashSet::new(),
+            inbound_spis: Spis::default(),
             draining: BTreeMap::new(),
             draining_of: HashMap::new(),
             child_owners: HashMap::new(),
@@ -420,18 +421,18 @@ impl Shared {
         }
     }
 
-    /// An inbound ESP SPI that nobody else has; 0 to 255 are reserved (RFC 4303 2.1).
+    /// An inbound ESP SPI that nobody else has.
     pub(crate) fn take_inbound_spi(&mut self) -> Spi {
-        loop {
-            let spi = Spi(u32::from_be_bytes(self.random()));
-            if spi.0 > 255 && self.inbound_spis.insert(spi) {
-                return spi;
-            }
-        }
+        let Self { inbound_spis, entropy, .. } = self;
+        inbound_spis.take(|| {
+            let mut number = [0; 4];
+            entropy.fill(&mut number);
+            u32::from_be_bytes(number)
+        })
     }
 
     pub(crate) fn release_inbound_spi(&mut self, spi: Spi) {
-        self.inbound_spis.remove(&spi);
+        self.inbound_spis.release(spi);
     }
 
     pub(crate) fn established_with(&self, local: &Identity, remote: &Identity) -> &[Peer] {
