@@ -162,6 +162,9 @@ impl Node {
 pub struct Topology {
     /// This side's IPv4 packets leave the router with the router's own address (nftables masquerade).
     pub nat: Option<Side>,
+    /// For measuring: the gateways on one link without the router, every offload as the kernel has it, buffers of
+    /// ordinary size, and an MTU of 1,420 inside, which every tunnel has room for.
+    pub direct: bool,
 }
 
 /// The namespaces and the working directory of one test; both are gone when it is dropped. The directory stays
@@ -290,6 +293,9 @@ impl Lab {
 
     fn build(&self, topology: Topology) -> Result<()> {
         for node in NODES {
+            if topology.direct && node == Node::Net {
+                continue;
+            }
             let namespace = self.namespace(node);
             run(Command::new("ip").args(["netns", "add", &namespace]))?;
             self.run(node, "sh", &["-c", NAMESPACE_SETTINGS])?;
@@ -297,23 +303,30 @@ impl Lab {
         }
         for side in SIDES {
             let (gateway, host) = (side.gateway(), side.host_node());
-            self.veth(Node::Net, side.router_interface(), gateway, "wan0")?;
-            self.veth(gateway, "lan0", host, "lan0")?;
+            self.veth(gateway, "lan0", host, "lan0", topology)?;
             let (wan4, wan6, lan4, lan6) = match side {
                 Side::A => ("198.51.100", "2001:db8:a:", "10.1.0", "fd00:1:"),
                 Side::B => ("203.0.113", "2001:db8:b:", "10.2.0", "fd00:2:"),
             };
-            let router = side.router_interface();
-            self.ip(
-                Node::Net,
-                &format!("addr add {wan4}.1/24 dev {router}\naddr add {wan6}:1/64 dev {router} nodad\n"),
-            )?;
+            let default = if topology.direct {
+                if side == Side::A {
+                    self.veth(gateway, "wan0", side.other().gateway(), "wan0", topology)?;
+                }
+                "route add default dev wan0\nroute add ::/0 dev wan0\n".to_owned()
+            } else {
+                let router = side.router_interface();
+                self.veth(Node::Net, router, gateway, "wan0", topology)?;
+                self.ip(
+                    Node::Net,
+                    &format!("addr add {wan4}.1/24 dev {router}\naddr add {wan6}:1/64 dev {router} nodad\n"),
+                )?;
+                format!("route add default via {wan4}.1\nroute add default via {wan6}:1\n")
+            };
             self.ip(
                 gateway,
                 &format!(
                     "addr add {wan4}.2/24 dev wan0\naddr add {wan6}:2/64 dev wan0 nodad\n\
-                     addr add {lan4}.1/24 dev lan0\naddr add {lan6}:1/64 dev lan0 nodad\n\
-                     route add default via {wan4}.1\nroute add default via {wan6}:1\n"
+                     addr add {lan4}.1/24 dev lan0\naddr add {lan6}:1/64 dev lan0 nodad\n{default}"
                 ),
             )?;
             self.ip(
@@ -323,7 +336,12 @@ impl Lab {
                      route add default via {lan4}.1\nroute add default via {lan6}:1\n"
                 ),
             )?;
-            self.run(host, "sh", &["-c", HOST_SETTINGS])?;
+            if topology.direct {
+                self.ip(host, "link set lan0 mtu 1420\n")?;
+                self.ip(gateway, "link set lan0 mtu 1420\n")?;
+            } else {
+                self.run(host, "sh", &["-c", HOST_SETTINGS])?;
+            }
         }
         if let Some(side) = topology.nat {
             let (out, outer) = (side.other().router_interface(), side.outer(Family::V4));
@@ -346,19 +364,21 @@ impl Lab {
         Ok(())
     }
 
-    /// A link between two namespaces, offloads off at both ends: a capture then shows the packets as they are,
+    /// A link between two namespaces. For tests, offloads are off at both ends: a capture then shows the packets as they are,
     /// and nobody who reads below the IP layer meets a partial checksum.
-    fn veth(&self, one: Node, one_name: &str, two: Node, two_name: &str) -> Result<()> {
+    fn veth(&self, one: Node, one_name: &str, two: Node, two_name: &str, topology: Topology) -> Result<()> {
         let (one_ns, two_ns) = (self.namespace(one), self.namespace(two));
         run(Command::new("ip")
             .args(["link", "add", one_name, "netns", &one_ns, "type", "veth", "peer", "name"])
             .args([two_name, "netns", &two_ns]))?;
         for (node, name) in [(one, one_name), (two, two_name)] {
-            self.run(
-                node,
-                "ethtool",
-                &["-K", name, "tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", "off"],
-            )?;
+            if !topology.direct {
+                self.run(
+                    node,
+                    "ethtool",
+                    &["-K", name, "tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", "off"],
+                )?;
+            }
             self.ip(node, &format!("link set {name} up\n"))?;
         }
         Ok(())

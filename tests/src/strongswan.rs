@@ -204,7 +204,7 @@ pub fn copy_of(program: &str, package: &str, dir: &Path) -> Result<PathBuf> {
 }
 
 /// The root directory of the newest strongSwan: `ADIT_LAB_STRONGSWAN`, or `target/strongswan`.
-fn newest() -> Result<PathBuf> {
+pub fn newest() -> Result<PathBuf> {
     let root = match std::env::var_os("ADIT_LAB_STRONGSWAN") {
         Some(root) => PathBuf::from(root),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/strongswan"),

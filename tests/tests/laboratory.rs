@@ -38,7 +38,7 @@ fn two_strongswans_agree_in_everything_that_is_measured() -> Result<()> {
 
 #[test]
 fn two_strongswans_move_100_megabytes_through_a_nat() -> Result<()> {
-    with_lab("strongswans-nat", Topology { nat: Some(Side::A) }, |lab| {
+    with_lab("strongswans-nat", Topology { nat: Some(Side::A), ..Topology::default() }, |lab| {
         let mut behind = Connection::new(Side::B, Family::V4, IKE, ESP);
         behind.remote_addrs = "%any".to_owned();
         let a = StrongSwan::start(lab, Side::A, &Connection::new(Side::A, Family::V4, IKE, ESP))?;

@@ -267,7 +267,7 @@ fn direct(name: &str, suite: Suite, initiator: Initiator, outer: Family, encap: 
 /// Whoever initiates is gateway A, hidden behind the router's own address; the other one does not know where the
 /// peer will come from.
 fn behind_nat(name: &str, suite: Suite, initiator: Initiator) -> Result<()> {
-    with_lab(name, Topology { nat: Some(Side::A) }, |lab| {
+    with_lab(name, Topology { nat: Some(Side::A), ..Topology::default() }, |lab| {
         let inside = Connection::new(Side::A, Family::V4, suite.0, suite.1);
         let mut outside = Connection::new(Side::B, Family::V4, suite.0, suite.1);
         outside.remote_addrs = "%any".to_owned();
