@@ -1,12 +1,20 @@
-//! `adit-bench`: what a handshake and an SA cost, and whether that grows with what is there already. See
-//! `bench/README.md`.
+//! `adit-bench`: what a handshake, an SA and a packet cost, beside others, and whether that grows with what is there
+//! already. See `bench/README.md`.
 
 #![forbid(unsafe_code)]
 
+mod contenders;
+mod dataplane;
 mod gateways;
+mod idle;
+mod load;
 mod machine;
 mod memory;
 mod peers;
+mod profile;
+mod raw;
+mod report;
+mod results;
 mod wire;
 
 use anyhow::Result;
@@ -15,7 +23,7 @@ use clap::{Parser, Subcommand};
 use crate::wire::LoadOptions;
 
 #[derive(Parser)]
-#[command(about = "What a handshake and an SA cost")]
+#[command(about = "What a handshake, an SA and a packet cost")]
 struct Cli {
     #[command(subcommand)]
     what: What,
@@ -29,6 +37,19 @@ enum What {
     Memory(memory::Options),
     /// Over UDP in namespaces, Adit and strongSwan in turn: handshakes per second, CPU time, memory. Needs root.
     Peers(Extent),
+    /// Side by side with its peers: what the hosts behind two gateways get through them. Needs root.
+    Dataplane(dataplane::Options),
+    /// Raw ESP: what one worker sends, and what arrives. Needs root.
+    Raw(raw::Options),
+    /// What 1,000 tunnels cost while nothing is sent through them. Needs root.
+    Idle(idle::Options),
+    /// Where the time goes while a TCP stream passes both gateways. Needs root and perf.
+    Profile(profile::Options),
+    /// The results as tables, and into the document.
+    Report(report::Options),
+    /// Load on UDP (started by `dataplane`).
+    #[command(hide = true)]
+    Udp(load::Load),
     /// A responder without a data plane (started by `peers`).
     #[command(hide = true)]
     Respond,
@@ -58,13 +79,27 @@ fn main() -> Result<()> {
         What::Machine(extent) => machine::run(&extent),
         What::Memory(options) => memory::run(&options),
         What::Peers(extent) => peers::run(&extent),
+        What::Dataplane(options) => dataplane::run_rounds(&options),
+        What::Raw(options) => raw::run(&options),
+        What::Idle(options) => idle::run(&options),
+        What::Profile(options) => profile::run(&options),
+        What::Report(options) => report::run(&options),
+        What::Udp(load) => load::run(&load),
         What::Respond => wire::respond(),
         What::Load(options) => wire::load(&options),
     }
 }
 
-/// The middle one; of an even number the upper.
+/// The middle one.
 fn median(mut values: Vec<f64>) -> f64 {
+    quantile(&mut values, 0.5)
+}
+
+/// The value that so large a part of the others is below; between two of them their mean, weighted by nearness. Sorts.
+fn quantile(values: &mut [f64], part: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let place = part * values.len().saturating_sub(1) as f64;
+    let at = |place: f64| values.get(place as usize).copied().unwrap_or(f64::NAN);
+    let (below, above) = (at(place.floor()), at(place.ceil()));
+    below + (above - below) * place.fract()
 }

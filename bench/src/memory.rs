@@ -5,6 +5,7 @@
 //! the ratios of the turns.
 
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use adit_crypto::{EspKeys, EspTransforms, Secret, encr_key_len, integ_key_len};
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, ensure};
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use crate::median;
+use crate::results::{self, Recorder};
 
 /// Packets that are sealed, and then opened, before the next ones: what a worker takes in at once.
 const BURST: usize = 32;
@@ -33,12 +35,16 @@ pub(crate) struct Options {
     /// How many SAs there are, from few to many.
     #[arg(long, value_delimiter = ',', default_value = "1,1000,10000,100000")]
     sas: Vec<usize>,
+    /// The file that the results are added to.
+    #[arg(long, default_value = results::DEFAULT)]
+    results: PathBuf,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    suites(options)?;
-    many_sas(options)?;
-    policies(options)
+    let recorder = Recorder::new(&options.results)?;
+    suites(options, &recorder)?;
+    many_sas(options, &recorder)?;
+    policies(options, &recorder)
 }
 
 /// The suites, with what the library has of the same name.
@@ -59,7 +65,7 @@ fn all_suites() -> [(&'static str, EspTransforms, Option<&'static aead::Algorith
 }
 
 /// Row 7: the same packets, by the library's calls alone and as ESP.
-fn suites(options: &Options) -> Result<()> {
+fn suites(options: &Options, recorder: &Recorder) -> Result<()> {
     tell("| suite | octets | library, seal + open | ESP, seal + open | share of the library's rate |");
     tell("|---|---|---|---|---|");
     for (name, transforms, algorithm) in all_suites() {
@@ -79,6 +85,9 @@ fn suites(options: &Options) -> Result<()> {
             let ns = |values: Vec<f64>| {
                 if values.is_empty() { "".to_owned() } else { format!("{:.0} ns", median(values)) }
             };
+            if name == "AES-256-GCM" {
+                recorder.add("memory", &format!("share-{len}"), median(shares.clone()))?;
+            }
             let share =
                 if shares.is_empty() { String::new() } else { format!("{:.1} %", 100.0 * median(shares)) };
             tell(&format!("| {name} | {len} | {} | {} | {share} |", ns(library), ns(esp)));
@@ -205,7 +214,7 @@ fn parameters(number: usize, transforms: EspTransforms, outbound: bool) -> SaPar
 }
 
 /// Rows 8 and 10: packets on SAs chosen at random, and the memory that each takes.
-fn many_sas(options: &Options) -> Result<()> {
+fn many_sas(options: &Options, recorder: &Recorder) -> Result<()> {
     let [(_, transforms, _), ..] = all_suites();
     tell("");
     tell(
@@ -227,7 +236,13 @@ fn many_sas(options: &Options) -> Result<()> {
         }
         let fewest = subjects.first().map(|(.., times)| times.clone()).unwrap_or_default();
         for (count, each, _, times) in subjects {
-            let shares = fewest.iter().zip(&times).map(|(few, many)| few / many).collect();
+            let shares: Vec<_> = fewest.iter().zip(&times).map(|(few, many)| few / many).collect();
+            if len == 64 {
+                recorder.add("memory", &format!("sas-{count}"), median(shares.clone()))?;
+                if count == 10_000 {
+                    recorder.add("memory", "pair", each)?;
+                }
+            }
             let memory = if count < 1000 { String::new() } else { format!("{each:.0} octets") };
             tell(&format!(
                 "| {count} | {len} | {:.0} ns | {:.0} % | {memory} |",
@@ -240,7 +255,7 @@ fn many_sas(options: &Options) -> Result<()> {
 }
 
 /// Row 9: finding the policy of a few steady flows.
-fn policies(options: &Options) -> Result<()> {
+fn policies(options: &Options, recorder: &Recorder) -> Result<()> {
     tell("");
     tell("| policies | lookup | share of the rate with one |");
     tell("|---|---|---|");
@@ -279,7 +294,8 @@ fn policies(options: &Options) -> Result<()> {
     }
     let one = subjects.first().map(|(.., times)| times.clone()).unwrap_or_default();
     for (count, _, _, times) in subjects {
-        let shares = one.iter().zip(&times).map(|(one, many)| one / many).collect();
+        let shares: Vec<_> = one.iter().zip(&times).map(|(one, many)| one / many).collect();
+        recorder.add("memory", &format!("policies-{count}"), median(shares.clone()))?;
         tell(&format!("| {count} | {:.0} ns | {:.0} % |", median(times), 100.0 * median(shares)));
     }
     Ok(())

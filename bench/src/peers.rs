@@ -265,7 +265,8 @@ const STRONGSWAN: &str = "ikesa_table_size = 65536
   keep_alive = 0
   install_routes = no";
 
-const QUIET: &str = "charon {
+/// No log.
+pub(crate) const QUIET: &str = "charon {
   filelog {
     main {
       default = -1

@@ -243,7 +243,7 @@ impl Marked {
 }
 
 /// CPU time of a process, all its threads.
-fn cpu_seconds(process: u32) -> Result<f64> {
+pub(crate) fn cpu_seconds(process: u32) -> Result<f64> {
     let mut nanoseconds = 0.0;
     for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
         let times = std::fs::read_to_string(thread?.path().join("schedstat"))?;

@@ -1,0 +1,123 @@
+//! Load on UDP, run by `dataplane` in the hosts' namespaces: who sends in batches, who counts what arrives, who echoes
+//! and who waits for the echo. TCP is left to iperf3.
+
+use std::io::IoSliceMut;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::time::{Duration, Instant};
+
+use adit_lab::process::tell;
+use anyhow::{Context, Result};
+use nix::sys::socket::{
+    MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, setsockopt, sockopt::UdpGsoSegment,
+};
+use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
+
+use crate::quantile;
+
+/// Datagrams of one call, of sender and receiver.
+const BATCH: usize = 32;
+/// Nobody waits longer than so for a datagram that may be lost.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+#[derive(clap::Args)]
+pub(crate) struct Load {
+    /// What to do.
+    #[arg(value_enum)]
+    role: Role,
+    /// Where to listen, or whom to send to.
+    address: SocketAddr,
+    /// For how long.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Octets of a datagram.
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Role {
+    /// Sends as fast as it can, many datagrams in one call (`UDP_SEGMENT`).
+    Blast,
+    /// Counts datagrams; prints how many came in a second.
+    Sink,
+    /// Returns every datagram.
+    Echo,
+    /// Sends a datagram and waits for it to return; prints the median and the 99th percentile, in microseconds.
+    RoundTrip,
+}
+
+pub(crate) fn run(load: &Load) -> Result<()> {
+    let socket = match load.role {
+        Role::Blast | Role::RoundTrip => {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect(load.address)?;
+            socket
+        }
+        Role::Sink | Role::Echo => UdpSocket::bind(load.address)?,
+    };
+    if matches!(load.role, Role::Sink | Role::Echo) {
+        tell("ready");
+    }
+    set_socket_recv_buffer_size_force(&socket, 16 << 20)?;
+    set_socket_send_buffer_size_force(&socket, 16 << 20)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let duration = Duration::from_secs_f64(load.seconds);
+    match load.role {
+        Role::Blast => blast(&socket, load.size, duration),
+        Role::Sink => sink(&socket, duration),
+        Role::Echo => {
+            let (mut buffer, start) = ([0; 2048], Instant::now());
+            while start.elapsed() < duration {
+                if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    socket.send_to(buffer.get(..length).unwrap_or_default(), from)?;
+                }
+            }
+            Ok(())
+        }
+        Role::RoundTrip => round_trip(&socket, load.size, duration),
+    }
+}
+
+fn blast(socket: &UdpSocket, size: usize, duration: Duration) -> Result<()> {
+    setsockopt(socket, UdpGsoSegment, &i32::try_from(size)?)?;
+    // 64 KiB is the most that one call may hold.
+    let (datagrams, start) = (vec![0; size * BATCH.min(65_000 / size)], Instant::now());
+    while start.elapsed() < duration {
+        // A full queue or a refusal of the network is part of the overload.
+        let _ = socket.send(&datagrams);
+    }
+    Ok(())
+}
+
+fn sink(socket: &UdpSocket, duration: Duration) -> Result<()> {
+    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
+    let mut buffers = vec![[0; 2048]; BATCH];
+    let (start, mut count, mut first, mut last) = (Instant::now(), 0_usize, None, Instant::now());
+    while start.elapsed() < duration {
+        let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+            buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let flags = MsgFlags::MSG_WAITFORONE;
+        if let Ok(received) = recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) {
+            count += received.count();
+            last = Instant::now();
+            first.get_or_insert(last);
+        }
+    }
+    let seconds = first.map_or(0.0, |first| (last - first).as_secs_f64());
+    tell(&format!("{:.0}", if seconds > 0.0 { count as f64 / seconds } else { 0.0 }));
+    Ok(())
+}
+
+fn round_trip(socket: &UdpSocket, size: usize, duration: Duration) -> Result<()> {
+    let (mut times, mut buffer, begin) = (Vec::new(), [0; 2048], Instant::now());
+    while begin.elapsed() < duration {
+        let start = Instant::now();
+        socket.send(buffer.get(..size).context("a size up to 2048")?)?;
+        if socket.recv(&mut buffer).is_ok() {
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    tell(&format!("{:.2} {:.2}", quantile(&mut times, 0.5), quantile(&mut times, 0.99)));
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! ESP as protocol 50, packets of 1,400 octets from a sender that batches them: what one worker sends, and what arrives
+//! behind the other gateway.
+
+use std::path::PathBuf;
+
+use adit_lab::lab::{Lab, Node, Topology, with_lab};
+use adit_lab::process::Signal;
+use anyhow::Result;
+
+use crate::contenders::{Contender, Daemon};
+use crate::dataplane::overload;
+use crate::results::{self, Recorder};
+
+/// Of an inner packet; the sender's datagrams are shorter by the headers.
+const PACKET: usize = 1400;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Measurements.
+    #[arg(long, default_value_t = 4)]
+    rounds: usize,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 2)]
+    seconds: u32,
+    /// The file that the results are added to.
+    #[arg(long, default_value = results::DEFAULT)]
+    results: PathBuf,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let recorder = Recorder::new(&options.results)?;
+    for _ in 0..options.rounds {
+        with_lab("raw", Topology { direct: true, ..Topology::default() }, |lab| {
+            let daemons = Contender::AditRaw.start(lab)?;
+            let received = overload(lab, options.seconds, PACKET - 28)?;
+            recorder.value("adit-raw", "received", received)?;
+            // With the other gateway stopped, this one has a core to itself beside the sender.
+            for daemon in daemons.iter().skip(1) {
+                if let Daemon::Adit(adit) = daemon {
+                    adit.process().signal(Signal::STOP)?;
+                }
+            }
+            let before = sent(lab)?;
+            overload(lab, options.seconds, PACKET - 28)?;
+            let rate = (sent(lab)? - before) / f64::from(options.seconds);
+            recorder.value("adit-raw", "sent", rate)
+        })?;
+    }
+    Ok(())
+}
+
+/// Packets that have left the first gateway.
+fn sent(lab: &Lab) -> Result<f64> {
+    let text = lab.run(Node::GatewayA, "cat", &["/sys/class/net/wan0/statistics/tx_packets"])?;
+    Ok(text.trim().parse()?)
+}
