@@ -275,6 +275,8 @@ pub struct Child {
     pub remote_ts: Vec<SelectorSpec>,
     /// `mode`: what its packets carry.
     pub mode: Mode,
+    /// The smaller, the sooner its selectors decide about a packet; 0 comes after all others.
+    pub priority: u32,
     /// Anti-replay window in packets (RFC 4303 3.4.3); 0 switches the check off.
     pub replay_window: u32,
     /// When its SAs are rekeyed, and when they are not used any more.
@@ -301,6 +303,7 @@ impl Child {
             local_ts,
             remote_ts,
             mode,
+            priority: _,
             replay_window,
             limits: _,
             inactivity: _,
@@ -356,6 +359,7 @@ impl Default for Child {
             local_ts: Vec::new(),
             remote_ts: Vec::new(),
             mode: Mode::Tunnel,
+            priority: 0,
             replay_window: 1024,
             limits: ChildLimits::default(),
             inactivity: Duration::ZERO,

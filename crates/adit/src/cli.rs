@@ -199,6 +199,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
         key_log: gateway.key_log,
         configuration: configuration.ike,
         hosts: configuration.hosts,
+        shunts: configuration.shunts,
     };
     match daemon::run(setup, &hub) {
         Ok(()) => Exit::Ok,
@@ -214,8 +215,9 @@ fn check(path: &Path) -> Exit {
     for warning in &configuration.warnings {
         explain(&warning.render(color()));
     }
-    let Configuration { ike, .. } = configuration;
+    let Configuration { ike, shunts, .. } = configuration;
     let children: usize = ike.connections.iter().map(|connection| connection.children.len()).sum();
+    let children = children + shunts.len();
     say(format_args!(
         "ok: {}, {}, {}",
         count(ike.connections.len() as u64, "connection", "connections"),

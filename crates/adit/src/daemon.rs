@@ -43,7 +43,7 @@ use self::names::{Answer, Names, Resolver, SystemResolver};
 use self::policies::Policies;
 use self::reconciler::{ChildName, Reconciler};
 use self::reload::{Changes, Loaded, Loader};
-use crate::config::{ControlUri, GatewaySettings, Hosts};
+use crate::config::{ControlUri, GatewaySettings, Hosts, Shunt};
 use crate::control::report::ChildFacts;
 use crate::control::server::{ClaimError, Hub, Listener, Reply, Request, Server};
 use crate::control::vici::Message;
@@ -83,6 +83,8 @@ pub struct Setup {
     pub configuration: Configuration,
     /// Host names among the addresses of its connections.
     pub hosts: HashMap<String, Hosts>,
+    /// Its children that need no SA.
+    pub shunts: Vec<Shunt>,
 }
 
 /// Runs the daemon until a signal or a failure ends it.
@@ -123,7 +125,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         // From here on a signal is an order to stop and not the end: nothing stays half done.
         let signals = Signals::register()?;
         // What is protected is protected before anybody can ask for anything.
-        daemon.configure(Instant::now(), setup.configuration, setup.hosts)?;
+        daemon.configure(Instant::now(), setup.configuration, setup.hosts, setup.shunts)?;
         let server = listener.serve(hub)?;
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
         daemon.serve(server, received, loads, answered, signals).await
@@ -265,6 +267,7 @@ struct Daemon {
     /// As they are written: where there are host names, without addresses.
     connections: Vec<Connection>,
     hosts: HashMap<String, Hosts>,
+    shunts: Vec<Shunt>,
     names: Names,
     resolver: Box<dyn Resolver>,
     answers: mpsc::UnboundedSender<Answer>,
@@ -330,6 +333,7 @@ impl Daemon {
             key_log,
             connections: Vec::new(),
             hosts: HashMap::new(),
+            shunts: Vec::new(),
             names: Names::default(),
             resolver,
             answers,
@@ -359,11 +363,13 @@ impl Daemon {
         now: Instant,
         mut configuration: Configuration,
         hosts: HashMap<String, Hosts>,
+        shunts: Vec<Shunt>,
     ) -> Result<Changes, adit_net::Error> {
         let mut changes =
             Changes::between((&self.connections, &self.hosts), (&configuration.connections, &hosts));
+        changes.compare_shunts(&self.shunts, &shunts);
         let before = self.policies.clone();
-        self.policies.configure(&configuration.connections);
+        self.policies.configure(&configuration.connections, &shunts);
         if let Err(error) = self.backend.set_policies(self.policies.all()) {
             self.policies = before;
             if let Err(error) = self.backend.set_policies(self.policies.all()) {
@@ -383,6 +389,7 @@ impl Daemon {
             .collect();
         self.names.configure(now, hosts.values().flat_map(Hosts::names));
         self.hosts = hosts;
+        self.shunts = shunts;
         self.connections.clone_from(&configuration.connections);
         for connection in &mut configuration.connections {
             if let Some(hosts) = self.hosts.get(&connection.name) {
@@ -443,7 +450,7 @@ impl Daemon {
                 .push("the section `gateway` has changed: that takes effect at the next start".to_owned());
         }
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        match self.configure(now, loaded.ike, loaded.hosts) {
+        match self.configure(now, loaded.ike, loaded.hosts, loaded.shunts) {
             Ok(changes) => {
                 tracing::info!("configuration reloaded: {changes}");
                 answer.put("success", "yes").put_display("summary", &changes);

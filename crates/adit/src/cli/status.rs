@@ -23,6 +23,7 @@ pub(super) struct Status {
     /// Of all that ought to be up.
     state: State,
     connections: Vec<Connection>,
+    shunts: Vec<Shunt>,
 }
 
 /// How much is up.
@@ -48,6 +49,17 @@ struct Connection {
     children: Vec<Child>,
     /// The last negotiation that did not succeed, if none has succeeded since.
     last_failure: Option<Failure>,
+}
+
+/// A child that needs no SA.
+#[derive(Debug, Serialize)]
+struct Shunt {
+    /// With its connection's.
+    name: String,
+    /// `pass` or `drop`.
+    mode: String,
+    local_ts: Vec<String>,
+    remote_ts: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -119,6 +131,9 @@ impl Status {
     pub(super) fn ask(client: &mut Client) -> Result<Self, ClientError> {
         let mut facts = Facts::default();
         client.streamed("list-conns", Message::new(), "list-conn", |event| facts.configured(&event))?;
+        let mut shunts = Message::new();
+        shunts.put("pass", "yes").put("drop", "yes");
+        client.streamed("list-policies", shunts, "list-policy", |event| facts.shunted(&event))?;
         client.streamed("list-sas", Message::new(), "list-sa", |event| facts.established(&event))?;
         client.streamed("list-negotiations", Message::new(), "list-negotiation", |event| {
             facts.negotiated(&event)
@@ -144,11 +159,14 @@ impl Status {
     /// For people.
     pub(super) fn to_text(&self) -> String {
         let mut text = Text::default();
-        if self.connections.is_empty() {
+        if self.connections.is_empty() && self.shunts.is_empty() {
             text.line(0, "no connections are configured");
         }
         for connection in &self.connections {
             connection.print(&mut text);
+        }
+        for shunt in &self.shunts {
+            shunt.print(&mut text);
         }
         text.0
     }
@@ -156,12 +174,24 @@ impl Status {
 
 /// What the daemon answered.
 #[derive(Default)]
-struct Facts(Vec<Connection>);
+struct Facts {
+    connections: Vec<Connection>,
+    shunts: Vec<Shunt>,
+}
 
 impl Facts {
     fn connection(&mut self, name: &str) -> &mut Connection {
         let new = || Connection { name: name.to_owned(), ..Connection::default() };
-        find_or_add(&mut self.0, |known| known.name == name, new)
+        find_or_add(&mut self.connections, |known| known.name == name, new)
+    }
+
+    fn shunted(&mut self, event: &Message) {
+        self.shunts.extend(event.sections().map(|(name, section)| Shunt {
+            name: name.to_owned(),
+            mode: text(section, "mode").to_lowercase(),
+            local_ts: texts(section, "local-ts"),
+            remote_ts: texts(section, "remote-ts"),
+        }));
     }
 
     fn configured(&mut self, event: &Message) {
@@ -232,8 +262,11 @@ impl Facts {
     /// What ought to be up is what has `start_action = start`; where nothing has, everything.
     fn status(self) -> Status {
         // A failure of a connection that is gone is of no use to anybody.
-        let connections: Vec<_> =
-            self.0.into_iter().filter(|known| known.configured || !known.ike_sas.is_empty()).collect();
+        let connections: Vec<_> = self
+            .connections
+            .into_iter()
+            .filter(|known| known.configured || !known.ike_sas.is_empty())
+            .collect();
         let configured = || {
             connections.iter().flat_map(|connection| &connection.children).filter(|child| child.configured)
         };
@@ -245,7 +278,7 @@ impl Facts {
             (0, _) => State::Down,
             _ => State::Degraded,
         };
-        Status { schema: SCHEMA, state, connections }
+        Status { schema: SCHEMA, state, connections, shunts: self.shunts }
     }
 }
 
@@ -291,6 +324,14 @@ impl Connection {
                 &format!("last failure, {} ago: {}", duration(failure.seconds_ago), failure.message),
             );
         }
+    }
+}
+
+impl Shunt {
+    fn print(&self, text: &mut Text) {
+        let what = if self.mode == "pass" { "in the clear" } else { "dropped" };
+        let (local, remote) = (self.local_ts.join(","), self.remote_ts.join(","));
+        text.line(0, &format!("{}: {what}, {local} <-> {remote}", self.name));
     }
 }
 

@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use adit_crypto::Secret;
+use adit_esp as esp;
 use adit_ike::config::{
     Action, AddressSpec, Child, ChildLimits, Childless, Configuration, Connection, Fragmentation, Lifetime,
     PostQuantumKey, PpkPolicy, Retransmission, SelectorSpec, SharedSecret, Unique, Volume,
 };
 use adit_ike::identity::{Identity, IdentityPattern};
 use adit_wire::esp::Mode;
-use adit_wire::ikev2::{EsnId, KeId, Proposal, TransformType};
+use adit_wire::ikev2::{EsnId, KeId, Proposal, TrafficSelector, TransformType};
 
 use super::check::Checked;
 use super::diagnostic::{Diagnostics, Problem};
 use super::hosts::{Host, Hosts};
-use super::load::GatewaySettings;
+use super::load::{GatewaySettings, Shunt};
 use super::source::{Sources, Span};
 use super::values::{ControlUri, Value};
 
@@ -34,11 +35,11 @@ impl<'d> Builder<'d> {
     pub(super) fn build(
         &mut self,
         mut root: Checked,
-    ) -> (GatewaySettings, Configuration, HashMap<String, Hosts>) {
+    ) -> (GatewaySettings, Configuration, HashMap<String, Hosts>, Vec<Shunt>) {
         let gateway = root.take_sections("gateway").into_iter().next();
         let gateway = self.gateway(gateway.unwrap_or_else(Checked::empty_gateway));
         let mut configuration = Configuration::default();
-        let mut named = HashMap::new();
+        let (mut named, mut shunts) = (HashMap::new(), Vec::new());
         for mut section in root.take_sections("secrets") {
             for section in section.take_sections("ike*") {
                 configuration.secrets.extend(self.secret(section));
@@ -48,15 +49,72 @@ impl<'d> Builder<'d> {
             }
         }
         for mut section in root.take_sections("connections") {
-            for section in section.take_sections("*") {
-                let (connection, hosts) = self.connection(section, &gateway, &configuration);
+            for mut section in section.take_sections("*") {
+                let (own, children) = self.split(&mut section);
+                let only_shunts = children.is_empty() && !own.is_empty();
+                shunts.extend(own);
+                if only_shunts {
+                    // Nobody is talked to, so nobody has to be named.
+                    continue;
+                }
+                let (connection, hosts) = self.connection(section, children, &gateway, &configuration);
                 if hosts.names().next().is_some() {
                     named.insert(connection.name.clone(), hosts);
                 }
                 configuration.connections.push(connection);
             }
         }
-        (gateway, configuration, named)
+        (gateway, configuration, named, shunts)
+    }
+
+    /// The children of a connection: those that need no SA, and the others.
+    fn split(&mut self, connection: &mut Checked) -> (Vec<Shunt>, Vec<Checked>) {
+        let (mut shunts, mut others) = (Vec::new(), Vec::new());
+        for child in
+            connection.take_sections("children").into_iter().flat_map(|mut all| all.take_sections("*"))
+        {
+            match child.word_of("mode") {
+                Some("pass") => shunts.push(self.shunt(connection.name.clone(), child, esp::Action::Bypass)),
+                Some("drop") => shunts.push(self.shunt(connection.name.clone(), child, esp::Action::Discard)),
+                _ => others.push(child),
+            }
+        }
+        (shunts, others)
+    }
+
+    fn shunt(&mut self, connection: String, mut section: Checked, action: esp::Action) -> Shunt {
+        let path = section.path.clone();
+        let start_span = section.span_of("start_action").or_else(|| section.span_of("mode"));
+        if section.word("start_action") != "trap" {
+            let message = "this child would never be in force: nothing brings it up";
+            let problem =
+                Problem::new(start_span.unwrap_or(section.span), format!("{path}.start_action"), message);
+            self.error(problem.expected("`start_action = trap`, as in strongSwan"));
+        }
+        let (local_span, remote_span) = (section.span_of("local_ts"), section.span_of("remote_ts"));
+        let (local_ts, remote_ts) = (section.selectors("local_ts"), section.selectors("remote_ts"));
+        self.share_a_family((&local_ts, local_span), (&remote_ts, remote_span), &path);
+        let [local_ts, remote_ts] = [local_ts, remote_ts].map(|specs| any_for_dynamic(&specs));
+        let cannot_be_told = |selector: &TrafficSelector| {
+            !selector.is_any_port() && !matches!(selector.protocol, 6 | 17 | 33 | 132 | 136)
+        };
+        for (key, span, selectors) in
+            [("local_ts", local_span, &local_ts), ("remote_ts", remote_span, &remote_ts)]
+        {
+            if action == esp::Action::Bypass && selectors.iter().any(cannot_be_told) {
+                let message = "routes cannot tell these packets from others of their protocol";
+                let problem = Problem::new(span.unwrap_or(section.span), format!("{path}.{key}"), message);
+                self.error(problem.expected("the whole protocol, or ports of TCP, UDP, DCCP or SCTP"));
+            }
+        }
+        Shunt {
+            connection,
+            action,
+            local_ts,
+            remote_ts,
+            priority: section.number("priority"),
+            name: section.name,
+        }
     }
 
     fn error(&mut self, problem: Problem) {
@@ -144,6 +202,7 @@ impl<'d> Builder<'d> {
     fn connection(
         &mut self,
         mut section: Checked,
+        child_sections: Vec<Checked>,
         gateway: &GatewaySettings,
         Configuration { secrets, ppks, .. }: &Configuration,
     ) -> (Connection, Hosts) {
@@ -230,54 +289,52 @@ impl<'d> Builder<'d> {
             || hosts.remote.iter().any(|host| matches!(host, Host::Name(_)))
             || remote_addrs.iter().any(|address| address.single().is_some());
         let mut children = Vec::new();
-        for mut group in section.take_sections("children") {
-            for child in group.take_sections("*") {
-                let start_span = ["start_action", "close_action", "dpd_action"]
-                    .into_iter()
-                    .find_map(|key| child.span_of(key).map(|span| (key, span)));
-                // Two places, because of several findings at one only the first is told.
-                let places = (
-                    child.span_of("local_ts").or(local_span).unwrap_or(child.span),
-                    child.span_of("remote_ts").or(remote_span).unwrap_or(span),
+        for child in child_sections {
+            let start_span = ["start_action", "close_action", "dpd_action"]
+                .into_iter()
+                .find_map(|key| child.span_of(key).map(|span| (key, span)));
+            // Two places, because of several findings at one only the first is told.
+            let places = (
+                child.span_of("local_ts").or(local_span).unwrap_or(child.span),
+                child.span_of("remote_ts").or(remote_span).unwrap_or(span),
+            );
+            let child = self.child(child);
+            let own = format!("{path}.children.{}", child.name);
+            // What is missing because it is misspelt is reported already.
+            if self.diagnostics.errors.is_empty() {
+                self.unresolved(
+                    &child,
+                    &own,
+                    places,
+                    (&local_addrs, local_span),
+                    (&remote_addrs, remote_span),
                 );
-                let child = self.child(child);
-                let own = format!("{path}.children.{}", child.name);
-                // What is missing because it is misspelt is reported already.
-                if self.diagnostics.errors.is_empty() {
-                    self.unresolved(
-                        &child,
-                        &own,
-                        places,
-                        (&local_addrs, local_span),
-                        (&remote_addrs, remote_span),
-                    );
-                }
-                let initiates = child.start
-                    || child.trap
-                    || child.on_close != Action::None
-                    || child.on_dead_peer != Action::None;
-                if initiates && !can_dial {
-                    let (key, at) = start_span.unwrap_or(("start_action", span));
-                    let message = "the child cannot be started: the connection has no single address to dial";
-                    let problem = Problem::new(at, format!("{own}.{key}"), message);
-                    self.error(match remote_span {
-                        Some(_) => {
-                            problem.expected("an address in `remote_addrs`").note("remote_addrs", remote_span)
-                        }
-                        None => problem.expected("`remote_addrs = <address>` in the connection"),
-                    });
-                }
-                if initiates && ppk.required && ppk.id.is_none() {
-                    let (key, at) = start_span.unwrap_or(("start_action", span));
-                    let message =
-                        "the child cannot be started: `ppk_required` needs to know which key to propose";
-                    let problem = Problem::new(at, format!("{own}.{key}"), message);
-                    self.error(
-                        problem.expected("`ppk_id = ...` in the connection").note("ppk_required", ppk_span),
-                    );
-                }
-                children.push(child);
             }
+            let initiates = child.start
+                || child.trap
+                || child.on_close != Action::None
+                || child.on_dead_peer != Action::None;
+            if initiates && !can_dial {
+                let (key, at) = start_span.unwrap_or(("start_action", span));
+                let message = "the child cannot be started: the connection has no single address to dial";
+                let problem = Problem::new(at, format!("{own}.{key}"), message);
+                self.error(match remote_span {
+                    Some(_) => {
+                        problem.expected("an address in `remote_addrs`").note("remote_addrs", remote_span)
+                    }
+                    None => problem.expected("`remote_addrs = <address>` in the connection"),
+                });
+            }
+            if initiates && ppk.required && ppk.id.is_none() {
+                let (key, at) = start_span.unwrap_or(("start_action", span));
+                let message =
+                    "the child cannot be started: `ppk_required` needs to know which key to propose";
+                let problem = Problem::new(at, format!("{own}.{key}"), message);
+                self.error(
+                    problem.expected("`ppk_id = ...` in the connection").note("ppk_required", ppk_span),
+                );
+            }
+            children.push(child);
         }
         let connection = Connection {
             local_addrs,
@@ -488,6 +545,7 @@ impl<'d> Builder<'d> {
             local_ts: section.selectors("local_ts"),
             remote_ts: section.selectors("remote_ts"),
             mode: Mode::Tunnel,
+            priority: section.number("priority"),
             replay_window: section.number("replay_window"),
             limits,
             inactivity: section.time("inactivity"),
@@ -512,6 +570,17 @@ impl<'d> Builder<'d> {
                 None => problem.note("the default `esp_proposals` offer `esn`", None),
             });
         }
+        self.share_a_family((&child.local_ts, local_span), (&child.remote_ts, remote_span), &path);
+        child
+    }
+
+    /// Points out selectors of which no two are of one address family.
+    fn share_a_family(
+        &mut self,
+        (local_ts, local_span): (&[SelectorSpec], Option<Span>),
+        (remote_ts, remote_span): (&[SelectorSpec], Option<Span>),
+        path: &str,
+    ) {
         let family = |selectors: &[SelectorSpec]| {
             let is_v4 = |selector: &SelectorSpec| match selector {
                 SelectorSpec::Fixed(selector) => Some(selector.start.is_ipv4()),
@@ -521,9 +590,9 @@ impl<'d> Builder<'d> {
             (v4, selectors.iter().any(|selector| is_v4(selector) != Some(true)))
         };
         if let Some(span) = remote_span.or(local_span)
-            && !child.local_ts.is_empty()
-            && !child.remote_ts.is_empty()
-            && !overlap(family(&child.local_ts), family(&child.remote_ts))
+            && !local_ts.is_empty()
+            && !remote_ts.is_empty()
+            && !overlap(family(local_ts), family(remote_ts))
         {
             let message = "no address family in common with the other side: nothing could pass";
             let problem = Problem::new(span, format!("{path}.remote_ts"), message);
@@ -531,7 +600,6 @@ impl<'d> Builder<'d> {
                 problem.expected("selectors of one family on both sides").note("local_ts", local_span),
             );
         }
-        child
     }
 }
 
@@ -558,6 +626,18 @@ fn families(addresses: &[AddressSpec]) -> (bool, bool) {
 
 fn overlap(a: (bool, bool), b: (bool, bool)) -> bool {
     (a.0 && b.0) || (a.1 && b.1)
+}
+
+/// Selectors of traffic that no SA tells more about.
+fn any_for_dynamic(specs: &[SelectorSpec]) -> Vec<TrafficSelector> {
+    let any = [TrafficSelector::any_v4(), TrafficSelector::any_v6()];
+    let selectors = specs.iter().flat_map(|spec| match *spec {
+        SelectorSpec::Fixed(selector) => vec![selector],
+        SelectorSpec::Dynamic { protocol, start_port, end_port } => {
+            any.iter().map(|any| TrafficSelector { protocol, start_port, end_port, ..*any }).collect()
+        }
+    });
+    selectors.collect()
 }
 
 fn has_dynamic(selectors: &[SelectorSpec]) -> bool {

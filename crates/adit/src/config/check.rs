@@ -35,6 +35,14 @@ impl Checked {
         self.values.get(key)?.first().map(|(_, span)| *span)
     }
 
+    /// The word that `key` was given.
+    pub(super) fn word_of(&self, key: &str) -> Option<&'static str> {
+        match self.values.get(key)?.first()? {
+            (Value::Word(word), _) => Some(word),
+            _ => None,
+        }
+    }
+
     /// The values of `key` as they were given; the default if there is none.
     pub(super) fn take(&mut self, key: &str) -> Vec<(Value, Span)> {
         self.values.remove(key).filter(|values| !values.is_empty()).unwrap_or_else(|| {

@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use adit_esp::Action;
 use adit_ike::config;
+use adit_wire::ikev2::TrafficSelector;
 use zeroize::Zeroizing;
 
 use super::build::Builder;
@@ -28,10 +30,29 @@ pub struct Configuration {
     pub ike: config::Configuration,
     /// By the name of the connection, the lists that hold host names.
     pub hosts: HashMap<String, Hosts>,
+    /// Children that need no SA, in order.
+    pub shunts: Vec<Shunt>,
     /// What is suspicious, though usable.
     pub warnings: Vec<Diagnostic>,
     /// Every file that was read.
     pub files: Vec<PathBuf>,
+}
+
+/// A child whose traffic travels in the clear or not at all: `mode = pass` or `mode = drop`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shunt {
+    /// Name of the connection's section.
+    pub connection: String,
+    /// Name of the section.
+    pub name: String,
+    /// Does its traffic bypass, or is it discarded?
+    pub action: Action,
+    /// Our side.
+    pub local_ts: Vec<TrafficSelector>,
+    /// The other side.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// The smaller, the sooner it decides; 0 comes after all others.
+    pub priority: u32,
 }
 
 /// Adit's own section.
@@ -105,11 +126,11 @@ pub(super) fn load_from(
         return Err(diagnostics);
     };
     let mut builder = Builder::new(&sources, &mut diagnostics);
-    let (gateway, ike, hosts) = builder.build(checked);
+    let (gateway, ike, hosts, shunts) = builder.build(checked);
     warn_about_exposed_secrets(&sources, &mut diagnostics, exposed);
     if diagnostics.errors.is_empty() {
         let (warnings, files) = (diagnostics.warnings, sources.paths());
-        Ok(Configuration { gateway, ike, hosts, warnings, files })
+        Ok(Configuration { gateway, ike, hosts, shunts, warnings, files })
     } else {
         Err(diagnostics)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use adit_crypto::{EspTransforms, IkeTransforms, is_aead};
 use adit_ike::config::{Action, AddressSpec, Child, ChildLimits, Connection, SelectorSpec};
 use adit_ike::{ChildSaView, IkeSaState, IkeSaView, NegotiationRecord, Stage};
-use adit_net::ChildCounters;
+use adit_net::{ChildCounters, PolicySpec};
 use adit_wire::esp::Mode;
 use adit_wire::ikev2::{EncrId, IntegId, KeId, TrafficSelector};
 
@@ -182,6 +182,23 @@ pub fn connection(connection: &Connection, hosts: Option<&Hosts>) -> Message {
         children.put_section(&child.name, configured_child(child));
     }
     message.put_section("children", children);
+    message
+}
+
+/// A policy, of a child that has this mode unless it needs no SA.
+pub fn policy(connection: &str, child: &str, policy: &PolicySpec, sa_mode: Option<Mode>) -> Message {
+    let mut message = Message::new();
+    message.put("child", child).put("ike", connection);
+    message.put(
+        "mode",
+        match policy.action {
+            adit_esp::Action::Protect => sa_mode.map_or("TUNNEL", mode),
+            adit_esp::Action::Bypass => "PASS",
+            adit_esp::Action::Discard => "DROP",
+        },
+    );
+    message.put_list("local-ts", &policy.local_ts);
+    message.put_list("remote-ts", &policy.remote_ts);
     message
 }
 

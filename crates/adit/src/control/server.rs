@@ -34,6 +34,7 @@ pub const EVENTS: &[&str] = &[
     "control-log",
     "list-sa",
     "list-conn",
+    "list-policy",
     "list-negotiation",
     "ike-updown",
     "child-updown",

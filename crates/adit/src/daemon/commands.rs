@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use adit_esp::Action;
 use adit_ike::{ChildHandle, CommandError, IkeSaHandle, IkeSaState, RequestId, TerminateTarget};
 
 use super::{Daemon, Pending};
@@ -25,6 +26,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "list-sas", run: list_sas },
     Command { name: "list-conns", run: list_conns },
     Command { name: "get-conns", run: get_conns },
+    Command { name: "list-policies", run: list_policies },
     Command { name: "list-negotiations", run: list_negotiations },
     Command { name: "reload", run: reload },
     Command { name: "reload-settings", run: reload },
@@ -288,6 +290,30 @@ fn list_conns(daemon: &mut Daemon, _: Instant, arguments: &Message, reply: Reply
                 report::connection(connection, daemon.hosts.get(&connection.name)),
             );
             reply.event("list-conn", message);
+        }
+    }
+    reply.respond(Message::new());
+}
+
+/// As strongSwan does, but for one thing: what is protected is listed whether it waits for packets or not.
+fn list_policies(daemon: &mut Daemon, _: Instant, arguments: &Message, reply: Reply) {
+    let (ike, child) = (name(arguments, "ike"), name(arguments, "child"));
+    for (name, policy) in daemon.policies.by_child() {
+        let kind = match policy.action {
+            Action::Protect => "trap",
+            Action::Bypass => "pass",
+            Action::Discard => "drop",
+        };
+        if arguments.flag(kind)
+            && ike.as_ref().is_none_or(|ike| *ike == name.connection)
+            && child.as_ref().is_none_or(|child| *child == name.child)
+        {
+            let mode = daemon.connections.iter().find(|connection| connection.name == name.connection);
+            let mode = mode.and_then(|connection| connection.children.iter().find(|c| c.name == name.child));
+            let mut message = Message::new();
+            let section = report::policy(&name.connection, &name.child, policy, mode.map(|child| child.mode));
+            message.put_section(&format!("{}/{}", name.connection, name.child), section);
+            reply.event("list-policy", message);
         }
     }
     reply.respond(Message::new());

@@ -1,4 +1,4 @@
-//! Which traffic is protected: one policy for each configured child, from the start and whether an SA exists or not.
+//! What is done with which traffic: one policy for each configured child, from the start and whether an SA exists or not.
 //! Children with the same selectors share one, so that the newest SA of any of them carries the traffic.
 //!
 //! It owns the numbering of policies (`reqid` in vici) and never talks to the data plane. A policy only ever grows: what
@@ -7,12 +7,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use adit_esp as esp;
 use adit_ike::config::{Action, AddressSpec, Child, Connection, SelectorSpec};
 use adit_ike::{ChildHandle, InstallChild};
 use adit_net::{PolicyId, PolicySpec};
 use adit_wire::ikev2::TrafficSelector;
 
 use super::reconciler::ChildName;
+use crate::config::Shunt;
 
 /// At most this many selectors that only an SA made known stay protected after it, the latest ones: a peer that comes
 /// from ever new addresses must not fill the memory.
@@ -22,8 +24,8 @@ const REMEMBERED: usize = 1024;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Policies {
     policies: BTreeMap<PolicyId, PolicySpec>,
-    /// By the selectors that the configuration tells.
-    by_selectors: HashMap<[Vec<TrafficSelector>; 2], PolicyId>,
+    /// By what is done, and the selectors that the configuration tells.
+    by_selectors: HashMap<(esp::Action, [Vec<TrafficSelector>; 2]), PolicyId>,
     by_name: HashMap<ChildName, PolicyId>,
     /// The configured children of a policy.
     children: HashMap<PolicyId, Vec<ChildName>>,
@@ -44,34 +46,55 @@ struct Learned {
 impl Policies {
     /// Takes over a configuration. A policy with the same selectors is the same policy; what no child has any more stays
     /// until [`Policies::forget_obsolete`].
-    pub(super) fn configure(&mut self, connections: &[Connection]) {
+    pub(super) fn configure(&mut self, connections: &[Connection], shunts: &[Shunt]) {
         self.by_name.clear();
         self.children.clear();
         for connection in connections {
             for child in &connection.children {
                 let name = ChildName::new(&connection.name, &child.name);
-                let (local_ts, remote_ts) = selectors(connection, child);
-                let key = [sorted(&local_ts), sorted(&remote_ts)];
-                let id = match self.by_selectors.get(&key) {
-                    Some(id) => *id,
-                    None => {
-                        let id = self.add(&name, local_ts, remote_ts);
-                        self.by_selectors.insert(key, id);
-                        id
-                    }
-                };
                 let trap = child.trap || [child.on_close, child.on_dead_peer].contains(&Action::Trap);
-                let first = !self.children.contains_key(&id);
-                if let Some(policy) = self.policies.get_mut(&id) {
-                    policy.trap = trap || (policy.trap && !first);
-                    if first {
-                        policy.name = format!("{}/{}", name.connection, name.child);
-                    }
-                }
-                self.children.entry(id).or_default().push(name.clone());
-                self.by_name.insert(name, id);
+                let action = esp::Action::Protect;
+                self.configure_child(name, action, selectors(connection, child), (child.priority, trap));
             }
         }
+        for shunt in shunts {
+            let name = ChildName::new(&shunt.connection, &shunt.name);
+            let selectors = (shunt.local_ts.clone(), shunt.remote_ts.clone());
+            self.configure_child(name, shunt.action, selectors, (shunt.priority, false));
+        }
+    }
+
+    fn configure_child(
+        &mut self,
+        name: ChildName,
+        action: esp::Action,
+        (local_ts, remote_ts): (Vec<TrafficSelector>, Vec<TrafficSelector>),
+        (priority, trap): (u32, bool),
+    ) {
+        let key = (action, [sorted(&local_ts), sorted(&remote_ts)]);
+        let id = match self.by_selectors.get(&key) {
+            Some(id) => *id,
+            None => {
+                let id = self.add(&name, local_ts, remote_ts);
+                self.by_selectors.insert(key, id);
+                id
+            }
+        };
+        let first = !self.children.contains_key(&id);
+        if let Some(policy) = self.policies.get_mut(&id) {
+            policy.action = action;
+            policy.trap = trap || (policy.trap && !first);
+            // 0 comes last.
+            let sooner = priority.wrapping_sub(1) < policy.priority.wrapping_sub(1);
+            if first || sooner {
+                policy.priority = priority;
+            }
+            if first {
+                policy.name = format!("{}/{}", name.connection, name.child);
+            }
+        }
+        self.children.entry(id).or_default().push(name.clone());
+        self.by_name.insert(name, id);
     }
 
     /// Gives up what no child of the configuration has.
@@ -81,7 +104,14 @@ impl Policies {
         self.learned.retain(|learned| self.policies.contains_key(&learned.policy));
     }
 
-    /// All that is to be protected now.
+    /// Every configured child with its policy, in the order of the policies.
+    pub(super) fn by_child(&self) -> impl Iterator<Item = (&ChildName, &PolicySpec)> {
+        self.policies
+            .iter()
+            .flat_map(|(id, policy)| self.children(*id).iter().map(move |name| (name, policy)))
+    }
+
+    /// All that is in force now.
     pub(super) fn all(&self) -> Vec<PolicySpec> {
         self.policies.values().filter(|policy| !policy.remote_ts.is_empty()).cloned().collect()
     }
@@ -274,7 +304,7 @@ mod tests {
 
     fn configured(connections: &[Connection]) -> Policies {
         let mut policies = Policies::default();
-        policies.configure(connections);
+        policies.configure(connections, &[]);
         policies
     }
 
@@ -373,11 +403,10 @@ mod tests {
         assert_eq!(before.iter().map(|policy| policy.trap).collect::<Vec<_>>(), [false, true]);
         let (of_a, _) = policies.of(&InstallChild { connection: "a".into(), ..sa(1, "net", "10.2.0.0/16") });
         // `a` has become another, `b` is gone and leaves its selectors to `c`, `d` is new.
-        policies.configure(&[
-            one("a", "10.4.0.0/16", true),
-            one("c", "10.3.0.0/16", false),
-            one("d", "10.5.0.0/16", false),
-        ]);
+        policies.configure(
+            &[one("a", "10.4.0.0/16", true), one("c", "10.3.0.0/16", false), one("d", "10.5.0.0/16", false)],
+            &[],
+        );
         assert_eq!(policies.all().len(), 4, "the old one of `a` is still there");
         assert!(policies.children(of_a).is_empty());
         policies.forget_obsolete();
@@ -389,6 +418,51 @@ mod tests {
         let expected = [("c/net", false, true), ("a/net", true, false), ("d/net", false, false)];
         assert_eq!(names, expected.map(|(name, trap, same)| (name.to_owned(), trap, same)));
         assert!(!policies.release(ChildHandle(1)));
+    }
+
+    #[test]
+    fn shunts_are_policies_that_no_sa_has() {
+        let net = |text: &str| SelectorSpec::Fixed(subnet(text));
+        let connections =
+            [connection(&["192.0.2.1"], &["192.0.2.2"], net("10.1.0.0/16"), net("10.2.0.0/16"))];
+        let shunt = |name: &str, action, priority| Shunt {
+            connection: "lan".into(),
+            name: name.into(),
+            action,
+            local_ts: vec![subnet("10.1.0.0/16")],
+            remote_ts: vec![subnet("10.2.0.0/16")],
+            priority,
+        };
+        let (bypass, discard) = (esp::Action::Bypass, esp::Action::Discard);
+        let mut policies = Policies::default();
+        policies.configure(
+            &connections,
+            &[shunt("open", bypass, 0), shunt("shut", discard, 9), shunt("also", discard, 7)],
+        );
+        let listed = |policies: &Policies| -> Vec<_> {
+            policies
+                .all()
+                .into_iter()
+                .map(|policy| (policy.id.0, policy.name, policy.action, policy.priority))
+                .collect()
+        };
+        let expected = [
+            (1, "gw/net".to_owned(), esp::Action::Protect, 0),
+            (2, "lan/open".to_owned(), bypass, 0),
+            (3, "lan/shut".to_owned(), discard, 7),
+        ];
+        assert_eq!(listed(&policies), expected, "the same traffic, and not the same policy");
+        let names: Vec<_> =
+            policies.by_child().map(|(name, policy)| (name.child.as_str(), policy.id.0)).collect();
+        assert_eq!(names, [("net", 1), ("open", 2), ("shut", 3), ("also", 3)]);
+        assert_eq!(policies.of(&sa(1, "net", "10.2.0.0/16")), (PolicyId(1), false));
+        // A reload that keeps one keeps it as it is.
+        policies.configure(&connections, &[shunt("shut", discard, 0)]);
+        policies.forget_obsolete();
+        assert_eq!(listed(&policies)[1], (3, "lan/shut".to_owned(), discard, 0));
+        policies.configure(&connections, &[]);
+        policies.forget_obsolete();
+        assert_eq!(listed(&policies).len(), 1);
     }
 
     #[test]

@@ -451,6 +451,7 @@ mod tests {
             local_ts: Vec::new(),
             remote_ts: Vec::new(),
             mode: Mode::Tunnel,
+            priority: 0,
             replay_window: 0,
             limits: adit_ike::config::ChildLimits {
                 time: adit_ike::config::Lifetime {

@@ -11,7 +11,7 @@ use adit_ike::{Gateway, IkeSaView};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::reconciler::ChildName;
-use crate::config::{self, Diagnostics, Hosts};
+use crate::config::{self, Diagnostics, Hosts, Shunt};
 use crate::control::server::Reply;
 use crate::control::vici::Message;
 
@@ -62,6 +62,21 @@ impl Changes {
         let added = new.iter().filter(|connection| !known.contains(connection.name.as_str()));
         changes.added.extend(added.map(|connection| connection.name.clone()));
         changes
+    }
+
+    /// Compares the children that need no SA.
+    pub(super) fn compare_shunts(&mut self, old: &[Shunt], new: &[Shunt]) {
+        let name = |shunt: &Shunt| short(&ChildName::new(&shunt.connection, &shunt.name));
+        let same = |one: &Shunt, other: &Shunt| name(one) == name(other);
+        for shunt in old {
+            match new.iter().find(|other| same(other, shunt)) {
+                None => self.removed.push(name(shunt)),
+                Some(other) if other != shunt => self.changed.push(name(shunt)),
+                Some(_) => {}
+            }
+        }
+        let added = new.iter().filter(|shunt| !old.iter().any(|other| same(other, shunt)));
+        self.added.extend(added.map(name));
     }
 
     fn compare_children(&mut self, old: &Connection, new: &Connection) {

@@ -426,3 +426,39 @@ fn an_unknown_address_behind_dynamic_is_pointed_out() {
     assert!(warned("192.0.2.1, 192.0.2.9", "192.0.2.2, 192.0.2.3", "").is_empty());
     assert!(warned("%any", "%any", "local_ts = 10.1.0.0/16\nremote_ts = 10.2.0.0/16").is_empty());
 }
+
+#[test]
+fn children_that_pass_or_drop_need_no_peer() {
+    let children = "children {
+        open { mode = pass
+          start_action = trap
+          local_ts = 10.1.0.0/16
+          remote_ts = 10.1.0.0/16, fd00::/8
+          priority = 7 }
+        shut { mode = drop
+          start_action = trap
+          local_ts = dynamic[udp/53] } }";
+    let configuration = good(&format!("connections {{ lan {{ {children} }} }}"));
+    assert!(configuration.ike.connections.is_empty() && configuration.warnings.is_empty());
+    let [open, shut] = &configuration.shunts[..] else { panic!("{:?}", configuration.shunts) };
+    assert_eq!((open.connection.as_str(), open.name.as_str()), ("lan", "open"));
+    assert_eq!((open.action, open.priority), (adit_esp::Action::Bypass, 7));
+    let net = |text, prefix| TrafficSelector::subnet(ip(text), prefix);
+    assert_eq!(open.local_ts, [net("10.1.0.0", 16)]);
+    assert_eq!(open.remote_ts, [net("10.1.0.0", 16), net("fd00::", 8)]);
+    // Without an SA `dynamic` is anybody.
+    let dns = |any| TrafficSelector { protocol: 17, start_port: 53, end_port: 53, ..any };
+    let all = [TrafficSelector::any_v4(), TrafficSelector::any_v6()];
+    assert_eq!((shut.action, shut.priority), (adit_esp::Action::Discard, 0));
+    assert_eq!(shut.local_ts, all.map(dns));
+    assert_eq!(shut.remote_ts, all);
+    // Beside others, what is left is a connection.
+    let mixed = children.replace("open {", "net { remote_ts = 10.9.0.0/16\npriority = 9 }\nopen {");
+    let configuration = good(&format!(
+        "connections {{ c {{ remote_addrs = 192.0.2.9\nlocal {{ auth = psk }}\nremote {{ auth = psk }}\n{mixed} }} }}"
+    ));
+    let connection = &configuration.ike.connections[0];
+    let names: Vec<_> =
+        connection.children.iter().map(|child| (child.name.as_str(), child.priority)).collect();
+    assert_eq!((names, configuration.shunts.len()), (vec![("net", 9)], 2));
+}

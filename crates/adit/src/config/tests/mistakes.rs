@@ -187,7 +187,7 @@ fn what_is_not_done_yet_is_an_error_that_says_so() {
         (
             "",
             "mode = transport",
-            "10:14: connections.c.children.n.mode: `transport` is not done yet; expected `tunnel`",
+            "10:14: connections.c.children.n.mode: `transport` is not done yet; expected `tunnel` or `pass` or `drop`",
         ),
         (
             "",
@@ -563,5 +563,34 @@ proptest! {
             text.replace_range(at..at + 1, with);
         }
         shows_nothing(&text);
+    }
+}
+
+#[test]
+fn a_child_that_passes_or_drops_has_to_be_one_that_can() {
+    for (child, expected) in [
+        (
+            "mode = pass\nlocal_ts = 10.0.0.0/8\nremote_ts = 10.0.0.0/8",
+            "a.conf:2:8: connections.c.children.n.start_action: this child would never be in force: nothing brings it \
+             up; expected `start_action = trap`, as in strongSwan",
+        ),
+        (
+            "mode = drop\nstart_action = start",
+            "a.conf:3:16: connections.c.children.n.start_action: this child would never be in force: nothing brings it \
+             up; expected `start_action = trap`, as in strongSwan",
+        ),
+        (
+            "mode = pass\nstart_action = trap\nlocal_ts = 10.0.0.0/8[icmp/8]",
+            "a.conf:4:12: connections.c.children.n.local_ts: routes cannot tell these packets from others of their \
+             protocol; expected the whole protocol, or ports of TCP, UDP, DCCP or SCTP",
+        ),
+        (
+            "mode = drop\nstart_action = trap\nlocal_ts = 10.0.0.0/8\nremote_ts = fd00::/8",
+            "a.conf:5:13: connections.c.children.n.remote_ts: no address family in common with the other side: nothing \
+             could pass; expected selectors of one family on both sides; local_ts (a.conf:4:12)",
+        ),
+    ] {
+        let text = format!("connections {{ c {{ children {{ n {{\n{child}\n}} }} }} }}");
+        is_wrong(&text, expected);
     }
 }
