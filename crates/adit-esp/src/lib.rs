@@ -24,6 +24,7 @@ mod policy;
 mod ports;
 mod replay;
 mod selector;
+pub mod translate;
 pub mod transport;
 pub mod tunnel;
 #[cfg(test)]
