@@ -107,6 +107,8 @@ pub struct InstallChild {
     pub local_ts: Vec<TrafficSelector>,
     /// Negotiated selectors of the peer's side.
     pub remote_ts: Vec<TrafficSelector>,
+    /// May inner packets be padded against traffic analysis (RFC 4303 2.7)? The peer can refuse that.
+    pub tfc_padding: bool,
     /// In transport mode, where a NAT changes addresses: the peer's and ours in the peer's eyes, by which it makes the
     /// checksums of what it sends (RFC 3948 3.1.2).
     pub original: Option<(IpAddr, IpAddr)>,

@@ -364,6 +364,7 @@ impl Offer {
             requests: self.wanted.requests.clone(),
             proposal: proposal.clone(),
             mode,
+            pads: takes_padding(c),
             original,
             transforms,
             ke,
@@ -382,6 +383,11 @@ impl Offer {
 fn use_transport_mode(mode: Mode) -> Option<Payload> {
     let notify = || Payload::Notify(Notify::new(NotifyType::USE_TRANSPORT_MODE, Vec::new()));
     (mode == Mode::Transport).then(notify)
+}
+
+/// Does the peer accept padding against traffic analysis (RFC 7296 1.3.1)? We always do.
+fn takes_padding(c: &Contents<'_>) -> bool {
+    !c.has(NotifyType::ESP_TFC_PADDING_NOT_SUPPORTED)
 }
 
 impl Core {
@@ -415,6 +421,7 @@ pub(super) struct Agreed {
     /// As the responder answers it.
     pub(super) proposal: Proposal,
     mode: Mode,
+    pads: bool,
     original: Option<(IpAddr, IpAddr)>,
     transforms: EspTransforms,
     pub(super) ke: Option<KeId>,
@@ -537,6 +544,7 @@ impl Agreed {
             replay_window: child.config.replay_window,
             local_ts: child.selectors.local.clone(),
             remote_ts: child.selectors.remote.clone(),
+            tfc_padding: self.pads,
             original: self.original,
             local: path.local,
             remote: path.remote,
@@ -676,6 +684,7 @@ pub(super) fn respond(
             requests: Vec::new(),
             proposal: choice.proposal,
             mode: fit.mode,
+            pads: takes_padding(c),
             original: fit.original,
             transforms,
             ke,

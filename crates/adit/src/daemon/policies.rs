@@ -293,6 +293,7 @@ mod tests {
             replay_window: 1024,
             local_ts: vec![subnet("10.1.0.0/16")],
             remote_ts: vec![subnet(remote_ts)],
+            tfc_padding: true,
             original: None,
             local: "192.0.2.1".parse().unwrap(),
             remote: "192.0.2.2".parse().unwrap(),

@@ -256,3 +256,43 @@ fn adversarial_64_hard_limits_while_rekeying_is_blocked() {
     pair.assert_children(1);
     assert_eq!(pair.sent.len(), 4, "and nothing is said");
 }
+
+/// RFC 7296 1.3.1: a peer that does not take padding says so when a child is made, whoever asks for it.
+#[test]
+fn padding_is_left_out_where_the_peer_does_not_take_it() {
+    for refused in [false, true] {
+        // It asks.
+        let mut insider = Insider::new();
+        assert!(only(&insider.pair.b.installed).tfc_padding);
+        let mut request = insider.child_request();
+        if refused {
+            request.push(notify(NotifyType::ESP_TFC_PADDING_NOT_SUPPORTED));
+        }
+        insider.ask(ExchangeType::CREATE_CHILD_SA, &request);
+        let pads: Vec<bool> = insider.pair.b.installed.values().map(|child| child.tfc_padding).collect();
+        assert_eq!(pads, [true, !refused]);
+
+        // It answers.
+        let mut pair = Pair::established(sides());
+        let keys = pair.b.keys.pop().unwrap();
+        let handle = only(&pair.a.installed).handle;
+        let request = rekey_answer(&mut pair, handle);
+        let mut answer = open(&keys, &request);
+        answer.retain(|p| p.payload_type() != PayloadType::NOTIFY);
+        for p in &mut answer {
+            match p {
+                Payload::SecurityAssociation(sa) => sa.proposals[0].spi = vec![7; 4],
+                Payload::Nonce(nonce) => *nonce = Nonce(vec![9; 32]),
+                _ => {}
+            }
+        }
+        if refused {
+            answer.push(notify(NotifyType::ESP_TFC_PADDING_NOT_SUPPORTED));
+        }
+        let h = header(&keys, ExchangeType::CREATE_CHILD_SA, false, true, request.header().message_id);
+        let datagram = seal(&keys, &h, &answer, 1 << 40);
+        pair.deliver(&Packet { source: at(B, 500), destination: at(A, 500), datagram });
+        let new = pair.a.installed.values().find(|child| child.outbound_spi == Spi(0x0707_0707)).unwrap();
+        assert_eq!(new.tfc_padding, !refused);
+    }
+}
