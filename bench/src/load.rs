@@ -12,6 +12,7 @@ use nix::sys::socket::{
     MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, setsockopt, sockopt::UdpGsoSegment,
 };
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
+use rustix::net::{self, AddressFamily, SendFlags, SocketType, ipproto};
 
 use crate::quantile;
 
@@ -43,40 +44,40 @@ enum Role {
     Sink,
     /// Returns every datagram.
     Echo,
+    /// Sends packets of protocol 50 as fast as it can through a raw socket: what the kernel alone allows.
+    Raw,
     /// Sends a datagram and waits for it to return; prints the median and the 99th percentile, in microseconds.
     RoundTrip,
 }
 
 pub(crate) fn run(load: &Load) -> Result<()> {
-    let socket = match load.role {
-        Role::Blast | Role::RoundTrip => {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.connect(load.address)?;
-            socket
-        }
-        Role::Sink | Role::Echo => UdpSocket::bind(load.address)?,
-    };
-    if matches!(load.role, Role::Sink | Role::Echo) {
-        tell("ready");
+    let duration = Duration::from_secs_f64(load.seconds);
+    match load.role {
+        Role::Blast => blast(&talking(load)?, load.size, duration),
+        Role::Raw => raw(load.address, load.size, duration),
+        Role::Sink => sink(&listening(load)?, duration),
+        Role::Echo => echo(&listening(load)?, duration),
+        Role::RoundTrip => round_trip(&talking(load)?, load.size, duration),
     }
+}
+
+fn talking(load: &Load) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(load.address)?;
+    settled(socket)
+}
+
+fn listening(load: &Load) -> Result<UdpSocket> {
+    let socket = settled(UdpSocket::bind(load.address)?)?;
+    tell("ready");
+    Ok(socket)
+}
+
+fn settled(socket: UdpSocket) -> Result<UdpSocket> {
     set_socket_recv_buffer_size_force(&socket, 16 << 20)?;
     set_socket_send_buffer_size_force(&socket, 16 << 20)?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    let duration = Duration::from_secs_f64(load.seconds);
-    match load.role {
-        Role::Blast => blast(&socket, load.size, duration),
-        Role::Sink => sink(&socket, duration),
-        Role::Echo => {
-            let (mut buffer, start) = ([0; 2048], Instant::now());
-            while start.elapsed() < duration {
-                if let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                    socket.send_to(buffer.get(..length).unwrap_or_default(), from)?;
-                }
-            }
-            Ok(())
-        }
-        Role::RoundTrip => round_trip(&socket, load.size, duration),
-    }
+    Ok(socket)
 }
 
 fn blast(socket: &UdpSocket, size: usize, duration: Duration) -> Result<()> {
@@ -86,6 +87,17 @@ fn blast(socket: &UdpSocket, size: usize, duration: Duration) -> Result<()> {
     while start.elapsed() < duration {
         // A full queue or a refusal of the network is part of the overload.
         let _ = socket.send(&datagrams);
+    }
+    Ok(())
+}
+
+fn raw(address: SocketAddr, size: usize, duration: Duration) -> Result<()> {
+    let socket = net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ESP))?;
+    set_socket_send_buffer_size_force(&socket, 16 << 20)?;
+    net::connect(&socket, &address)?;
+    let (packet, start) = (vec![0; size], Instant::now());
+    while start.elapsed() < duration {
+        let _ = net::send(&socket, &packet, SendFlags::empty());
     }
     Ok(())
 }
@@ -106,6 +118,16 @@ fn sink(socket: &UdpSocket, duration: Duration) -> Result<()> {
     }
     let seconds = first.map_or(0.0, |first| (last - first).as_secs_f64());
     tell(&format!("{:.0}", if seconds > 0.0 { count as f64 / seconds } else { 0.0 }));
+    Ok(())
+}
+
+fn echo(socket: &UdpSocket, duration: Duration) -> Result<()> {
+    let (mut buffer, start) = ([0; 2048], Instant::now());
+    while start.elapsed() < duration {
+        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            socket.send_to(buffer.get(..length).unwrap_or_default(), from)?;
+        }
+    }
     Ok(())
 }
 

@@ -87,11 +87,11 @@ impl Profile {
                 "iperf3" => "hosts (iperf3)",
                 // Its threads have names of their own.
                 name if name.starts_with("adit") => "gateways",
-                _ => "others",
+                _ => OTHERS,
             };
             profile.total += 1;
             *profile.whose.entry(whose).or_default() += 1;
-            let what = if whose == IDLE { IDLE.to_owned() } else { what(&stack) };
+            let what = if [IDLE, OTHERS].contains(&whose) { whose.to_owned() } else { what(&stack) };
             *profile.whats.entry(what).or_default() += 1;
             if let Some(frame) = stack.first() {
                 *profile.functions.entry(frame.function.to_owned()).or_default() += 1;
@@ -133,6 +133,7 @@ impl<'a> Frame<'a> {
 }
 
 const IDLE: &str = "idle";
+const OTHERS: &str = "other processes of the machine";
 
 /// What was being done. Of a program, the function says it; in the kernel, the innermost one that belongs to something.
 fn what(stack: &[Frame<'_>]) -> String {
@@ -143,7 +144,8 @@ fn what(stack: &[Frame<'_>]) -> String {
             KERNEL.iter().find(|(_, names)| fits(names)).map(|(what, _)| *what)
         };
         let kernel = stack.iter().take_while(|frame| frame.kernel);
-        let what = kernel.map(|frame| frame.function).find_map(belongs).unwrap_or("the rest");
+        let what =
+            kernel.map(|frame| frame.function).find_map(belongs).unwrap_or("system calls, files, polling");
         return format!("kernel: {what}");
     }
     let function = inner.function.trim_start_matches(['<', '&']);
@@ -214,7 +216,7 @@ mod tests {
                       sock_def_readable ([kernel.kallsyms])\n\tffffffff82 tun_get_user ([kernel.kallsyms])\n\n\
                       swapper \n\tffffffff80 pv_native_safe_halt ([kernel.kallsyms])\n\n\
                       adit-worker \n\t4 <adit_net::engine::Engine as X>::outbound (/opt/adit)\n\t1 [unknown] ([unknown])\n\n\
-                      iperf3 \n\tffffffff83 nothing_known ([kernel.kallsyms])\n\n";
+                      iperf3 \n\tffffffff83 do_syscall_64 ([kernel.kallsyms])\n\n";
         let profile = Profile::read(script);
         assert_eq!(profile.total, 4);
         let whats: Vec<_> = profile.whats.keys().map(String::as_str).collect();
@@ -223,7 +225,7 @@ mod tests {
             [
                 "adit_net::engine",
                 "idle",
-                "kernel: the rest",
+                "kernel: system calls, files, polling",
                 "kernel: waking, switching, yielding, interrupts between cores"
             ]
         );

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use adit_lab::lab::{Lab, Node, Topology, with_lab};
-use adit_lab::process::Signal;
+use adit_lab::lab::{Family, Lab, Node, Side, Topology, with_lab};
+use adit_lab::process::{Signal, run as run_command};
 use anyhow::Result;
 
 use crate::contenders::{Contender, Daemon};
@@ -13,6 +13,8 @@ use crate::results::{self, Recorder};
 
 /// Of an inner packet; the sender's datagrams are shorter by the headers.
 const PACKET: usize = 1400;
+/// By ESP with AES-GCM: header, IV, two octets of padding, trailer, ICV.
+const ADDED: usize = 8 + 8 + 2 + 2 + 16;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -44,6 +46,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             overload(lab, options.seconds, PACKET - 28)?;
             let rate = (sent(lab)? - before) / f64::from(options.seconds);
             recorder.value("adit-raw", "sent", rate)
+        })?;
+        // The same without a tunnel: so many packets of that length the kernel takes from a program that does nothing else.
+        with_lab("raw", Topology { direct: true, ..Topology::default() }, |lab| {
+            let before = sent(lab)?;
+            let mut command = lab.command(Node::GatewayA, std::env::current_exe()?);
+            command.args(["udp", "raw", &format!("{}:0", Side::B.outer(Family::V4))]);
+            command.args([
+                "--size",
+                &(PACKET + ADDED).to_string(),
+                "--seconds",
+                &options.seconds.to_string(),
+            ]);
+            run_command(&mut command)?;
+            recorder.value("raw-socket", "sent", (sent(lab)? - before) / f64::from(options.seconds))
         })?;
     }
     Ok(())
