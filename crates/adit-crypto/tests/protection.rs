@@ -470,3 +470,35 @@ fn protection_is_shared_between_threads() {
     fn assert_send_and_sync<T: Send + Sync>(_: &T) {}
     assert_send_and_sync(&keyed(EncrId::AES_GCM_16, Some(128), None, 1));
 }
+
+/// Awake or not, the same packets.
+#[test]
+fn keys_that_rest_do_the_same() {
+    for (encr, key_bits, integ, ..) in suites() {
+        let mut resting = keyed(encr, key_bits, integ, 3);
+        let awake = keyed(encr, key_bits, integ, 3);
+        resting.rest();
+        let seal = |protection: &Protection| {
+            let (mut text, mut icv) = (vec![7; 48], vec![0; protection.icv_len()]);
+            let mut iv = vec![0; protection.iv_len()];
+            protection.next_iv(9, &mut iv);
+            protection.seal(&iv, b"header", &[], &mut text, &mut icv).unwrap();
+            (iv, text, icv)
+        };
+        let sealed = seal(&awake);
+        assert_eq!(seal(&resting), sealed);
+        let opens = |protection: &Protection| {
+            let (iv, mut text, icv) = sealed.clone();
+            protection.open(&iv, b"header", &[], &mut text, &icv).unwrap();
+            let (_, mut forged, icv) = sealed.clone();
+            forged[3] ^= 1;
+            assert!(protection.open(&iv, b"header", &[], &mut forged, &icv).is_err());
+            text == [7; 48]
+        };
+        assert!(opens(&resting) && opens(&awake));
+        assert_eq!(resting.is_resting(), resting.is_aead());
+        resting.wake().unwrap();
+        assert!(!resting.is_resting() && !awake.is_resting() && opens(&resting));
+        assert_eq!(seal(&resting), sealed);
+    }
+}

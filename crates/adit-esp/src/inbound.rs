@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use adit_crypto::Protection;
 use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
 use adit_wire::ikev2::Spi;
 
@@ -272,6 +273,17 @@ impl InboundSa {
         Ok(Opened::Packet(inner))
     }
 
+    /// Its keys, which can [`rest`](Protection::rest) where there are very many SAs.
+    #[must_use]
+    pub fn keys(&self) -> &Protection {
+        self.protection.keys()
+    }
+
+    /// As [`keys`](Self::keys).
+    pub fn keys_mut(&mut self) -> &mut Protection {
+        self.protection.keys_mut()
+    }
+
     /// The SPI that its packets carry.
     #[must_use]
     pub fn spi(&self) -> Spi {
@@ -303,7 +315,7 @@ fn strip_trailer(plaintext: &mut [u8]) -> Result<(&mut [u8], u8), Drop> {
     let payload_len = rest.len().checked_sub((*pad_len).into()).ok_or(Drop::Padding)?;
     let (payload, padding) = rest.split_at_mut_checked(payload_len).ok_or(Drop::Padding)?;
     // RFC 4303 2.4: the receiver should inspect what the sender must fill in.
-    if !padding.iter().copied().eq(1..=*pad_len) {
+    if !padding.iter().zip(1_u16..).all(|(byte, number)| u16::from(*byte) == number) {
         return Err(Drop::Padding);
     }
     Ok((payload, *next_header))

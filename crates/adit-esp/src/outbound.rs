@@ -3,6 +3,7 @@
 //! This module owns the sequence counter of an outbound SA, and stops before it could repeat. It never chooses which packet
 //! takes the SA, and never writes outer headers.
 
+use adit_crypto::Protection;
 use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
 use adit_wire::ikev2::Spi;
 
@@ -176,6 +177,17 @@ impl OutboundSa {
         let payload = layout.payload_offset()..layout.payload_offset() + payload_len;
         write(slot.get_mut(payload).unwrap_or_default());
         self.seal_at(slot, payload_len, next_header).inspect_err(|_| out.truncate(start))
+    }
+
+    /// Its keys, which can [`rest`](Protection::rest) where there are very many SAs.
+    #[must_use]
+    pub fn keys(&self) -> &Protection {
+        self.protection.keys()
+    }
+
+    /// As [`keys`](Self::keys).
+    pub fn keys_mut(&mut self) -> &mut Protection {
+        self.protection.keys_mut()
     }
 
     /// How many packets can still be sent.

@@ -99,6 +99,14 @@ impl PacketProtection {
         self.layout
     }
 
+    pub(crate) fn keys(&self) -> &Protection {
+        &self.protection
+    }
+
+    pub(crate) fn keys_mut(&mut self) -> &mut Protection {
+        &mut self.protection
+    }
+
     /// Seals the packet in place whose payload of `payload_len` bytes stands in it already: writes everything around that,
     /// encrypts, and writes the ICV.
     ///
