@@ -277,6 +277,8 @@ pub struct Child {
     pub mode: Mode,
     /// The smaller, the sooner its selectors decide about a packet; 0 comes after all others.
     pub priority: u32,
+    /// No other mode will do. If not, a peer that does not agree to the mode gets tunnel mode.
+    pub strict_mode: bool,
     /// Anti-replay window in packets (RFC 4303 3.4.3); 0 switches the check off.
     pub replay_window: u32,
     /// When its SAs are rekeyed, and when they are not used any more.
@@ -304,6 +306,7 @@ impl Child {
             remote_ts,
             mode,
             priority: _,
+            strict_mode,
             replay_window,
             limits: _,
             inactivity: _,
@@ -317,6 +320,7 @@ impl Child {
             && *local_ts == other.local_ts
             && *remote_ts == other.remote_ts
             && *mode == other.mode
+            && *strict_mode == other.strict_mode
             && *replay_window == other.replay_window
     }
 }
@@ -360,6 +364,7 @@ impl Default for Child {
             remote_ts: Vec::new(),
             mode: Mode::Tunnel,
             priority: 0,
+            strict_mode: false,
             replay_window: 1024,
             limits: ChildLimits::default(),
             inactivity: Duration::ZERO,

@@ -21,6 +21,11 @@ pub enum Mode {
     Tunnel,
     /// What follows the header of IP packets between the two ends themselves; the outer header is that header.
     Transport,
+    /// Whole IP packets as in tunnel mode, several of them and parts of them in payloads of any size (RFC 9347).
+    Iptfs {
+        /// The receiver takes parts of packets.
+        fragments: bool,
+    },
 }
 
 /// The fields in the clear before the IV.

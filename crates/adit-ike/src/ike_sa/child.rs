@@ -14,6 +14,7 @@ use adit_wire::ikev2::{
 
 use super::established::retry_at;
 use super::mobike::EspPath;
+use super::mode;
 use super::secured::Secured;
 use super::{Contents, Core};
 use crate::config::Child;
@@ -236,7 +237,12 @@ impl Offer {
 
     /// An offer for the successor of a child: what it protects stays the same (RFC 7296 2.9.2), and its mode.
     pub(super) fn successor(core: &Core, cx: &mut Shared, wanted: Wanted, old: &ChildSa) -> Self {
-        Self::with_selectors(core, cx, wanted, true, (old.mode, old.selectors.clone()))
+        let mode = match old.mode {
+            // With our own flags, not the peer's.
+            Mode::Iptfs { .. } => wanted.child.mode,
+            mode => mode,
+        };
+        Self::with_selectors(core, cx, wanted, true, (mode, old.selectors.clone()))
     }
 
     fn with_selectors(
@@ -251,7 +257,10 @@ impl Offer {
         for proposal in &mut proposals {
             proposal.spi = spi.0.to_be_bytes().to_vec();
         }
-        let mode = if core.is_between_hosts(&selectors) { mode } else { Mode::Tunnel };
+        let mode = match mode {
+            Mode::Transport if !core.is_between_hosts(&selectors) => Mode::Tunnel,
+            mode => mode,
+        };
         Self { wanted, spi, proposals, mode, selectors }
     }
 
@@ -269,9 +278,9 @@ impl Offer {
         ]
     }
 
-    /// What the request says beside them: that it is for transport mode (RFC 7296 1.3.1).
+    /// What the request says beside them: its mode.
     pub(super) fn notifies(&self) -> impl Iterator<Item = Payload> {
-        use_transport_mode(self.mode).into_iter()
+        mode::notify(self.mode).into_iter()
     }
 
     /// The child is up.
@@ -349,9 +358,15 @@ impl Offer {
         };
         let answered = Selectors { local: ts_i.selectors.clone(), remote: ts_r.selectors.clone() };
         // RFC 7296 1.3.1: a peer that does not repeat our wish makes it a tunnel, which protects the same.
-        let mode = if c.has(NotifyType::USE_TRANSPORT_MODE) { self.mode } else { Mode::Tunnel };
+        let mode = mode::agreed(self.mode, c);
+        if mode == Mode::Tunnel && self.mode != mode && self.wanted.child.strict_mode {
+            // RFC 9347 5.1: an initiator that cannot do without it deletes the child.
+            let message = "does not agree to the child's `mode`: set the same there";
+            let outcome = self.outcome(OutcomeCode::NoProposalChosen, Blame::PeerIncompatible, message);
+            return Err((outcome, true));
+        }
         let (selectors, original) = match mode {
-            Mode::Tunnel => (answered.clone(), None),
+            Mode::Tunnel | Mode::Iptfs { .. } => (answered.clone(), None),
             Mode::Transport => {
                 core.seen_from_here(&answered).ok_or_else(|| invalid("it is for more than one address"))?
             }
@@ -378,11 +393,6 @@ impl Offer {
             selectors,
         })
     }
-}
-
-fn use_transport_mode(mode: Mode) -> Option<Payload> {
-    let notify = || Payload::Notify(Notify::new(NotifyType::USE_TRANSPORT_MODE, Vec::new()));
-    (mode == Mode::Transport).then(notify)
 }
 
 /// Does the peer accept padding against traffic analysis (RFC 7296 1.3.1)? We always do.
@@ -458,7 +468,8 @@ impl Agreed {
 
     /// What our response says beside them.
     pub(super) fn notifies(&self) -> impl Iterator<Item = Payload> + use<> {
-        use_transport_mode(self.mode).into_iter()
+        let ours = if self.mode == Mode::Tunnel { self.mode } else { self.child.mode };
+        mode::notify(ours).into_iter()
     }
 
     /// Derives the keys and puts it into the data plane. `initiator` tells whether the exchange was ours.
@@ -572,6 +583,8 @@ impl Agreed {
             (Mode::Transport, Mode::Tunnel) => {
                 ", tunnel mode (transport mode is for the addresses of the two hosts, and both sides have to want it)"
             }
+            (_, Mode::Iptfs { .. }) => ", IP-TFS",
+            (Mode::Iptfs { .. }, Mode::Tunnel) => ", tunnel mode (the peer does not agree to IP-TFS)",
             (Mode::Tunnel, Mode::Tunnel) => "",
         };
         let message = format!(
@@ -636,8 +649,7 @@ pub(super) fn respond(
 ) -> Result<Agreed, (Notify, Box<Outcome>)> {
     let asked = Selectors { local: ts_r.selectors.clone(), remote: ts_i.selectors.clone() };
     // RFC 7296 2.23.1: transport mode with the addresses as they are here, else tunnel mode with those of the peer.
-    let wish = if c.has(NotifyType::USE_TRANSPORT_MODE) { Mode::Transport } else { Mode::Tunnel };
-    let seen = core.seen_from_here(&asked).filter(|_| wish == Mode::Transport);
+    let seen = core.seen_from_here(&asked).filter(|_| c.has(NotifyType::USE_TRANSPORT_MODE));
     // Best first: what is as wished, of that the same selectors, then those that allow all that is asked for, then
     // those that allow the packet it is asked for (RFC 7296 2.9), then any that allow something.
     let mut fitting: Vec<((bool, u8), &Child, Selectors, Fit)> = Vec::new();
@@ -654,23 +666,35 @@ pub(super) fn respond(
         let fit = |mode, asked: &Selectors, original| {
             let selectors = own.narrow(asked)?;
             let keeps = old.is_none_or(|old| selectors.covers(&old.selectors));
-            let fits = keeps && (mode == Mode::Tunnel || core.is_between_hosts(&selectors));
+            let fits = keeps && (mode != Mode::Transport || core.is_between_hosts(&selectors));
             fits.then(|| Fit { mode, asked: asked.clone(), selectors, original })
         };
         let transport = seen.as_ref().filter(|_| configured == Mode::Transport);
         let transport = transport.and_then(|(asked, original)| fit(Mode::Transport, asked, *original));
-        let Some(fit) = transport.or_else(|| fit(Mode::Tunnel, &asked, None)) else { continue };
+        let whole = match configured {
+            Mode::Iptfs { .. } => mode::agreed(configured, c),
+            Mode::Tunnel | Mode::Transport => Mode::Tunnel,
+        };
+        let Some(fit) = transport.or_else(|| fit(whole, &asked, None)) else { continue };
         let rank = match (fit.selectors.covers(&fit.asked), fit.selectors.covers(&own)) {
             (true, true) => 0,
             (true, false) => 1,
             _ if fit.selectors.covers(&fit.asked.first()) => 2,
             _ => 3,
         };
-        fitting.push((((configured, fit.mode) != (wish, wish), rank), child, own, fit));
+        let as_asked = mode::is_asked_for(configured, c) && mode::is_asked_for(fit.mode, c);
+        fitting.push(((!as_asked, rank), child, own, fit));
     }
     fitting.sort_by_key(|(rank, ..)| *rank);
     let theirs: Vec<Proposal> = if with_ke { sa.proposals.clone() } else { without_ke(&sa.proposals) };
-    for (_, child, own, fit) in &fitting {
+    // What was agreed to for the one that is replaced is not given up.
+    let is_refused = |child: &Child, fit: &Fit| {
+        let configured = old.map_or(child.mode, |old| old.mode);
+        fit.mode == Mode::Tunnel
+            && configured != fit.mode
+            && (child.strict_mode || old.is_some_and(|old| matches!(old.mode, Mode::Iptfs { .. })))
+    };
+    for (_, child, own, fit) in fitting.iter().filter(|(_, child, _, fit)| !is_refused(child, fit)) {
         let ours = usable_proposals(child, with_ke);
         let Some(choice) = choose(&ours, &theirs) else { continue };
         let (Some((transforms, ke)), Some(outbound_spi)) =
@@ -699,14 +723,18 @@ pub(super) fn respond(
         });
     }
     Err(match fitting.first() {
-        Some((_, child, own, _)) => {
+        Some((_, child, own, fit)) => {
             let ours = usable_proposals(child, with_ke);
-            let message = format!(
-                "no common ESP proposal (NO_PROPOSAL_CHOSEN sent): it offers {}, we accept {}; make \
-                 `esp_proposals` overlap on one side",
-                NotationList(&theirs),
-                NotationList(&ours),
-            );
+            let message = if is_refused(child, fit) {
+                "it does not ask for the child's `mode` (NO_PROPOSAL_CHOSEN sent): set the same there".to_owned()
+            } else {
+                format!(
+                    "no common ESP proposal (NO_PROPOSAL_CHOSEN sent): it offers {}, we accept {}; make \
+                     `esp_proposals` overlap on one side",
+                    NotationList(&theirs),
+                    NotationList(&ours),
+                )
+            };
             let outcome =
                 Outcome::new(OutcomeCode::NoProposalChosen, Stage::ChildSa, Blame::PeerIncompatible, message)
                     .child(&child.name)

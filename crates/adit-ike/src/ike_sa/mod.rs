@@ -19,6 +19,7 @@ mod informational;
 mod init;
 mod intermediate;
 mod mobike;
+mod mode;
 mod ppk;
 mod rekey_ike;
 mod secured;

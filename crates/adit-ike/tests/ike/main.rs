@@ -8,6 +8,7 @@
 )]
 
 mod adversarial;
+mod aggfrag;
 mod childless;
 mod crossing;
 mod exploration;

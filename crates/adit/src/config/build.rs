@@ -546,6 +546,7 @@ impl<'d> Builder<'d> {
             remote_ts: section.selectors("remote_ts"),
             mode: Mode::Tunnel,
             priority: section.number("priority"),
+            strict_mode: false,
             replay_window: section.number("replay_window"),
             limits,
             inactivity: section.time("inactivity"),

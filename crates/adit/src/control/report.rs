@@ -207,6 +207,7 @@ fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Tunnel => "TUNNEL",
         Mode::Transport => "TRANSPORT",
+        Mode::Iptfs { .. } => "IPTFS",
     }
 }
 

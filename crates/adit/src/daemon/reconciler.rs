@@ -452,6 +452,7 @@ mod tests {
             remote_ts: Vec::new(),
             mode: Mode::Tunnel,
             priority: 0,
+            strict_mode: false,
             replay_window: 0,
             limits: adit_ike::config::ChildLimits {
                 time: adit_ike::config::Lifetime {
