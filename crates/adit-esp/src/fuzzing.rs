@@ -74,7 +74,8 @@ pub fn parameters(transforms: EspTransforms) -> SaParameters {
 ///
 /// `suite | flags | sequence 8 | rest`. By bit 0 of the flags the sequence numbers have 64 bits; by bit 1 the rest is sealed
 /// with the right key first, as payload, padding and trailer together, so that what comes after the ICV check is met too;
-/// by bits 2 and 3 the outer header has an ECN mark; by bit 4 it is transport mode, by bits 5 and 6 over IPv6 and through a NAT.
+/// by bits 2 and 3 the outer header has an ECN mark; by bit 4 it is transport mode, by bits 5 and 6 over IPv6 and through a NAT;
+/// by bit 7 it is IP-TFS.
 ///
 /// # Panics
 /// If the machine does something that it must never do.
@@ -96,7 +97,11 @@ pub fn open_any(data: &[u8]) {
     };
     let ends = (addresses(2, 7), addresses(1, 9));
     let parameters = || SaParameters {
-        mode: if transport { Mode::Transport } else { Mode::Tunnel },
+        mode: match (transport, flags & 128 != 0) {
+            (true, _) => Mode::Transport,
+            (false, true) => Mode::Iptfs { fragments: true },
+            (false, false) => Mode::Tunnel,
+        },
         original: (flags & 64 != 0).then(|| (addresses(9, 1), ends.1)),
         ..parameters(transforms)
     };
@@ -121,6 +126,17 @@ pub fn open_any(data: &[u8]) {
         Ok(Opened::Packet(inner)) => Ok(Some((Mode::Tunnel, inner.to_vec()))),
         Ok(Opened::Payload(header, payload)) => {
             Ok(Some((Mode::Transport, [header.as_bytes(), payload].concat())))
+        }
+        Ok(Opened::Aggfrag { sequence: number, payload }) => {
+            assert_eq!(number, sequence);
+            let mut receiver = Receiver::new(0, Duration::ZERO, sequence);
+            receiver.receive(sequence, payload, Instant::now(), &mut |inner| {
+                if sa.admit(inner).is_ok() {
+                    let flow = adit_wire::ip::flow(inner);
+                    assert!(flow.is_ok_and(|flow| sa.selectors().admit_inbound(&flow)));
+                }
+            });
+            Ok(None)
         }
         Ok(Opened::Dummy) => Ok(None),
         Err(cause) => Err(cause),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use adit_crypto::Protection;
-use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
+use adit_wire::esp::{NEXT_HEADER_AGGFRAG, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
 use adit_wire::ikev2::Spi;
 
 use crate::packet::PacketProtection;
@@ -33,6 +33,14 @@ pub enum Opened<'p> {
     Packet(&'p mut [u8]),
     /// The same in transport mode: its header, made anew from the outer one, and what follows it.
     Payload(Header, &'p [u8]),
+    /// The payload of a packet in IP-TFS mode, for an [`iptfs::Receiver`](crate::iptfs::Receiver). What that gives out is to be
+    /// shown to [`InboundSa::admit`].
+    Aggfrag {
+        /// The packet's number.
+        sequence: u64,
+        /// Its payload, of which nothing is known.
+        payload: &'p mut [u8],
+    },
     /// Nothing: the packet was sent to hide traffic (RFC 4303 2.6).
     Dummy,
 }
@@ -231,6 +239,8 @@ impl InboundSa {
                 self.counters.packets += 1;
                 self.counters.bytes += (header.len() + payload.len()) as u64;
             }
+            // Its packets are counted one by one.
+            Ok(Opened::Aggfrag { .. }) => {}
             Ok(Opened::Dummy) => self.counters.dummies += 1,
             Err(cause) => self.counters.drops.record(*cause),
         }
@@ -250,6 +260,13 @@ impl InboundSa {
         self.window.record(sequence);
 
         let (payload, next_header) = strip_trailer(plaintext)?;
+        if let Mode::Iptfs { .. } = self.mode {
+            // RFC 9347 2.3: such an SA carries nothing else, no dummies either.
+            return match next_header {
+                NEXT_HEADER_AGGFRAG => Ok(Opened::Aggfrag { sequence, payload }),
+                _ => Err(Drop::NextHeader),
+            };
+        }
         if next_header == NEXT_HEADER_NONE {
             return Ok(Opened::Dummy);
         }
@@ -282,6 +299,29 @@ impl InboundSa {
     /// As [`keys`](Self::keys).
     pub fn keys_mut(&mut self) -> &mut Protection {
         self.protection.keys_mut()
+    }
+
+    /// Takes a packet that came in IP-TFS payloads: it has to be whole, and from and to where this SA may carry. A congestion
+    /// mark of the payloads is none of a packet of which parts came in several (RFC 9347 2.2.5).
+    ///
+    /// # Errors
+    /// The cause of the drop.
+    pub fn admit(&mut self, inner: &[u8]) -> Result<(), Drop> {
+        let admitted = match adit_wire::ip::flow(inner) {
+            Ok(flow) if flow.total_len != inner.len() => Err(Drop::InnerLength),
+            // RFC 4301 5.2, step 4.
+            Ok(flow) if !self.selectors.admit_inbound(&flow) => Err(Drop::Selector),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Drop::InnerHeader),
+        };
+        match admitted {
+            Ok(()) => {
+                self.counters.packets += 1;
+                self.counters.bytes += inner.len() as u64;
+            }
+            Err(cause) => self.counters.drops.record(cause),
+        }
+        admitted
     }
 
     /// The SPI that its packets carry.

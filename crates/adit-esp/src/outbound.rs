@@ -4,9 +4,10 @@
 //! takes the SA, and never writes outer headers.
 
 use adit_crypto::Protection;
-use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
+use adit_wire::esp::{NEXT_HEADER_AGGFRAG, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
 use adit_wire::ikev2::Spi;
 
+use crate::iptfs::{Filled, Sender};
 use crate::packet::PacketProtection;
 use crate::tunnel::Encapsulation;
 use crate::{Error, Layout, Mode, SaParameters, Selectors, transport};
@@ -75,7 +76,7 @@ impl OutboundSa {
     /// As [`new`](Self::new).
     pub fn resume(parameters: SaParameters, last: u64) -> Result<Self, Error> {
         let header_len = match parameters.mode {
-            Mode::Tunnel => 0,
+            Mode::Tunnel | Mode::Iptfs { .. } => 0,
             Mode::Transport => transport::header_len(&parameters.remote_ts),
         };
         Ok(Self {
@@ -96,7 +97,7 @@ impl OutboundSa {
     /// with a longer payload: what is free is filled with zeros behind the payload, which the receiver takes off (RFC 4303
     /// 2.7). That is for tunnel mode alone, where the payload says how long it is.
     ///
-    /// Counted as a packet is what `next_header` does not call a dummy.
+    /// Counted as a packet is what `next_header` does not call a dummy or an AGGFRAG payload.
     ///
     /// # Errors
     /// See [`SealError`]. After [`SealError::SequenceExhausted`] the SA never seals again.
@@ -111,11 +112,33 @@ impl OutboundSa {
         }
         self.last += 1;
         self.protection.seal(self.spi, self.last, slot, payload_len, next_header)?;
-        if next_header != NEXT_HEADER_NONE {
+        if ![NEXT_HEADER_NONE, NEXT_HEADER_AGGFRAG].contains(&next_header) {
             self.counters.packets += 1;
             self.counters.bytes += (self.header_len + payload_len) as u64;
         }
         Ok(())
+    }
+
+    /// Fills an AGGFRAG payload of `payload_len` bytes with what waits in `sender`, and seals it in `slot` as
+    /// [`seal_at`](Self::seal_at) does.
+    ///
+    /// # Errors
+    /// See [`SealError`]. After [`SealError::SequenceExhausted`], which leaves the sender as it was, the SA never seals again.
+    pub fn seal_aggfrag(
+        &mut self,
+        slot: &mut [u8],
+        payload_len: usize,
+        sender: &mut Sender,
+    ) -> Result<Filled, SealError> {
+        if self.remaining() == 0 {
+            return Err(SealError::SequenceExhausted);
+        }
+        let start = self.layout().payload_offset();
+        let filled = sender.fill(slot.get_mut(start..start + payload_len).unwrap_or_default());
+        self.seal_at(slot, payload_len, NEXT_HEADER_AGGFRAG)?;
+        self.counters.packets += filled.packets;
+        self.counters.bytes += filled.octets;
+        Ok(filled)
     }
 
     /// Seals the IP packet `inner` and appends the ESP packet, SPI to ICV, to `out`; on an error `out` is as it was.

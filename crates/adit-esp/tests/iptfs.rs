@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use adit_esp::fuzzing::{parameters, suites};
 use adit_esp::iptfs::{Receiver, ReceiverCounters, Refused, Sender};
+use adit_esp::{Drop, InboundSa, Mode, Opened, OutboundSa, SaParameters};
 use proptest::prelude::*;
 
 const PLENTY: usize = 1 << 20;
@@ -495,5 +497,59 @@ proptest! {
             line.wait();
         }
         prop_assert_eq!(line.took(), expected);
+    }
+}
+
+/// Both halves of an SA in IP-TFS mode, with keys: packets arrive, of the size that was asked for; nothing else is taken, and
+/// selectors hold for every packet inside.
+#[test]
+fn over_an_sa() {
+    for (name, transforms) in suites() {
+        let parameters = |mode| SaParameters { mode, ..parameters(transforms) };
+        let iptfs = Mode::Iptfs { fragments: true };
+        let mut outbound = OutboundSa::new(parameters(iptfs)).unwrap();
+        let mut inbound = InboundSa::new(parameters(iptfs)).unwrap();
+        let mut receiver = Receiver::new(3, SOON, 1);
+        let mut sender = Sender::new(PLENTY, true);
+        // The last one is from the peer's network to another.
+        let mut foreign = v4(100, 9);
+        foreign[16..20].copy_from_slice(&[10, 9, 0, 1]);
+        let packets = [v4(60, 1), v4(1400, 2), v4(1000, 3), foreign];
+        for packet in &packets {
+            sender.push(packet).unwrap();
+        }
+        let (mut arrived, mut refused) = (Vec::new(), Vec::new());
+        for sequence in 1..=9 {
+            let mut slot = vec![0; outbound.layout().packet_len(500)];
+            outbound.seal_aggfrag(&mut slot, 500, &mut sender).unwrap();
+            let Ok(Opened::Aggfrag { sequence: number, payload }) = inbound.open(&mut slot) else {
+                panic!("{name}");
+            };
+            assert_eq!((number, payload.len()), (sequence, 500));
+            receiver.receive(number, payload, Instant::now(), &mut |packet| match inbound.admit(packet) {
+                Ok(()) => arrived.push(packet.to_vec()),
+                Err(cause) => refused.push(cause),
+            });
+        }
+        assert_eq!(arrived, packets[..3], "{name}");
+        assert_eq!(refused, [Drop::Selector]);
+        assert_eq!((inbound.counters().packets, inbound.counters().bytes), (3, 2460));
+        assert_eq!((outbound.counters().packets, outbound.counters().bytes), (4, 2560));
+
+        let mut tunnel = OutboundSa::resume(parameters(Mode::Tunnel), 9).unwrap();
+        for dummy in [false, true] {
+            let mut packet = Vec::new();
+            let sealed = if dummy {
+                tunnel.seal_dummy(60, &mut packet)
+            } else {
+                tunnel.seal(&packets[0], &mut packet)
+            };
+            sealed.unwrap();
+            assert_eq!(inbound.open(&mut packet), Err(Drop::NextHeader), "RFC 9347 2.3");
+        }
+        let mut slot = vec![0; outbound.layout().packet_len(500)];
+        outbound.seal_aggfrag(&mut slot, 500, &mut sender).unwrap();
+        let mut plain = InboundSa::new(parameters(Mode::Tunnel)).unwrap();
+        assert_eq!(plain.open(&mut slot), Err(Drop::NextHeader), "it was not agreed to");
     }
 }

@@ -726,7 +726,8 @@ pub(super) fn respond(
         Some((_, child, own, fit)) => {
             let ours = usable_proposals(child, with_ke);
             let message = if is_refused(child, fit) {
-                "it does not ask for the child's `mode` (NO_PROPOSAL_CHOSEN sent): set the same there".to_owned()
+                "it does not ask for the child's `mode` (NO_PROPOSAL_CHOSEN sent): set the same there"
+                    .to_owned()
             } else {
                 format!(
                     "no common ESP proposal (NO_PROPOSAL_CHOSEN sent): it offers {}, we accept {}; make \
