@@ -78,7 +78,7 @@ fn open(sa: &mut InboundSa, packet: &[u8]) -> Result<Option<Vec<u8>>, Drop> {
     match sa.open(&mut packet.to_vec())? {
         Opened::Packet(inner) => Ok(Some(inner.to_vec())),
         Opened::Dummy => Ok(None),
-        Opened::Payload(..) => unreachable!("it is in tunnel mode"),
+        Opened::Payload(..) | Opened::Aggfrag { .. } => unreachable!("it is in tunnel mode"),
     }
 }
 
