@@ -66,6 +66,17 @@ impl Inbound {
         }
     }
 
+    /// Lets its keys rest until they are used.
+    pub(crate) fn rest(&mut self) {
+        self.sa.keys_mut().rest();
+    }
+
+    /// Makes its keys ready for many packets. Have they rested?
+    pub(crate) fn wake(&mut self) -> bool {
+        // If there is no memory for it, the next packet tries again.
+        self.sa.keys().is_resting() && self.sa.keys_mut().wake().is_ok()
+    }
+
     pub(crate) fn spi(&self) -> u32 {
         self.sa.spi().0
     }
@@ -293,6 +304,17 @@ impl Outbound {
             learnt: None,
             counts,
         })
+    }
+
+    /// Lets its keys rest until they are used.
+    pub(crate) fn rest(&mut self) {
+        self.sa.keys_mut().rest();
+    }
+
+    /// Makes its keys ready for many packets. Have they rested?
+    pub(crate) fn wake(&mut self) -> bool {
+        // If there is no memory for it, the next packet tries again.
+        self.sa.keys().is_resting() && self.sa.keys_mut().wake().is_ok()
     }
 
     pub(crate) fn id(&self) -> ChildId {

@@ -20,6 +20,7 @@ mod deliveries;
 mod half;
 mod held;
 mod sas;
+mod spi_table;
 mod trains;
 
 use std::collections::HashSet;

@@ -7,7 +7,7 @@
 //! What a packet costs does not depend on how many SAs there are: inbound one lookup by SPI; outbound the policy's newest SA
 //! if it fits, else one lookup for each length of prefix among the policy's SAs. An SA that carries nothing costs nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 
 use adit_wire::ikev2::TrafficSelector;
@@ -15,12 +15,13 @@ use adit_wire::ip;
 
 use super::Policies;
 use super::half::{Inbound, Outbound, Transport};
+use super::spi_table::SpiTable;
 use crate::backend::{ChildId, PolicyId};
 
 /// The SAs of one worker.
 #[derive(Default)]
 pub(crate) struct Sas {
-    inbound: HashMap<u32, Inbound>,
+    inbound: SpiTable<Inbound>,
     outbound: Vec<Option<Outbound>>,
     /// Places of `outbound` that are empty.
     free: Vec<Place>,
@@ -30,6 +31,31 @@ pub(crate) struct Sas {
     parts: HashMap<ChildId, Parts>,
     /// How many have become active.
     activations: u64,
+    woken_inbound: Woken<u32>,
+    woken_outbound: Woken<Place>,
+}
+
+/// So many SAs keep what their keys are expanded to, which the caches hold; those installed while there are more only while they
+/// are in use.
+const AWAKE: usize = 16 << 10;
+
+/// Those of the others that have been used last, the first the longest ago: in each direction so many.
+struct Woken<K>(VecDeque<K>);
+
+const WOKEN: usize = 256;
+
+impl<K> Default for Woken<K> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<K> Woken<K> {
+    /// Adds one. Returns the one that is to rest from now on.
+    fn push(&mut self, key: K) -> Option<K> {
+        self.0.push_back(key);
+        if self.0.len() > WOKEN { self.0.pop_front() } else { None }
+    }
 }
 
 /// Where an outbound half is. It is valid until that half is retired.
@@ -66,8 +92,12 @@ pub(crate) struct NewChild {
 impl Sas {
     /// Puts both halves in place, the outbound one on standby.
     pub(crate) fn install(&mut self, child: NewChild) {
-        let NewChild { id, policy, inbound, outbound, .. } = child;
+        let NewChild { id, policy, mut inbound, mut outbound, .. } = child;
         let spi = inbound.spi();
+        if self.parts.len() >= AWAKE {
+            inbound.rest();
+            outbound.rest();
+        }
         let place = self.free.pop().unwrap_or(Place(self.outbound.len()));
         match self.outbound.get_mut(place.0) {
             Some(free) => *free = Some(outbound),
@@ -83,7 +113,7 @@ impl Sas {
         let parts = self.parts.get_mut(&id).filter(|parts| parts.age.is_none())?;
         let place = parts.outbound?;
         let outbound = self.outbound.get(place.0)?.as_ref()?;
-        if let Some(inbound) = self.inbound.get_mut(&parts.spi) {
+        if let Some(inbound) = self.inbound.get_mut(parts.spi) {
             inbound.awaits_no_packet();
         }
         self.activations += 1;
@@ -121,7 +151,7 @@ impl Sas {
     /// Takes the outbound half out of everything that leads to it.
     fn unlink(&mut self, id: ChildId) {
         let Some(Parts { spi, policy, outbound, age }) = self.parts.get_mut(&id) else { return };
-        if let Some(inbound) = self.inbound.get_mut(spi) {
+        if let Some(inbound) = self.inbound.get_mut(*spi) {
             inbound.awaits_no_packet();
         }
         let Some(place) = outbound.take() else { return };
@@ -140,13 +170,13 @@ impl Sas {
     pub(crate) fn remove(&mut self, id: ChildId) {
         self.retire(id);
         if let Some(parts) = self.parts.remove(&id) {
-            self.inbound.remove(&parts.spi);
+            self.inbound.remove(parts.spi);
         }
     }
 
     pub(crate) fn relocate(&mut self, id: ChildId, transport: Transport) {
         let Some(parts) = self.parts.get(&id) else { return };
-        if let Some(inbound) = self.inbound.get_mut(&parts.spi) {
+        if let Some(inbound) = self.inbound.get_mut(parts.spi) {
             inbound.relocate(transport);
         }
         if let Some(outbound) = self.outbound_of(id) {
@@ -154,11 +184,26 @@ impl Sas {
         }
     }
 
+    /// An inbound half for a packet that has arrived.
     pub(crate) fn inbound(&mut self, spi: u32) -> Option<&mut Inbound> {
-        self.inbound.get_mut(&spi)
+        if self.inbound.get_mut(spi)?.wake() {
+            let first = self.woken_inbound.push(spi);
+            if let Some(first) = first.and_then(|first| self.inbound.get_mut(first)) {
+                first.rest();
+            }
+        }
+        self.inbound.get_mut(spi)
     }
 
+    /// An outbound half that has packets to carry.
     pub(crate) fn outbound(&mut self, place: Place) -> Option<&mut Outbound> {
+        let outbound = &mut self.outbound;
+        if outbound.get_mut(place.0)?.as_mut()?.wake() {
+            let first = self.woken_outbound.push(place);
+            if let Some(Some(first)) = first.and_then(|first| outbound.get_mut(first.0)) {
+                first.rest();
+            }
+        }
         self.outbound.get_mut(place.0)?.as_mut()
     }
 
@@ -172,7 +217,7 @@ impl Sas {
     pub(crate) fn learn_path(&mut self, id: ChildId, mtu: usize) {
         let Some(max_inner) = self.outbound_of(id).map(|outbound| outbound.learn_path(mtu)) else { return };
         let Some(parts) = self.parts.get(&id) else { return };
-        if let Some(inbound) = self.inbound.get_mut(&parts.spi) {
+        if let Some(inbound) = self.inbound.get_mut(parts.spi) {
             inbound.learn_path(max_inner);
         }
     }

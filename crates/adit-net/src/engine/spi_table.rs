@@ -1,0 +1,133 @@
+//! What is found by an SPI of ours. It owns where things are, and knows nothing of them.
+//!
+//! Our own SPIs are slots in their low bits, small and dense (`adit-ike` sees to that): such a thing is found by index, and the
+//! whole SPI compared, since another may have had the slot before. That is 12 octets for each slot up to the highest in use: 1.2
+//! MB of table for 100,000 SAs, where the processor's caches still hold it. Every other SPI (of an SA made by hand, or
+//! for a slot that is taken) is looked up by hash.
+
+use std::collections::HashMap;
+
+/// Bits of an SPI that are its slot.
+const SLOT_BITS: u32 = 20;
+
+/// Slots up to this many times the number of SPIs, and the least number, are worth a table.
+const SPREAD: usize = 4;
+const LEAST: usize = 1024;
+
+/// Things by SPI.
+pub(crate) struct SpiTable<T> {
+    spis: Vec<u32>,
+    /// Of the same index; `None` where nothing has the slot.
+    things: Vec<Option<Box<T>>>,
+    others: HashMap<u32, Box<T>>,
+    len: usize,
+}
+
+impl<T> Default for SpiTable<T> {
+    fn default() -> Self {
+        Self { spis: Vec::new(), things: Vec::new(), others: HashMap::new(), len: 0 }
+    }
+}
+
+impl<T> SpiTable<T> {
+    /// Whatever had the SPI is gone.
+    pub(crate) fn insert(&mut self, spi: u32, thing: T) {
+        self.remove(spi);
+        self.len += 1;
+        let slot = slot(spi);
+        if slot < SPREAD * (self.len + LEAST) && slot >= self.things.len() {
+            self.things.resize_with(slot + 1, || None);
+            self.spis.resize(slot + 1, 0);
+        }
+        match (self.spis.get_mut(slot), self.things.get_mut(slot)) {
+            (Some(place), Some(free @ None)) => {
+                *place = spi;
+                *free = Some(Box::new(thing));
+            }
+            _ => drop(self.others.insert(spi, Box::new(thing))),
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, spi: u32) -> Option<&mut T> {
+        let slot = slot(spi);
+        let thing = match self.spis.get(slot) {
+            Some(there) if *there == spi => self.things.get_mut(slot)?.as_mut(),
+            _ => self.others.get_mut(&spi),
+        };
+        thing.map(|thing| &mut **thing)
+    }
+
+    pub(crate) fn remove(&mut self, spi: u32) -> Option<T> {
+        let slot = slot(spi);
+        let thing = match self.spis.get_mut(slot) {
+            Some(there) if *there == spi => {
+                *there = 0;
+                self.things.get_mut(slot)?.take()
+            }
+            _ => self.others.remove(&spi),
+        };
+        let thing = thing?;
+        self.len -= 1;
+        Some(*thing)
+    }
+}
+
+fn slot(spi: u32) -> usize {
+    (spi & ((1 << SLOT_BITS) - 1)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// SPIs that meet in slots, high and low.
+    fn spis() -> impl Strategy<Value = u32> {
+        let slot = prop_oneof![4 => 0_u32..8, 1 => 4000_u32..4200, 1 => Just((1 << SLOT_BITS) - 1)];
+        (slot, 0_u32..3).prop_map(|(slot, upper)| (upper + 1) << SLOT_BITS | slot)
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_map(steps in prop::collection::vec((spis(), any::<Option<u8>>()), 1..200)) {
+            let (mut table, mut map) = (SpiTable::default(), HashMap::new());
+            for (spi, insert) in steps {
+                match insert {
+                    Some(thing) => {
+                        table.insert(spi, thing);
+                        map.insert(spi, thing);
+                    }
+                    None => prop_assert_eq!(table.remove(spi), map.remove(&spi)),
+                }
+                prop_assert_eq!(table.len, map.len());
+                for other in (0..4).flat_map(|upper| (0..8).map(move |slot| upper << SLOT_BITS | slot)).chain([spi]) {
+                    prop_assert_eq!(table.get_mut(other).copied(), map.get(&other).copied());
+                }
+            }
+        }
+    }
+
+    /// What somebody else chose does not make the table long.
+    #[test]
+    fn a_high_slot_costs_no_table() {
+        let mut table = SpiTable::default();
+        table.insert(0x7fff_ffff, 1);
+        table.insert(0xc000_0000 | 1 << 19, 2);
+        assert_eq!((table.things.len(), table.others.len()), (0, 2));
+        // Where there are as many as that, they are in it.
+        (0..100_000).for_each(|spi| table.insert(1 << SLOT_BITS | spi, 3));
+        assert_eq!((table.things.len(), table.others.len()), (100_000, 2));
+        assert_eq!(table.get_mut(0x7fff_ffff), Some(&mut 1));
+        assert_eq!(table.remove(1 << SLOT_BITS | 99_999), Some(3));
+    }
+
+    #[test]
+    fn zero_is_no_spi() {
+        let mut table: SpiTable<u8> = SpiTable::default();
+        table.insert(1 << SLOT_BITS, 1);
+        table.remove(1 << SLOT_BITS);
+        assert_eq!(table.get_mut(0), None);
+        assert_eq!(table.remove(0), None);
+    }
+}
