@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::Error;
-use crate::sys::{self, RecvBatch};
+use crate::sys::{self, BATCH, RecvBatch};
 
 /// A packet socket on one interface.
 pub struct Capture {
@@ -54,7 +54,7 @@ impl Capture {
             Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(0),
             result => result?,
         };
-        let count = match self.batch.receive(self.socket.as_fd()) {
+        let count = match self.batch.receive(self.socket.as_fd(), BATCH) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
             result => result?,
         };

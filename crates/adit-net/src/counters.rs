@@ -122,12 +122,14 @@ pub(crate) struct WorkerCounts {
     drops: [Count; DropCause::ALL.len()],
     pub(crate) ike_received: Count,
     pub(crate) keepalives_received: Count,
+    /// Super-packets that the TUN device did not take as such.
+    pub(crate) unjoined: Count,
 }
 
 impl WorkerCounts {
-    pub(crate) fn dropped(&self, cause: DropCause) {
+    pub(crate) fn dropped(&self, cause: DropCause, packets: usize) {
         if let Some(count) = self.drops.get(cause as usize) {
-            count.add(1);
+            count.add(packets as u64);
         }
     }
 
@@ -211,9 +213,7 @@ mod tests {
     fn causes_have_places_and_names_of_their_own() {
         let counts = WorkerCounts::default();
         for (times, cause) in DropCause::ALL.into_iter().enumerate() {
-            for _ in 0..times {
-                counts.dropped(cause);
-            }
+            counts.dropped(cause, times);
         }
         assert!(counts.drops().map(|(_, count)| count).eq(0..DropCause::ALL.len() as u64));
         let names: std::collections::HashSet<_> = DropCause::ALL.iter().map(|cause| cause.as_str()).collect();

@@ -14,6 +14,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use adit_wire::natt;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
@@ -22,7 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::Error;
 use crate::backend::NetConfig;
 use crate::path::Path;
-use crate::sys::{self, Datagram, Received};
+use crate::sys::{self, BATCH, Datagram, Received};
 
 /// Sends IKE messages. Cheap to clone; usable from any thread.
 #[derive(Clone, Debug)]
@@ -93,7 +94,12 @@ pub(crate) struct Outer {
     /// Its UDP port; 0 for IP protocol 50.
     pub(crate) port: u16,
     socket: Socket,
+    /// How many trains in a row the kernel has refused to cut.
+    refused: AtomicU8,
 }
+
+/// A kernel that refuses so many trains in a row does not know them, or its device cannot make checksums.
+const REFUSALS: u8 = 16;
 
 /// The sockets of one worker.
 #[derive(Debug)]
@@ -115,7 +121,7 @@ impl Sockets {
                 if kind == Kind::Esp && !config.raw_esp {
                     continue;
                 }
-                match Outer::open(kind, v6, port, config.mark) {
+                match Outer::open(kind, v6, port, config) {
                     Ok(outer) => sockets.all.push(outer),
                     Err(error) if v6 && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
                         tracing::info!("this kernel has no IPv6: gateways can be reached over IPv4 only");
@@ -152,20 +158,21 @@ impl Sockets {
     fn send(&self, kind: Kind, local: SocketAddr, remote: SocketAddr, payload: &[u8]) -> io::Result<()> {
         let outer = self.find(kind, remote.is_ipv6()).ok_or(io::ErrorKind::Unsupported)?;
         let source = Some(local.ip()).filter(|address| !address.is_unspecified());
-        outer.send(&[Datagram { destination: remote, source, tos: None, payload }])?;
+        let datagram = Datagram { destination: remote, source, tos: None, payload, segment: None };
+        sys::send_batch::<1>(outer.as_fd(), std::iter::once(datagram))?;
         Ok(())
     }
 }
 
 impl Outer {
-    fn open(kind: Kind, v6: bool, port: u16, mark: u32) -> io::Result<Self> {
+    fn open(kind: Kind, v6: bool, port: u16, config: &NetConfig) -> io::Result<Self> {
         let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
         let socket = match kind {
             Kind::Ike | Kind::NatT => Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?,
             Kind::Esp => Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_ESP)))?,
         };
         socket.set_nonblocking(true)?;
-        socket.set_mark(mark)?;
+        socket.set_mark(config.mark)?;
         let fd = socket.as_fd();
         if v6 {
             if kind != Kind::Esp {
@@ -190,7 +197,11 @@ impl Outer {
             let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
             socket.bind(&SocketAddr::new(any, port).into())?;
         }
-        Ok(Self { kind, v6, port, socket })
+        let trains = kind == Kind::NatT && config.offload;
+        if trains && let Err(error) = sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1) {
+            tracing::debug!(%error, "datagrams are received one by one");
+        }
+        Ok(Self { kind, v6, port, socket, refused: AtomicU8::new(if trains { 0 } else { REFUSALS }) })
     }
 
     /// Where a packet arrived.
@@ -205,8 +216,30 @@ impl Outer {
     }
 
     /// Sends packets; returns how many the kernel took. An error is about the first.
-    pub(crate) fn send(&self, packets: &[Datagram<'_>]) -> io::Result<usize> {
-        sys::send_batch(self.as_fd(), packets)
+    pub(crate) fn send<'a>(&self, packets: impl Iterator<Item = Datagram<'a>>) -> io::Result<usize> {
+        // Trains are few, and each is long.
+        if self.takes_trains() {
+            sys::send_batch::<8>(self.as_fd(), packets)
+        } else {
+            sys::send_batch::<BATCH>(self.as_fd(), packets)
+        }
+    }
+
+    /// Does the kernel cut trains for this socket?
+    pub(crate) fn takes_trains(&self) -> bool {
+        self.refused.load(Ordering::Relaxed) < REFUSALS
+    }
+
+    /// The kernel took a train.
+    pub(crate) fn took_train(&self) {
+        self.refused.store(0, Ordering::Relaxed);
+    }
+
+    /// The kernel refused a train; for good if it is not about this one.
+    pub(crate) fn refused_train(&self, for_good: bool) {
+        // The worker alone writes it.
+        let refused = self.refused.load(Ordering::Relaxed).saturating_add(1);
+        self.refused.store(if for_good { REFUSALS } else { refused }, Ordering::Relaxed);
     }
 }
 

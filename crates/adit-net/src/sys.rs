@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use libc::{c_int, c_void};
 
-/// Messages per system call.
+/// Messages per system call, at most.
 pub(crate) const BATCH: usize = 64;
 
 /// Room for one socket address of any family used here.
 const NAME_LEN: usize = size_of::<libc::sockaddr_storage>();
 
-/// Room for the control messages of one packet: addresses (40 octets), TOS (24) and a time stamp (32).
+/// Room for the control messages of one packet: addresses (40 octets), TOS (24), segment size (24) and a time stamp (32).
 const CONTROL_LEN: usize = 128;
 
 const CMSG_HEADER_LEN: usize = size_of::<libc::cmsghdr>();
@@ -45,6 +45,8 @@ pub(crate) struct Received {
     pub(crate) interface: u32,
     /// TOS or traffic class octet of the outer header.
     pub(crate) tos: u8,
+    /// 0, or these are several datagrams one after another, each of so many octets; the last may be shorter.
+    pub(crate) segment: usize,
     /// Packet sockets: did this machine send it?
     pub(crate) outgoing: bool,
     /// Arrival since the Unix epoch, if the socket asks for it.
@@ -52,6 +54,7 @@ pub(crate) struct Received {
 }
 
 /// One packet to send.
+#[derive(Clone, Copy)]
 pub(crate) struct Datagram<'a> {
     pub(crate) destination: SocketAddr,
     /// Local address to send from; `None` lets the kernel choose.
@@ -59,6 +62,8 @@ pub(crate) struct Datagram<'a> {
     /// TOS or traffic class octet; `None` for the socket's own.
     pub(crate) tos: Option<u8>,
     pub(crate) payload: &'a [u8],
+    /// The kernel is to make datagrams of so many octets of it; the last may be shorter.
+    pub(crate) segment: Option<u16>,
 }
 
 #[repr(C, align(8))]
@@ -81,16 +86,21 @@ impl RecvBatch {
         }
     }
 
-    /// Receives what is there, at most [`BATCH`] packets; blocks only if the socket does and nothing is there.
-    pub(crate) fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+    /// Receives what is there, at most `limit` messages and [`BATCH`]; blocks only if the socket does and nothing is there.
+    pub(crate) fn receive(&mut self, fd: BorrowedFd<'_>, limit: usize) -> io::Result<usize> {
         self.received.clear();
         // SAFETY: all-zero is a valid value of these plain C structures.
         let mut parts: [libc::iovec; BATCH] = unsafe { zeroed() };
         // SAFETY: as above.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
         let slots = self.buffers.chunks_exact_mut(self.slot_len);
-        for ((((header, part), slot), name), control) in
-            headers.iter_mut().zip(&mut parts).zip(slots).zip(&mut self.names).zip(&mut self.controls)
+        for ((((header, part), slot), name), control) in headers
+            .iter_mut()
+            .zip(&mut parts)
+            .zip(slots)
+            .zip(&mut self.names)
+            .zip(&mut self.controls)
+            .take(limit)
         {
             part.iov_base = slot.as_mut_ptr().cast::<c_void>();
             part.iov_len = slot.len();
@@ -108,7 +118,7 @@ impl RecvBatch {
             libc::recvmmsg(
                 fd.as_raw_fd(),
                 headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                limit.min(BATCH) as libc::c_uint,
                 libc::MSG_WAITFORONE as _,
                 std::ptr::null_mut(),
             )
@@ -187,6 +197,10 @@ impl Received {
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                     self.tos = data.first_chunk().map_or(0, |t| u32::from_ne_bytes(*t) as u8);
                 }
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    let segment = data.first_chunk().map_or(0, |segment| c_int::from_ne_bytes(*segment));
+                    self.segment = usize::try_from(segment).unwrap_or(0);
+                }
                 (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
                     if let Some((seconds, rest)) = data.split_first_chunk::<8>()
                         && let Some(nanoseconds) = rest.first_chunk::<8>()
@@ -203,16 +217,19 @@ impl Received {
     }
 }
 
-/// Sends up to [`BATCH`] packets with one system call; returns how many the kernel took. An error is about
+/// Sends up to `N` packets with one system call; returns how many the kernel took. An error is about
 /// the first packet: the call stops before a packet that cannot be sent.
-pub(crate) fn send_batch(fd: BorrowedFd<'_>, packets: &[Datagram<'_>]) -> io::Result<usize> {
-    let count = packets.len().min(BATCH);
-    let mut names = [Name([0; NAME_LEN]); BATCH];
-    let mut controls = [Control([0; CONTROL_LEN]); BATCH];
+pub(crate) fn send_batch<'a, const N: usize>(
+    fd: BorrowedFd<'_>,
+    packets: impl Iterator<Item = Datagram<'a>>,
+) -> io::Result<usize> {
+    let mut names = [Name([0; NAME_LEN]); N];
+    let mut controls = [Control([0; CONTROL_LEN]); N];
     // SAFETY: all-zero is a valid value of these plain C structures.
-    let mut parts: [libc::iovec; BATCH] = unsafe { zeroed() };
+    let mut parts: [libc::iovec; N] = unsafe { zeroed() };
     // SAFETY: as above.
-    let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+    let mut headers: [libc::mmsghdr; N] = unsafe { zeroed() };
+    let mut count = 0;
     for ((((header, part), name), control), packet) in
         headers.iter_mut().zip(&mut parts).zip(&mut names).zip(&mut controls).zip(packets)
     {
@@ -223,15 +240,16 @@ pub(crate) fn send_batch(fd: BorrowedFd<'_>, packets: &[Datagram<'_>]) -> io::Re
         message.msg_name = name.0.as_mut_ptr().cast::<c_void>();
         message.msg_iov = part;
         message.msg_iovlen = 1;
-        let control_len = control.write(packet);
+        let control_len = control.write(&packet);
         if control_len > 0 {
             message.msg_control = control.0.as_mut_ptr().cast::<c_void>();
             message.msg_controllen = control_len as _;
         }
+        count += 1;
     }
     // SAFETY: the first `count` headers point to names, control messages and payloads of the lengths given,
     // which outlive the call. The kernel only reads through `iov_base` when sending.
-    let sent = unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count as libc::c_uint, 0) };
+    let sent = unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, 0) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
@@ -296,6 +314,9 @@ impl Control {
                 SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
             };
             len += self.append(len, level, kind, &c_int::from(tos).to_ne_bytes());
+        }
+        if let Some(segment) = packet.segment {
+            len += self.append(len, libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
         }
         len
     }
@@ -383,6 +404,16 @@ pub(crate) fn attach_tun(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Re
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// `TUNSETOFFLOAD`, which libc does not have: `_IOW('T', 208, unsigned int)`.
+const TUNSETOFFLOAD: u32 = 1 << 30 | (size_of::<libc::c_uint>() as u32) << 16 | (b'T' as u32) << 8 | 208;
+
+/// Says what packets the owner of a TUN device can do with: `TUN_F_CSUM` and its like.
+pub(crate) fn set_tun_offload(fd: BorrowedFd<'_>, features: libc::c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD as _, libc::c_ulong::from(features)) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Moves the calling thread into a new network namespace.
 pub(crate) fn new_network_namespace() -> io::Result<()> {
     // SAFETY: the hazard of this call is `FILES`, which gives the thread a descriptor table of its own;
@@ -419,13 +450,14 @@ mod tests {
                     source: Some(from.ip()),
                     tos: Some(0x2e << 2 | 1),
                     payload,
+                    segment: None,
                 })
                 .collect();
-            assert_eq!(send_batch(sender.as_fd(), &packets).unwrap(), 5);
+            assert_eq!(send_batch::<8>(sender.as_fd(), packets.into_iter()).unwrap(), 5);
             let mut batch = RecvBatch::new(12);
             let mut seen = 0;
             while seen < 5 {
-                batch.receive(receiver.as_fd()).unwrap();
+                batch.receive(receiver.as_fd(), 2).unwrap();
                 let (buffer, messages) = batch.messages();
                 for (received, place) in messages {
                     let payload = &buffer[place];

@@ -70,7 +70,7 @@ impl Userspace {
         }
         let claim = Claim::take()?;
         let sockets = Arc::new(Sockets::open(&config)?);
-        let tun = Tun::open(&config.tun_name, false)?;
+        let tun = Tun::open(&config.tun_name, false, config.offload)?;
         let mut netlink = Netlink::open()?;
         let interface = netlink.link(&config.tun_name)?.index;
         let mtu =
@@ -90,7 +90,7 @@ impl Userspace {
         let monitor = Monitor::spawn(Arc::clone(&protection), interface, Arc::clone(&events))?;
         let policies = Arc::new(ArcSwap::from_pointee(Policies::default()));
         let clock = Clock::new(Instant::now());
-        let worker = WorkerHandle::spawn(tun, &sockets, &policies, clock, config.mark, events)?;
+        let worker = WorkerHandle::spawn(tun, &sockets, &policies, clock, &config, events)?;
         Ok(Self {
             config,
             sockets,
@@ -263,7 +263,7 @@ impl WorkerHandle {
         sockets: &Arc<Sockets>,
         policies: &Arc<ArcSwap<Policies>>,
         clock: Clock,
-        mark: u32,
+        config: &NetConfig,
         events: Arc<dyn Fn(NetEvent) + Send + Sync>,
     ) -> Result<Self, Error> {
         let eventfd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -278,7 +278,7 @@ impl WorkerHandle {
             Arc::clone(policies),
             (receiver, wake.clone()),
             (clock, Arc::clone(&counts)),
-            mark,
+            config,
             events,
         );
         let thread = thread::Builder::new()

@@ -3,30 +3,35 @@
 //! changes arrive as commands and are answered, counters have one writer. It does the input and output, and nothing else: what
 //! becomes of a packet is the engine's business. It never negotiates and never changes routes.
 //!
-//! Packets move in batches: up to [`BATCH`] are read from the TUN device, sealed one after another into one
-//! buffer and sent with one system call per run that takes the same socket; up to [`BATCH`] are received with one
-//! system call, opened in place and written to the TUN device. In between the worker sleeps in `poll`.
+//! Packets move in rounds, each bounded, so that neither direction waits for the other and commands for both: packets and
+//! super-packets are read from the TUN device, sealed one after another into one buffer and sent as trains; trains are
+//! received, opened in place and written to the TUN device joined. What the kernel does not cut or take joined goes packet by
+//! packet. In between the worker looks for more for a moment, and then sleeps in `poll`.
 //!
 //! Where ESP comes from does not matter: whatever carries an SPI of ours and verifies is the peer's. The address
 //! that ESP is sent to changes only when the control plane says so.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::backend::{ChildId, NetEvent};
+use crate::backend::{ChildId, NetConfig, NetEvent};
 use crate::counters::{Clock, DropCause, WorkerCounts};
-use crate::engine::{Arrival, Engine, INTERVAL, NewChild, Policies, Train, Transport};
+use crate::engine::{
+    Arrival, Delivery, Engine, Head, INTERVAL, MAX_TCP, NewChild, Policies, ROUND_OCTETS, Train, Trains,
+    Transport,
+};
 use crate::path::Path;
 use crate::sockets::{Outer, Sockets};
 use crate::sys::{BATCH, Datagram, RecvBatch};
-use crate::tun::Tun;
+use crate::tun::{LONGEST, Offloads, Tun};
 
 /// What a worker is told to do.
 pub(crate) enum Command {
@@ -69,8 +74,9 @@ pub(crate) struct Worker {
     policies: Arc<ArcSwap<Policies>>,
     engine: Engine,
     received: RecvBatch,
-    /// The packet just read.
+    /// What was just read from the TUN device.
     inner: Vec<u8>,
+    spin: Spin,
     events: Arc<dyn Fn(NetEvent) + Send + Sync>,
     counts: Arc<WorkerCounts>,
     mark: u32,
@@ -83,21 +89,23 @@ impl Worker {
         policies: Arc<ArcSwap<Policies>>,
         (commands, wake): (Receiver<Command>, Wake),
         (clock, counts): (Clock, Arc<WorkerCounts>),
-        mark: u32,
+        config: &NetConfig,
         events: Arc<dyn Fn(NetEvent) + Send + Sync>,
     ) -> Self {
+        let Offloads { tcp, udp } = tun.offloads();
         Self {
             tun,
             sockets,
             commands,
             wake,
             policies,
-            engine: Engine::new(Arc::clone(&counts), clock),
+            engine: Engine::new(Arc::clone(&counts), clock, tcp, udp),
             received: RecvBatch::new(1 << 16),
-            inner: vec![0; 1 << 16],
+            inner: vec![0; LONGEST],
+            spin: Spin::new(config.spin),
             events,
             counts,
-            mark,
+            mark: config.mark,
         }
     }
 
@@ -134,21 +142,32 @@ impl Worker {
         }
     }
 
-    fn wait(&self, sockets: &Sockets) -> io::Result<Ready> {
-        let mut fds = vec![PollFd::new(&self.wake.0, PollFlags::IN), PollFd::new(&self.tun, PollFlags::IN)];
-        fds.extend(sockets.iter().map(|outer| PollFd::new(outer, PollFlags::IN)));
+    /// Waits until there is something to do: first awake, for as long as packets are likely to follow, then asleep.
+    fn wait(&mut self, sockets: &Sockets) -> io::Result<Ready> {
+        let wake = || PollFd::new(&self.wake.0, PollFlags::IN);
+        let mut fds: [PollFd<'_>; Ready::ALL] = std::array::from_fn(|_| wake());
+        let others = std::iter::once(self.tun.as_fd()).chain(sockets.iter().map(AsFd::as_fd));
+        let mut count = 1;
+        for (place, fd) in fds.iter_mut().skip(1).zip(others) {
+            *place = PollFd::from_borrowed_fd(fd, PollFlags::IN);
+            count += 1;
+        }
+        let polled = fds.get_mut(..count).unwrap_or_default();
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let tick = Timespec { tv_sec: INTERVAL.as_secs() as _, tv_nsec: 0 };
-        match rustix::event::poll(&mut fds, self.engine.has_waiting().then_some(&tick)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+        let tick = self.engine.has_waiting().then_some(&tick);
+        self.spin.begin(Instant::now());
+        loop {
+            let patience = if self.spin.goes_on(Instant::now()) { Some(&at_once) } else { tick };
+            match rustix::event::poll(polled, patience) {
+                Ok(0) if self.spin.is_spinning() => rustix::thread::sched_yield(),
+                Ok(_) | Err(rustix::io::Errno::INTR) => break,
+                Err(error) => return Err(error.into()),
+            }
         }
-        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-        let (wake, tun) = (ready.next().unwrap_or_default(), ready.next().unwrap_or_default());
-        let mut all = [false; 6];
-        for (place, ready) in all.iter_mut().zip(ready) {
-            *place = ready;
-        }
-        Ok(Ready { wake, tun, sockets: all })
+        let [wake, tun, sockets @ ..] = fds.map(|fd| !fd.revents().is_empty());
+        self.spin.end(tun || sockets.contains(&true));
+        Ok(Ready { wake, tun, sockets })
     }
 
     /// Carries out what is asked for. `false`: stop.
@@ -188,16 +207,20 @@ impl Worker {
         }
     }
 
+    /// Reads a round of packets from the TUN device, and sends them sealed.
     fn outbound_batch(&mut self, now: Instant) -> io::Result<()> {
         self.engine.follow(&self.policies.load());
-        let result = (0..BATCH).try_for_each(|_| match self.tun.read(&mut self.inner) {
-            Ok(len) => {
-                self.engine.outbound(self.inner.get_mut(..len).unwrap_or_default(), now);
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(error),
-        });
+        let mut result = Ok(());
+        while !self.engine.trains.is_full() && result.is_ok() {
+            result = match self.tun.read(&mut self.inner) {
+                Ok((packet, offload)) => {
+                    self.engine.outbound(packet, &offload, now);
+                    Ok(())
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+                Err(error) => Err(error),
+            };
+        }
         self.finish(now);
         match result {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
@@ -205,8 +228,11 @@ impl Worker {
         }
     }
 
+    /// Receives a round of packets from a socket, and hands them to the TUN device opened.
     fn inbound_batch(&mut self, outer: &Outer, now: Instant) {
-        match self.received.receive(outer.as_fd()) {
+        // A message of a socket that takes trains can be a whole train.
+        let limit = if outer.takes_trains() { ROUND_OCTETS >> 16 } else { BATCH };
+        match self.received.receive(outer.as_fd(), limit) {
             Ok(_) => {}
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return;
@@ -221,12 +247,12 @@ impl Worker {
         let (buffer, messages) = self.received.messages();
         for (about, place) in messages {
             if about.truncated {
-                self.counts.dropped(DropCause::OuterMalformed);
+                self.counts.dropped(DropCause::OuterMalformed, 1);
                 continue;
             }
             let (local, remote) = (outer.local(&about), about.source);
             let arrival = Arrival { kind: outer.kind, v6: outer.v6, local, remote, tos: about.tos };
-            self.engine.inbound(buffer, place, &arrival, now);
+            self.engine.inbound(buffer, place, about.segment, &arrival, now);
         }
         self.finish(now);
     }
@@ -244,37 +270,87 @@ impl Worker {
     }
 
     fn deliver(&mut self) {
-        for packet in self.engine.deliveries.all(self.received.buffer()) {
-            if let Err(error) = self.tun.write(packet) {
-                tracing::debug!(%error, "the kernel does not take a packet from the tunnel");
-                self.counts.dropped(DropCause::Deliver);
+        let deliveries = &self.engine.deliveries;
+        let received = self.received.buffer();
+        for delivery in deliveries.all() {
+            let head = deliveries.head(delivery, received);
+            if head.is_some_and(|head| self.deliver_joined(delivery, &head)) {
+                continue;
+            }
+            for packet in deliveries.packets(delivery, received) {
+                if let Err(error) = self.tun.write(packet) {
+                    tracing::debug!(%error, "the kernel does not take a packet from the tunnel");
+                    self.counts.dropped(DropCause::Deliver, 1);
+                }
             }
         }
         self.engine.deliveries.clear();
     }
 
+    /// Hands a super-packet to the kernel. `false`: it does not take it as one.
+    fn deliver_joined(&self, delivery: &Delivery, head: &Head) -> bool {
+        let packets = self.engine.deliveries.packets(delivery, self.received.buffer());
+        let octets = std::iter::once(head.octets()).chain(packets.map(|packet| head.payload(packet)));
+        let mut parts = [IoSlice::new(&[]); 1 + MAX_TCP];
+        let mut len = 0;
+        for (part, octets) in parts.iter_mut().zip(octets) {
+            *part = IoSlice::new(octets);
+            len += 1;
+        }
+        let written = self.tun.write_parts(parts.get(..len).unwrap_or_default());
+        if let Err(error) = &written {
+            tracing::debug!(%error, "the kernel does not take packets as one");
+            self.counts.unjoined.add(1);
+        }
+        written.is_ok()
+    }
+
     /// Sends all trains, in order, runs that take the same socket together.
     fn transmit(&mut self, now: Instant) {
-        let trains = std::mem::take(&mut self.engine.trains);
-        let socket = |train: &Train| (train.transport.kind, train.transport.destination.is_ipv6());
-        for run in trains.all().chunk_by(|one, next| socket(one) == socket(next)) {
-            let datagrams: Vec<Datagram<'_>> = run
-                .iter()
-                .map(|train| Datagram {
-                    destination: train.transport.destination,
-                    source: Some(train.transport.source),
-                    tos: Some(train.tos),
-                    payload: trains.octets(train),
-                })
-                .collect();
-            let outer = run.first().map(socket).and_then(|(kind, v6)| self.sockets.find(kind, v6));
-            match outer {
-                Some(outer) => send_run(outer, run, &datagrams, &mut self.engine, now),
-                None => datagrams.iter().for_each(|_| self.counts.dropped(DropCause::Send)),
+        let Self { engine, sockets, counts, .. } = self;
+        let trains = std::mem::take(&mut engine.trains);
+        let mut messages = Messages::new(&trains);
+        let mut waited = false;
+        while let Some(train) = messages.train() {
+            let Some(outer) = sockets.find(train.transport.kind, train.transport.destination.is_ipv6())
+            else {
+                counts.dropped(DropCause::Send, messages.skip_train());
+                continue;
+            };
+            messages.whole = outer.takes_trains();
+            let run = messages.clone().take_while(|message| message.train.takes_same_socket(train));
+            match outer.send(run.map(|message| message.datagram(&trains))) {
+                Ok(sent) if sent > 0 => {
+                    for Message { train, packets } in messages.by_ref().take(sent) {
+                        if packets.len() > 1 {
+                            outer.took_train();
+                        }
+                        let bytes = trains.inner_len(train, packets.clone());
+                        engine.sent(train.sa, packets.len(), bytes, now);
+                    }
+                }
+                // The device is slower than the tunnel: wait for it once, so that the TUN device's queue fills up and
+                // its senders notice.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !waited => {
+                    waited = true;
+                    wait_writable(outer.as_fd());
+                }
+                Err(error) if messages.is_whole() && is_refusal(&error) => {
+                    tracing::debug!(%error, "the kernel does not cut a train");
+                    outer.refused_train(error.raw_os_error() == Some(libc::EIO));
+                    messages.cut_train();
+                }
+                result => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, "cannot send an outer packet");
+                    }
+                    let packets = messages.next().map_or(0, |message| message.packets.len());
+                    counts.dropped(DropCause::Send, packets);
+                }
             }
         }
-        self.engine.trains = trains;
-        self.engine.all_sent();
+        engine.trains = trains;
+        engine.all_sent();
     }
 
     fn path_mtu(&self, remote: IpAddr) -> Option<usize> {
@@ -293,39 +369,155 @@ struct Ready {
     wake: bool,
     tun: bool,
     /// In the order of [`Sockets::iter`].
-    sockets: [bool; 6],
+    sockets: [bool; Self::ALL - 2],
 }
 
-/// Sends the datagrams of a run, and counts those that the kernel takes.
-fn send_run(
-    outer: &Outer,
-    mut run: &[Train],
-    mut datagrams: &[Datagram<'_>],
-    engine: &mut Engine,
-    now: Instant,
-) {
-    let mut waited = false;
-    while !datagrams.is_empty() {
-        match outer.send(datagrams) {
-            Ok(sent) if sent > 0 => {
-                run.iter().take(sent).for_each(|train| engine.sent(train, 1, now));
-                run = run.get(sent..).unwrap_or_default();
-                datagrams = datagrams.get(sent..).unwrap_or_default();
-            }
-            // The device is slower than the tunnel: wait for it once, so that the TUN device's queue fills up and
-            // its senders notice.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !waited => {
-                waited = true;
-                wait_writable(outer.as_fd());
-            }
-            result => {
-                if let Err(error) = result {
-                    tracing::debug!(%error, "cannot send an outer packet");
-                }
-                engine.report.counts.dropped(DropCause::Send);
-                run = run.get(1..).unwrap_or_default();
-                datagrams = datagrams.get(1..).unwrap_or_default();
-            }
+impl Ready {
+    /// All that is waited for: commands, the TUN device, three sockets for each family.
+    const ALL: usize = 2 + 6;
+}
+
+/// What remains to be sent, cut as the kernel takes it: a train at once, or packet by packet.
+#[derive(Clone)]
+struct Messages<'t> {
+    trains: &'t [Train],
+    /// Of the first train, how many packets are gone.
+    packet: usize,
+    whole: bool,
+    /// The first train is cut, whatever is done to others.
+    cut: bool,
+}
+
+/// Packets of a train that are sent as one.
+struct Message<'t> {
+    train: &'t Train,
+    packets: Range<usize>,
+}
+
+impl<'t> Messages<'t> {
+    fn new(trains: &'t Trains) -> Self {
+        Self { trains: trains.all(), packet: 0, whole: false, cut: false }
+    }
+
+    /// The train that comes next.
+    fn train(&self) -> Option<&'t Train> {
+        self.trains.first()
+    }
+
+    /// Does a train of several packets come next, as a whole?
+    fn is_whole(&self) -> bool {
+        self.clone().next().is_some_and(|message| message.packets.len() > 1)
+    }
+
+    /// Sends the next train packet by packet.
+    fn cut_train(&mut self) {
+        self.cut = true;
+    }
+
+    /// Leaves the next train out. Returns how many packets those are.
+    fn skip_train(&mut self) -> usize {
+        let packets = self.train().map_or(0, Train::len) - self.packet;
+        self.advance();
+        packets
+    }
+
+    fn advance(&mut self) {
+        self.trains = self.trains.get(1..).unwrap_or_default();
+        self.packet = 0;
+        self.cut = false;
+    }
+}
+
+impl<'t> Iterator for Messages<'t> {
+    type Item = Message<'t>;
+
+    fn next(&mut self) -> Option<Message<'t>> {
+        let train = self.train()?;
+        let start = self.packet;
+        let end = if self.whole && !self.cut { train.len() } else { start + 1 };
+        self.packet = end;
+        if end >= train.len() {
+            self.advance();
+        }
+        Some(Message { train, packets: start..end })
+    }
+}
+
+impl Message<'_> {
+    fn datagram<'t>(&self, trains: &'t Trains) -> Datagram<'t> {
+        let Train { transport, tos, segment, .. } = self.train;
+        let octets = trains.octets(self.train);
+        let (start, end) = (self.packets.start * segment, self.packets.end * segment);
+        Datagram {
+            destination: transport.destination,
+            source: Some(transport.source),
+            tos: Some(*tos),
+            payload: octets.get(start..end.min(octets.len())).unwrap_or_default(),
+            segment: (self.packets.len() > 1).then_some(*segment as u16),
+        }
+    }
+}
+
+/// Is it the train that the kernel does not take, rather than each of its packets? It says EIO if the device makes no checksums,
+/// EINVAL if it does not know trains, this or EMSGSIZE if the packets do not fit the path.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE))
+}
+
+/// Decides when to look for packets without sleeping: for a moment after the last one, unless that has been in vain
+/// lately. Waking up takes longer than a round trip in a local network; looking takes a processor.
+struct Spin {
+    duration: Duration,
+    /// Have packets come since the last sleep?
+    busy: bool,
+    until: Option<Instant>,
+    /// How many times in a row it was in vain, and how many sleeps it is left out for that.
+    in_vain: u32,
+    pause: u32,
+}
+
+impl Spin {
+    const IN_VAIN: u32 = 8;
+    const PAUSE: u32 = 64;
+
+    fn new(duration: Duration) -> Self {
+        Self { duration, busy: false, until: None, in_vain: 0, pause: 0 }
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.until = None;
+        if !self.busy || self.duration.is_zero() {
+            return;
+        }
+        match self.pause.checked_sub(1) {
+            Some(less) => self.pause = less,
+            None => self.until = Some(now + self.duration),
+        }
+    }
+
+    fn is_spinning(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// Is it worth another look? If not, it was in vain.
+    fn goes_on(&mut self, now: Instant) -> bool {
+        let Some(until) = self.until else { return false };
+        if now < until {
+            return true;
+        }
+        self.until = None;
+        self.in_vain += 1;
+        if self.in_vain >= Self::IN_VAIN {
+            (self.in_vain, self.pause) = (0, Self::PAUSE);
+        }
+        false
+    }
+
+    /// The wait is over; have packets come?
+    fn end(&mut self, packets: bool) {
+        self.busy = packets;
+        if packets && self.is_spinning() {
+            self.in_vain = 0;
         }
     }
 }
@@ -333,4 +525,51 @@ fn send_run(
 fn wait_writable(fd: BorrowedFd<'_>) {
     let patience = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
     let _ = rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], Some(&patience));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the worker does: packets come `after` the last ones.
+    fn wait(spin: &mut Spin, start: &mut Instant, after: Duration) -> bool {
+        spin.begin(*start);
+        *start += after;
+        let spun = spin.goes_on(*start);
+        spin.end(true);
+        spun
+    }
+
+    #[test]
+    fn looking_ends_with_the_moment_and_pauses_when_it_is_in_vain() {
+        let (soon, late) = (Duration::from_micros(49), Duration::from_micros(51));
+        let mut now = Instant::now();
+        let mut spin = Spin::new(Duration::from_micros(50));
+        // Asleep until the first packets.
+        spin.begin(now);
+        assert!(!spin.goes_on(now));
+        spin.end(true);
+        for _ in 0..1000 {
+            assert!(wait(&mut spin, &mut now, soon));
+        }
+        for _ in 0..7 {
+            assert!(!wait(&mut spin, &mut now, late));
+        }
+        assert!(wait(&mut spin, &mut now, soon), "one that is not in vain counts for all");
+        for _ in 0..8 {
+            assert!(!wait(&mut spin, &mut now, late));
+        }
+        for _ in 0..64 {
+            assert!(!wait(&mut spin, &mut now, soon), "a pause");
+        }
+        assert!(wait(&mut spin, &mut now, soon));
+        // What wakes it up without packets, an order for one, is no reason to look for any.
+        spin.begin(now);
+        spin.end(false);
+        spin.begin(now);
+        assert!(!spin.goes_on(now));
+        let mut never = Spin::new(Duration::ZERO);
+        never.end(true);
+        assert!(!wait(&mut never, &mut now, Duration::ZERO));
+    }
 }

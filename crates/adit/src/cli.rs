@@ -194,6 +194,8 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
             ike_port: gateway.ike_port,
             nat_t_port: gateway.nat_t_port,
             workers: gateway.workers.unwrap_or(1),
+            spin: gateway.spin,
+            offload: gateway.offload,
             ..NetConfig::default()
         },
         key_log: gateway.key_log,

@@ -84,6 +84,8 @@ impl Side {
 struct Net {
     gateways: [Namespace; 2],
     hosts: [Namespace; 2],
+    /// Do the data planes join and cut packets? `ADIT_LAB_OFFLOAD=no` turns it off for every test that does not say.
+    offload: bool,
 }
 
 impl Net {
@@ -92,6 +94,7 @@ impl Net {
         let net = Self {
             gateways: [Namespace::unnamed()?, Namespace::unnamed()?],
             hosts: [Namespace::unnamed()?, Namespace::unnamed()?],
+            offload: std::env::var("ADIT_LAB_OFFLOAD").as_deref() != Ok("no"),
         };
         let mut wan = net.gateways[0].netlink()?;
         wan.create_veth("wan", "wan", Some(std::os::fd::AsFd::as_fd(&net.gateways[1])))?;
@@ -164,7 +167,7 @@ impl Net {
     fn plane(&self, side: Side) -> Result<Plane> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.try_plane(side, NetConfig::default()) {
+            match self.try_plane(side, NetConfig { offload: self.offload, ..NetConfig::default() }) {
                 Err(error) if is_in_use(&error) && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5));
                 }

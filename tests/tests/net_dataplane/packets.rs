@@ -4,8 +4,15 @@ use super::*;
 
 #[test]
 fn networks_reach_each_other_through_every_kind_of_tunnel() -> Result<()> {
-    for (v6, encap) in [(false, false), (false, true), (true, false), (true, true)] {
-        let net = Net::new()?;
+    for (v6, encap, offload) in [
+        (false, false, true),
+        (false, true, true),
+        (false, true, false),
+        (true, false, false),
+        (true, true, true),
+        (true, true, false),
+    ] {
+        let net = Net { offload, ..Net::new()? };
         let (a, b) = tunnel(&net, v6, encap)?;
         let mut capture = net.capture(A)?;
         for inner_v6 in [false, true] {
@@ -27,7 +34,12 @@ fn networks_reach_each_other_through_every_kind_of_tunnel() -> Result<()> {
             .filter(|one| one.protocol == protocol && one.source.is_ipv6() == v6)
             .filter(|one| one.payload[..3] == ours[..3] || one.payload[..4] == ours)
             .count();
-        ensure!(carried == 160, "{carried} ESP packets of the expected kind on the wire, not 160");
+        // Several packets that leave together in UDP are one frame here; the network card divides it.
+        let expected = if encap && offload { 1..=160 } else { 160..=160 };
+        ensure!(
+            expected.contains(&carried),
+            "{carried} ESP packets of the expected kind on the wire, not 160"
+        );
         a.carries(1, (80, 80))?;
         b.carries(1, (80, 80))?;
         let (a, b) = (a.plane.counters(ChildId(1)).context("a")?, b.plane.counters(ChildId(1)).context("b")?);
@@ -148,8 +160,15 @@ fn tcp_arrives_whole_in_both_directions_at_once() -> Result<()> {
         );
         Ok(())
     };
-    for (v6, encap, inner_v6) in [(false, true, false), (true, false, true)] {
-        let net = Net::new()?;
+    for (v6, encap, inner_v6, offload) in [
+        (false, true, false, true),
+        (false, true, true, false),
+        (true, true, true, true),
+        (true, true, false, false),
+        (true, false, true, true),
+        (false, false, false, false),
+    ] {
+        let net = Net { offload, ..Net::new()? };
         let (a, b) = tunnel(&net, v6, encap)?;
         let listener = net.host(B).run(|| TcpListener::bind((B.inner(inner_v6, 10), 7)))??;
         let near = net.host(A).run(|| TcpStream::connect(listener.local_addr()?))??;

@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 use adit_esp::fragment::{Fragments, may_fragment};
 use adit_esp::transport::OuterHeader;
 use adit_esp::tunnel::believed_path_mtu;
-use adit_esp::{Checksum, Error as SaError, FragmentPorts, InboundSa, Mss, Opened, OutboundSa, SaParameters};
+use adit_esp::{
+    Checksum, Error as SaError, FragmentPorts, InboundSa, Mode, Mss, Opened, OutboundSa, SaParameters,
+};
+use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6};
 use adit_wire::ip;
 
 use super::sas::{Place, Prefix, prefixes};
+use super::split::Split;
 use super::trains::Trains;
 use super::{Arrival, Report};
 use crate::Error;
@@ -101,7 +105,7 @@ impl Inbound {
         report: &mut Report,
     ) -> Arrived<'p> {
         if self.spent {
-            report.counts.dropped(DropCause::Limit);
+            report.counts.dropped(DropCause::Limit, 1);
             return Arrived::default();
         }
         let before = self.sa.window().top();
@@ -120,7 +124,7 @@ impl Inbound {
             Err(cause) => {
                 tracing::trace!(id = self.id.0, %cause, "ESP dropped");
                 self.counts.dropped(cause);
-                report.counts.dropped(DropCause::Refused);
+                report.counts.dropped(DropCause::Refused, 1);
             }
         }
         // Only what is authentic moves the window, and what is late or replayed does not move it forward.
@@ -146,7 +150,7 @@ impl Inbound {
             report.limit_soon(self.id, &self.counts);
         }
         if !self.allowance.admits(packets, bytes) {
-            report.counts.dropped(DropCause::Limit);
+            report.counts.dropped(DropCause::Limit, 1);
             return false;
         }
         self.counts.packets_in.set(packets);
@@ -222,6 +226,7 @@ impl Allowance {
 pub(crate) struct Outbound {
     id: ChildId,
     sa: OutboundSa,
+    mode: Mode,
     /// The peer's side, coarsely.
     destinations: Vec<Prefix>,
     transport: Transport,
@@ -295,6 +300,7 @@ impl Outbound {
         let destinations = prefixes(&parameters.remote_ts);
         Ok(Self {
             id,
+            mode: parameters.mode,
             sa: OutboundSa::new(parameters)?,
             destinations,
             transport,
@@ -339,33 +345,62 @@ impl Outbound {
         self.learnt = None;
     }
 
-    /// Seals one packet behind those that leave before it, in fragments if it may be divided and does not fit.
+    /// Seals packets, from number `from` of a super-packet on, behind those that leave before them.
     pub(crate) fn seal(
         &mut self,
-        inner: &mut [u8],
+        split: &mut Split<'_>,
+        from: usize,
         place: Place,
         now: Instant,
         trains: &mut Trains,
         report: &mut Report,
     ) -> Result<Sealed, Refusal> {
-        if inner.len() > SMALL && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME)
-        {
+        let largest = split.len(0);
+        if largest > SMALL && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME) {
             self.learnt = Some(now);
-            report.paths.push((self.id, self.transport.destination.ip()));
+            report.paths.push((self.id, self.remote()));
         }
-        if let Some(mtu) = refused_mtu(inner, self.max_inner) {
+        if let Some(mtu) = refused_mtu(split.packet(), largest, self.max_inner) {
             return Err(Refusal::TooBig { mtu });
         }
+        if split.count() == 1 {
+            let sealed = self.seal_one(split.packet_mut(), place, trains, report)?;
+            return Ok(if sealed { Sealed::All } else { Sealed::Spent(0) });
+        }
+        let in_place = self.mode == Mode::Tunnel && largest <= self.max_inner;
+        let tos = self.treatment.outer.fields(split.packet()).traffic_class;
+        let mut copy = std::mem::take(&mut trains.scratch);
+        let (mut index, mut sealed) = (from, Ok(true));
+        while index < split.count() && matches!(sealed, Ok(true)) {
+            sealed = if in_place {
+                self.seal_segment(split, index, (place, tos), trains, report)
+            } else {
+                match split.copy(index, &mut copy) {
+                    Some(()) => self.seal_one(&mut copy, place, trains, report),
+                    None => Err(Refusal::Drop(DropCause::Malformed)),
+                }
+            };
+            index += usize::from(matches!(sealed, Ok(true)));
+        }
+        trains.scratch = copy;
+        Ok(if sealed? { Sealed::All } else { Sealed::Spent(index) })
+    }
+
+    /// Seals a packet, in fragments if it may be divided and does not fit. `false`: the SA may carry no more.
+    fn seal_one(
+        &mut self,
+        inner: &mut [u8],
+        place: Place,
+        trains: &mut Trains,
+        report: &mut Report,
+    ) -> Result<bool, Refusal> {
         let fragments = (inner.len() > self.max_inner && may_fragment(inner))
             .then(|| Fragments::of(inner, self.max_inner))
             .flatten();
         let count = fragments.as_ref().map_or(1, Fragments::left) as u64;
-        let used = self.sa.counters();
-        let (packets, bytes) = (used.packets + count, used.bytes + inner.len() as u64);
         // A packet that is altered has to leave: another SA could not take it then.
-        if !self.allowance.admits(packets, bytes) || self.sa.remaining() < count {
-            report.limit_reached(self.id, &self.counts);
-            return Ok(Sealed::Spent);
+        if !self.carries(count, inner.len(), report) {
+            return Ok(false);
         }
         self.treatment.mss.clamp(inner, self.max_inner, Checksum::Whole);
         match fragments {
@@ -376,20 +411,67 @@ impl Outbound {
                 }
             }
         }
+        Ok(true)
+    }
+
+    /// Seals one packet of a super-packet, written into its slot at once. `false`: the SA may carry no more.
+    fn seal_segment(
+        &mut self,
+        split: &Split<'_>,
+        index: usize,
+        (place, tos): (Place, u8),
+        trains: &mut Trains,
+        report: &mut Report,
+    ) -> Result<bool, Refusal> {
+        let len = split.len(index);
+        if !self.carries(1, len, report) {
+            return Ok(false);
+        }
+        let layout = self.sa.layout();
+        let packet_len = layout.packet_len(len.max(self.treatment.tfc.at_least(self.max_inner)));
+        let next_header = if split.flow().source.is_ipv4() { NEXT_HEADER_IPV4 } else { NEXT_HEADER_IPV6 };
+        let slot = trains.slot(packet_len);
+        let payload = slot.get_mut(layout.payload_offset()..).and_then(|rest| rest.get_mut(..len));
+        let written = payload.and_then(|payload| split.write(index, payload));
+        let sealed = written.and_then(|()| self.sa.seal_at(slot, len, next_header).ok());
+        sealed.ok_or(Refusal::Drop(DropCause::Malformed))?;
+        trains.push((place, self.transport, tos), packet_len, len);
+        Ok(true)
+    }
+
+    /// May it carry so many more packets with so many octets? Tells when the end is near, and when it is there.
+    fn carries(&mut self, count: u64, len: usize, report: &mut Report) -> bool {
+        let used = self.sa.counters();
+        let (packets, bytes) = (used.packets + count, used.bytes + len as u64);
+        if !self.allowance.admits(packets, bytes) || self.sa.remaining() < count {
+            report.limit_reached(self.id, &self.counts);
+            return false;
+        }
         if self.allowance.is_spent(packets, bytes) {
             report.limit_reached(self.id, &self.counts);
         } else if self.allowance.is_short(packets, bytes) || self.sa.rekey_due() {
             report.limit_soon(self.id, &self.counts);
         }
-        Ok(Sealed::Yes)
+        true
     }
 
+    /// Puts a packet into a slot, sealed.
     fn push(&mut self, inner: &[u8], place: Place, trains: &mut Trains) -> Result<(), Refusal> {
-        let way = (place, self.transport, self.treatment.outer.fields(inner).traffic_class);
-        let at_least = self.treatment.tfc.at_least(self.max_inner);
-        trains
-            .push(way, inner.len(), |buffer| self.sa.seal_padded(inner, at_least, buffer))
-            .map_err(|_| Refusal::Drop(DropCause::Malformed))
+        let malformed = || Refusal::Drop(DropCause::Malformed);
+        let (next_header, payload) = self.sa.payload_of(inner).map_err(|_| malformed())?;
+        let at_least = match self.mode {
+            Mode::Tunnel => self.treatment.tfc.at_least(self.max_inner),
+            _ => 0,
+        };
+        let layout = self.sa.layout();
+        let packet_len = layout.packet_len(payload.len().max(at_least));
+        let slot = trains.slot(packet_len);
+        let place_of_payload = layout.payload_offset()..layout.payload_offset() + payload.len();
+        slot.get_mut(place_of_payload).ok_or_else(malformed)?.copy_from_slice(payload);
+        self.sa.seal_at(slot, payload.len(), next_header).map_err(|_| malformed())?;
+        let tos = self.treatment.outer.fields(inner).traffic_class;
+        trains.push((place, self.transport, tos), packet_len, inner.len());
+        Ok(())
     }
 
     /// The kernel says that outer packets of up to `mtu` octets reach the peer whole. Returns how long inner packets may
@@ -409,15 +491,15 @@ impl Outbound {
     }
 }
 
-/// The MTU to tell the sender of a packet that does not fit and that it may be asked to cut, `None` if the packet
-/// is to be sent. Inner IPv4 packets without DF and IPv6 packets of the minimum MTU are sent in any case.
-fn refused_mtu(inner: &[u8], max_inner: usize) -> Option<usize> {
-    if inner.len() <= max_inner {
+/// The MTU to tell the sender of a packet of `len` octets that does not fit and that it may be asked to cut, `None` if the
+/// packet is to be sent. Inner IPv4 packets without DF and IPv6 packets of the minimum MTU are sent in any case.
+fn refused_mtu(inner: &[u8], len: usize, max_inner: usize) -> Option<usize> {
+    if len <= max_inner {
         return None;
     }
     match inner {
         [first, _, _, _, _, _, flags, ..] if first >> 4 == 4 => (flags & 0x40 != 0).then_some(max_inner),
-        _ => (inner.len() > IPV6_MIN_MTU).then_some(max_inner.max(IPV6_MIN_MTU)),
+        _ => (len > IPV6_MIN_MTU).then_some(max_inner.max(IPV6_MIN_MTU)),
     }
 }
 
@@ -431,11 +513,11 @@ pub(crate) enum Refusal {
     Wait(PolicyId),
 }
 
-/// What became of a packet that was not refused.
+/// What became of packets that were not refused.
 pub(crate) enum Sealed {
-    Yes,
-    /// Nothing: the SA may carry no more.
-    Spent,
+    All,
+    /// The SA may carry no more, packet number .. neither.
+    Spent(usize),
 }
 
 #[cfg(test)]
@@ -457,11 +539,11 @@ mod tests {
 
     #[test]
     fn only_packets_that_may_be_refused_are_refused() {
-        assert_eq!(refused_mtu(&ipv4(1300, true), 1300), None);
-        assert_eq!(refused_mtu(&ipv4(1301, true), 1300), Some(1300));
-        assert_eq!(refused_mtu(&ipv4(1301, false), 1300), None);
-        assert_eq!(refused_mtu(&ipv6(1301), 1300), Some(1300));
-        assert_eq!(refused_mtu(&ipv6(1280), 1200), None, "no IPv6 sender goes below 1280");
-        assert_eq!(refused_mtu(&ipv6(1281), 1200), Some(1280));
+        assert_eq!(refused_mtu(&ipv4(1300, true), 1300, 1300), None);
+        assert_eq!(refused_mtu(&ipv4(1301, true), 1301, 1300), Some(1300));
+        assert_eq!(refused_mtu(&ipv4(1301, false), 1301, 1300), None);
+        assert_eq!(refused_mtu(&ipv6(1301), 1301, 1300), Some(1300));
+        assert_eq!(refused_mtu(&ipv6(1280), 1280, 1200), None, "no IPv6 sender goes below 1280");
+        assert_eq!(refused_mtu(&ipv6(1281), 1281, 1200), Some(1280));
     }
 }

@@ -81,7 +81,7 @@ impl Held {
     }
 
     /// Gives up what has waited too long, and returns how many those are.
-    pub(crate) fn sweep(&mut self, now: Instant) -> u64 {
+    pub(crate) fn sweep(&mut self, now: Instant) -> usize {
         if self.is_empty() || self.swept.is_some_and(|swept| now.duration_since(swept) < INTERVAL) {
             return 0;
         }

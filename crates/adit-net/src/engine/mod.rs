@@ -7,20 +7,29 @@
 //!
 //! ```text
 //! outbound  Engine::outbound  flow, ports of fragments -> policy -> SA (Sas::select, or that of the packet before)
-//!           Outbound::seal    size: refused -> limits -> translate, clamp -> cut -> outer header, padding -> seal
+//!           Outbound::seal    size: refused; then for each packet of a super-packet, into its slot: limits -> translate,
+//!                             clamp -> cut -> outer header, padding -> seal
 //!           Trains::push      behind the packets before it that go the same way
 //! inbound   Engine::inbound   IKE, keepalive or ESP -> SA by SPI
 //!           Inbound::open     open -> ports of fragments -> selectors, ECN -> limits -> translate back, clamp
-//!           Deliveries::push  to the TUN device
+//!           Deliveries::push  joined to the packet of its flow before it -> to the TUN device
 //! ```
+//!
+//! A super-packet stands for packets of one flow that differ in nothing but what [`Split`] writes; its own lengths and
+//! checksums mean nothing. What changes a packet's addresses or options changes them in the super-packet.
 //!
 //! No step allocates, locks, clones an `Arc` or asks for the time for a packet that passes.
 
 mod deliveries;
 mod half;
 mod held;
+mod join;
+#[cfg(test)]
+mod model;
+mod offload;
 mod sas;
 mod spi_table;
+mod split;
 mod trains;
 
 use std::collections::HashSet;
@@ -40,15 +49,22 @@ use crate::counters::{Clock, DropCause, SaCounts, WorkerCounts};
 use crate::sockets::Kind;
 
 use deliveries::Deliveries;
+pub(crate) use deliveries::{Delivery, Head};
 pub(crate) use half::{Inbound, Outbound, Transport};
 pub(crate) use held::INTERVAL;
+pub(crate) use join::MAX_TCP;
+pub(crate) use offload::Offload;
 pub(crate) use sas::NewChild;
-pub(crate) use trains::Train;
+pub(crate) use trains::{Train, Trains};
 
 use half::{Refusal, Sealed};
 use held::Held;
 use sas::{Place, Sas};
-use trains::Trains;
+use split::Split;
+
+/// How much of each direction a worker moves before it looks at the other: what the caches hold, and what others can wait for.
+pub(crate) const ROUND_OCTETS: usize = 256 << 10;
+pub(crate) const ROUND_PACKETS: usize = 256;
 
 /// The packet half of a worker.
 pub(crate) struct Engine {
@@ -104,7 +120,8 @@ pub(crate) struct Arrival {
 }
 
 impl Engine {
-    pub(crate) fn new(counts: Arc<WorkerCounts>, clock: Clock) -> Self {
+    /// `joins_tcp` and `joins_udp`: the TUN device takes super-packets of these.
+    pub(crate) fn new(counts: Arc<WorkerCounts>, clock: Clock, joins_tcp: bool, joins_udp: bool) -> Self {
         let secret = RandomState::new().build_hasher().finish();
         Self {
             policies: Arc::default(),
@@ -115,7 +132,7 @@ impl Engine {
             fragments_in: FragmentPorts::new(secret),
             limiter: Limiter::new(),
             trains: Trains::default(),
-            deliveries: Deliveries::default(),
+            deliveries: Deliveries::new(joins_tcp, joins_udp),
             report: Report { counts, clock, events: Vec::new(), paths: Vec::new() },
         }
     }
@@ -128,37 +145,45 @@ impl Engine {
         }
     }
 
-    /// Seals one packet from the TUN device, or does what is to be done instead.
-    pub(crate) fn outbound(&mut self, inner: &mut [u8], now: Instant) {
-        self.outbound_since(inner, now, now);
+    /// Seals what the TUN device handed out as one packet, or does what is to be done instead.
+    pub(crate) fn outbound(&mut self, packet: &mut [u8], offload: &Offload, now: Instant) {
+        match Split::new(packet, offload) {
+            Some(mut split) => self.outbound_since(&mut split, now, now),
+            None => self.report.counts.dropped(DropCause::Malformed, 1),
+        }
     }
 
     /// As [`outbound`](Self::outbound), for a packet that came at `since`.
-    fn outbound_since(&mut self, inner: &mut [u8], since: Instant, now: Instant) {
-        match self.seal(inner, now) {
-            Ok(()) => {}
-            Err(Refusal::Drop(cause)) => self.report.counts.dropped(cause),
-            Err(Refusal::Wait(policy)) => {
+    fn outbound_since(&mut self, split: &mut Split<'_>, since: Instant, now: Instant) {
+        let mut from = 0;
+        let Err(refusal) = self.seal(split, &mut from, now) else { return };
+        let rest = split.count() - from;
+        match refusal {
+            Refusal::Drop(cause) => self.report.counts.dropped(cause, rest),
+            Refusal::Wait(policy) => {
                 if self.held.asks(policy, now) {
                     self.report.events.push(NetEvent::Acquire { policy });
                 }
-                if !self.held.keep(policy, inner, since) {
-                    self.report.counts.dropped(DropCause::NoSa);
-                }
+                let kept = (from..split.count()).map_while(|index| split.to_vec(index));
+                let kept = kept.take_while(|inner| self.held.keep(policy, inner, since)).count();
+                self.report.counts.dropped(DropCause::NoSa, rest - kept);
             }
-            Err(Refusal::TooBig { mtu }) => {
-                self.report.counts.dropped(DropCause::TooBig);
-                if self.limiter.allow(now) {
-                    self.tell_too_big(inner, mtu);
+            Refusal::TooBig { mtu } => {
+                self.report.counts.dropped(DropCause::TooBig, rest);
+                if self.limiter.allow(now)
+                    && let Some(first) = split.to_vec(from)
+                {
+                    self.tell_too_big(&first, mtu);
                 }
             }
         }
     }
 
-    fn seal(&mut self, inner: &mut [u8], now: Instant) -> Result<(), Refusal> {
-        let malformed = || Refusal::Drop(DropCause::Malformed);
-        let mut flow = ip::flow(inner).map_err(|_| malformed())?;
-        self.fragments_out.complete(0, inner, &mut flow, now).map_err(|_| malformed())?;
+    /// Seals the packets of a super-packet from number `from` on, which moves up to the first that is refused.
+    fn seal(&mut self, split: &mut Split<'_>, from: &mut usize, now: Instant) -> Result<(), Refusal> {
+        let mut flow = *split.flow();
+        let completed = self.fragments_out.complete(0, split.packet(), &mut flow, now);
+        completed.map_err(|_| Refusal::Drop(DropCause::Malformed))?;
         let flow = ip::Flow { total_len: 0, ..flow };
         // Each round ends it, or an SA.
         loop {
@@ -172,9 +197,10 @@ impl Engine {
                 }
             };
             let Some(sa) = self.sas.outbound(place) else { return Err(Refusal::Drop(DropCause::NoSa)) };
-            match sa.seal(inner, place, now, &mut self.trains, &mut self.report)? {
-                Sealed::Yes => return Ok(()),
-                Sealed::Spent => {
+            match sa.seal(split, *from, place, now, &mut self.trains, &mut self.report)? {
+                Sealed::All => return Ok(()),
+                Sealed::Spent(reached) => {
+                    *from = reached;
                     self.sas.end(place);
                     self.latest = None;
                 }
@@ -182,16 +208,27 @@ impl Engine {
         }
     }
 
-    /// Opens what has arrived in `datagram` of `buffer`, in place.
+    /// Takes what has arrived in `place` of `buffer`: one datagram, or several of `segment` octets each (the last may be
+    /// shorter) one after another. ESP is opened in place.
     pub(crate) fn inbound(
         &mut self,
         buffer: &mut [u8],
-        datagram: Range<usize>,
+        place: Range<usize>,
+        segment: usize,
         arrival: &Arrival,
         now: Instant,
     ) {
+        if segment == 0 || place.len() <= segment {
+            return self.inbound_one(buffer, place, arrival, now);
+        }
+        for start in place.clone().step_by(segment) {
+            self.inbound_one(buffer, start..place.end.min(start + segment), arrival, now);
+        }
+    }
+
+    fn inbound_one(&mut self, buffer: &mut [u8], place: Range<usize>, arrival: &Arrival, now: Instant) {
         let base = buffer.as_ptr().addr();
-        let Some(datagram) = buffer.get_mut(datagram) else { return };
+        let Some(datagram) = buffer.get_mut(place) else { return };
         let esp = match arrival.kind {
             Kind::Esp => without_ip_header(arrival.v6, datagram),
             Kind::Ike => return self.report.ike(arrival, datagram),
@@ -204,22 +241,24 @@ impl Engine {
         };
         let spi = |esp: &[u8]| esp.first_chunk().copied().map(u32::from_be_bytes);
         let Some((esp, spi)) = esp.and_then(|esp| spi(esp).map(|spi| (esp, spi))) else {
-            return self.report.counts.dropped(DropCause::OuterMalformed);
+            return self.report.counts.dropped(DropCause::OuterMalformed, 1);
         };
         let Some(sa) = self.sas.inbound(spi) else {
-            self.report.counts.dropped(DropCause::UnknownSpi);
+            self.report.counts.dropped(DropCause::UnknownSpi, 1);
             if let Some(remote) = arrival.remote.filter(|_| self.limiter.allow(now)) {
                 self.report.events.push(NetEvent::UnknownSpi { spi: Spi(spi), remote });
             }
             return;
         };
         let opened = sa.open(esp, arrival, now, &mut self.fragments_in, &mut self.report);
+        let ready = opened.ready;
         if let Some(inner) = opened.inner {
             let start = inner.as_ptr().addr() - base;
-            self.deliveries.push(start..start + inner.len());
+            let place = start..start + inner.len();
+            self.deliveries.push(buffer, place);
         }
         // RFC 7296 2.8: what the peer sends on a new SA shows that it is ready for it.
-        if let Some(id) = opened.ready {
+        if let Some(id) = ready {
             self.switch(id, now);
         }
     }
@@ -242,7 +281,9 @@ impl Engine {
         self.latest = None;
         let Some(policy) = self.sas.switch(id) else { return };
         for (since, mut inner) in self.held.take(policy) {
-            self.outbound_since(&mut inner, since, now);
+            if let Some(mut split) = Split::new(&mut inner, &Offload::default()) {
+                self.outbound_since(&mut split, since, now);
+            }
         }
     }
 
@@ -268,10 +309,9 @@ impl Engine {
         self.sas.learn_path(id, mtu);
     }
 
-    /// The kernel has taken the first `packets` of a train.
-    pub(crate) fn sent(&mut self, train: &Train, packets: usize, now: Instant) {
-        let bytes = train.inner_len(packets);
-        if let Some(outbound) = self.sas.outbound(train.sa) {
+    /// The kernel has taken so many packets of an SA, with so many octets inside.
+    pub(crate) fn sent(&mut self, sa: Place, packets: usize, bytes: usize, now: Instant) {
+        if let Some(outbound) = self.sas.outbound(sa) {
             outbound.sent(packets, bytes, self.report.clock.number(now));
         }
     }
@@ -290,7 +330,7 @@ impl Engine {
     /// Gives up packets that have waited too long.
     pub(crate) fn sweep(&mut self, now: Instant) {
         let expired = self.held.sweep(now);
-        (0..expired).for_each(|_| self.report.counts.dropped(DropCause::NoSa));
+        self.report.counts.dropped(DropCause::NoSa, expired);
     }
 
     /// Tells the sender of an inner packet how big it may be (RFC 4301 8.2.1). The message comes in by the TUN device
@@ -299,7 +339,7 @@ impl Engine {
         let Ok(flow) = ip::flow(inner) else { return };
         let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
         if let Some(message) = icmp::packet_too_big(inner, flow.destination, mtu) {
-            self.deliveries.push_own(&message);
+            self.deliveries.push_own(&[], &message);
         }
     }
 }

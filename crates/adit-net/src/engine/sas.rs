@@ -62,6 +62,13 @@ impl<K> Woken<K> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place(usize);
 
+#[cfg(test)]
+impl Place {
+    pub(crate) fn at(index: usize) -> Self {
+        Self(index)
+    }
+}
+
 /// The active SAs of one policy.
 #[derive(Default)]
 struct Active {

@@ -1,5 +1,6 @@
 //! Sealed packets on their way out, in the order in which they leave. Packets that go the same way follow one another in a
-//! train. It owns their octets and never sends.
+//! train, which the kernel takes as a whole: all as long as the first, but for the last, which may be shorter. It owns their
+//! octets and never sends.
 
 use std::ops::Range;
 
@@ -9,8 +10,14 @@ use super::sas::Place;
 /// The sealed packets of a round.
 #[derive(Default)]
 pub(crate) struct Trains {
+    /// As long as it has ever been needed; what stands behind `used` is old.
     octets: Vec<u8>,
+    used: usize,
     trains: Vec<Train>,
+    /// Octets inside of each packet.
+    inner_lens: Vec<u16>,
+    /// Room for a packet that cannot be made in its slot.
+    pub(crate) scratch: Vec<u8>,
 }
 
 /// One or more packets of an SA with the same outer header.
@@ -21,42 +28,150 @@ pub(crate) struct Train {
     pub(crate) transport: Transport,
     /// TOS or traffic class octet of the outer header.
     pub(crate) tos: u8,
+    /// Octets of each packet but the last.
+    pub(crate) segment: usize,
     octets: Range<usize>,
-    inner_len: usize,
+    /// The place of its packets among all.
+    packets: Range<usize>,
 }
 
+/// What the kernel takes as one (`UDP_MAX_SEGMENTS` before Linux 6.9), and what the length fields of UDP and IPv4 leave room for.
+const MAX_PACKETS: usize = 64;
+const MAX_OCTETS: usize = 65_535 - 20 - 8;
+
 impl Train {
-    /// Octets of the inner packets in the first `packets`.
-    pub(crate) fn inner_len(&self, packets: usize) -> usize {
-        if packets == 0 { 0 } else { self.inner_len }
+    /// How many packets it has.
+    pub(crate) fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    pub(crate) fn takes_same_socket(&self, other: &Self) -> bool {
+        let socket = |train: &Self| (train.transport.kind, train.transport.destination.is_ipv6());
+        socket(self) == socket(other)
+    }
+
+    fn takes(&self, sa: Place, tos: u8, len: usize) -> bool {
+        // One that ends with a shorter packet is complete.
+        self.octets.len() == self.segment * self.packets.len()
+            && self.sa == sa
+            && self.tos == tos
+            && len <= self.segment
+            && self.packets.len() < MAX_PACKETS
+            && self.octets.len() + len <= MAX_OCTETS
     }
 }
 
 impl Trains {
-    /// Adds the packet that `seal` appends to the buffer it is given. The inner packet has `inner_len` octets.
-    pub(crate) fn push<E>(
+    /// Room for a packet of `len` octets behind the last one. It counts once it is [pushed](Self::push).
+    pub(crate) fn slot(&mut self, len: usize) -> &mut [u8] {
+        let end = self.used + len;
+        if end > self.octets.len() {
+            self.octets.resize(end.next_power_of_two(), 0);
+        }
+        self.octets.get_mut(self.used..end).unwrap_or_default()
+    }
+
+    /// Lets the packet of `len` octets leave that was put into the [slot](Self::slot), with `inner_len` octets inside.
+    pub(crate) fn push(
         &mut self,
         (sa, transport, tos): (Place, Transport, u8),
+        len: usize,
         inner_len: usize,
-        seal: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let start = self.octets.len();
-        seal(&mut self.octets)?;
-        self.trains.push(Train { sa, transport, tos, octets: start..self.octets.len(), inner_len });
-        Ok(())
+    ) {
+        let (start, packet) = (self.used, self.inner_lens.len());
+        self.used += len;
+        self.inner_lens.push(inner_len as u16);
+        match self.trains.last_mut() {
+            Some(last) if last.takes(sa, tos, len) => {
+                last.octets.end = self.used;
+                last.packets.end = packet + 1;
+            }
+            _ => self.trains.push(Train {
+                sa,
+                transport,
+                tos,
+                segment: len,
+                octets: start..self.used,
+                packets: packet..packet + 1,
+            }),
+        }
     }
 
     pub(crate) fn all(&self) -> &[Train] {
         &self.trains
     }
 
+    /// All of a train's octets, packet after packet.
     pub(crate) fn octets(&self, train: &Train) -> &[u8] {
         // They are there: the buffer is only ever emptied together with the trains.
         self.octets.get(train.octets.clone()).unwrap_or_default()
     }
 
+    /// Octets inside some of a train's packets.
+    pub(crate) fn inner_len(&self, train: &Train, packets: Range<usize>) -> usize {
+        let first = train.packets.start;
+        let lens = self.inner_lens.get(first + packets.start..first + packets.end).unwrap_or_default();
+        lens.iter().copied().map(usize::from).sum()
+    }
+
+    /// Is there as much as one round should bring?
+    pub(crate) fn is_full(&self) -> bool {
+        self.used >= super::ROUND_OCTETS || self.inner_lens.len() >= super::ROUND_PACKETS
+    }
+
     pub(crate) fn clear(&mut self) {
-        self.octets.clear();
+        self.used = 0;
         self.trains.clear();
+        self.inner_lens.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sockets::Kind;
+
+    /// The lengths of the packets of each train, for packets of (SA, TOS, length).
+    fn lengths(packets: &[(usize, u8, usize)]) -> Vec<Vec<usize>> {
+        let transport = Transport {
+            kind: Kind::NatT,
+            source: [192, 0, 2, 1].into(),
+            destination: ([192, 0, 2, 2], 4500).into(),
+        };
+        let mut trains = Trains::default();
+        for (number, (sa, tos, len)) in packets.iter().enumerate() {
+            trains.slot(*len).fill(number as u8);
+            trains.push((Place::at(*sa), transport, *tos), *len, len - 30);
+        }
+        let mut number = 0;
+        let mut of = |train: &Train| {
+            let octets = trains.octets(train);
+            let packets: Vec<&[u8]> = octets.chunks(train.segment).collect();
+            assert_eq!(packets.len(), train.len());
+            for packet in &packets {
+                assert!(packet.iter().all(|octet| *octet == number as u8), "order");
+                number += 1;
+            }
+            let lens: Vec<usize> = packets.iter().map(|packet| packet.len()).collect();
+            let inner: usize = lens.iter().map(|len| len - 30).sum();
+            assert_eq!(trains.inner_len(train, 0..train.len()), inner);
+            lens
+        };
+        let all = trains.all().iter().map(&mut of).collect();
+        trains.clear();
+        assert!(trains.all().is_empty() && trains.used == 0);
+        all
+    }
+
+    #[test]
+    fn a_train_is_of_one_sa_one_mark_and_one_length() {
+        let all = [(1, 0, 100), (1, 0, 100), (1, 2, 100), (2, 2, 100), (2, 2, 101), (2, 2, 101), (2, 2, 60)];
+        assert_eq!(lengths(&all), [vec![100, 100], vec![100], vec![100], vec![101, 101, 60]]);
+        assert_eq!(lengths(&[(1, 0, 100), (1, 0, 60), (1, 0, 60)]), [vec![100, 60], vec![60]]);
+        // 65,535 - 28 = 65,507 = 46 * 1,424 + 3.
+        let all = lengths(&[(1, 0, 1424); 100]);
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [46, 46, 8]);
+        let all = lengths(&[(1, 0, 90); 130]);
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [64, 64, 2]);
     }
 }

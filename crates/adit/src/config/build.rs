@@ -147,6 +147,8 @@ impl<'d> Builder<'d> {
             ike_port: section.small("ike_port").unwrap_or(500),
             nat_t_port: section.small("nat_t_port").unwrap_or(4500),
             workers: section.small("workers").map(usize::from),
+            spin: Duration::from_micros(section.number("spin").into()),
+            offload: section.flag("offload"),
             log: section.word("log"),
         };
         if settings.ike_port == settings.nat_t_port

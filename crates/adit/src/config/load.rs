@@ -88,6 +88,10 @@ pub struct GatewaySettings {
     pub nat_t_port: u16,
     /// Packet workers; `None` means one for each processor.
     pub workers: Option<usize>,
+    /// How long a worker looks for packets before it sleeps.
+    pub spin: Duration,
+    /// Are packets joined and cut by the kernel?
+    pub offload: bool,
     /// Least severe events to log: `error`, `warn`, `info`, `debug` or `trace`.
     pub log: &'static str,
 }

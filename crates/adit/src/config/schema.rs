@@ -198,6 +198,18 @@ pub(super) static GATEWAY: Schema = Schema {
         ),
         key("workers", Kind::Integer(1, 1024), "", "packet workers; only 1 so far"),
         key(
+            "spin",
+            Kind::Integer(0, 10_000),
+            "50",
+            "microseconds that a worker looks for packets after the last one before it sleeps: shorter ways for some processor time while packets come; 0 saves it",
+        ),
+        key(
+            "offload",
+            Kind::Bool,
+            "yes",
+            "let the kernel join and cut packets of a flow, as far as it can; `no` moves every packet alone",
+        ),
+        key(
             "log",
             Kind::Choice(&[done("error"), done("warn"), done("info"), done("debug"), done("trace")]),
             "info",

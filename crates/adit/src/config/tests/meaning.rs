@@ -40,6 +40,7 @@ fn an_empty_file_is_a_gateway_with_defaults() {
     assert_eq!((gateway.half_open_limit, gateway.nat_keepalive), (10_000, Duration::from_secs(20)));
     assert_eq!(gateway.fragment_size, 1280);
     assert_eq!((gateway.key_log, gateway.workers), (None, None));
+    assert_eq!((gateway.spin, gateway.offload), (Duration::from_micros(50), true));
     assert!(configuration.ike.connections.is_empty() && configuration.ike.secrets.is_empty());
 }
 
@@ -61,6 +62,8 @@ fn every_key_of_the_gateway_is_heard() {
             nat_keepalive = 0
             fragment_size = 576
             workers = 4
+            spin = 0
+            offload = no
             log = debug
             key_log = /run/adit/keys
         }",
@@ -74,6 +77,7 @@ fn every_key_of_the_gateway_is_heard() {
     assert_eq!((gateway.half_open_limit, gateway.nat_keepalive), (500, Duration::ZERO));
     assert_eq!(gateway.fragment_size, 576);
     assert_eq!((gateway.key_log, gateway.workers), (Some(PathBuf::from("/run/adit/keys")), Some(4)));
+    assert_eq!((gateway.spin, gateway.offload), (Duration::ZERO, false));
 }
 
 #[test]
