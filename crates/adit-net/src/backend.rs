@@ -216,6 +216,9 @@ pub struct NetConfig {
     pub raw_esp: bool,
     /// Let the kernel join packets of a flow to super-packets, and cut them, as far as it can.
     pub offload: bool,
+    /// Send and receive ESP without UDP by AF_XDP where the interface can do it. It then passes neither the packet filter nor
+    /// traffic shaping of this machine.
+    pub xdp: bool,
     /// How long to look for further packets after the last one before sleeping. It shortens the time that packets take, and
     /// costs processor time while there are some; 0 for never.
     pub spin: Duration,
@@ -234,6 +237,7 @@ impl Default for NetConfig {
             workers: 1,
             raw_esp: true,
             offload: true,
+            xdp: false,
             spin: Duration::from_micros(50),
         }
     }

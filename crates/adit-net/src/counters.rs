@@ -110,6 +110,10 @@ pub struct Stats {
     pub ike_received: u64,
     /// NAT keepalives received.
     pub keepalives_received: u64,
+    /// ESP packets received by AF_XDP.
+    pub frames_received: u64,
+    /// ESP packets sent by AF_XDP.
+    pub frames_sent: u64,
     /// Packets that arrived in the clear though a policy protects them, since the packet filter rules were last put up.
     pub fenced_in: u64,
     /// Packets that would have left in the clear though a policy protects them, since the packet filter rules were last put up.
@@ -124,6 +128,9 @@ pub(crate) struct WorkerCounts {
     pub(crate) keepalives_received: Count,
     /// Super-packets that the TUN device did not take as such.
     pub(crate) unjoined: Count,
+    /// ESP packets of AF_XDP.
+    pub(crate) frames_received: Count,
+    pub(crate) frames_sent: Count,
 }
 
 impl WorkerCounts {

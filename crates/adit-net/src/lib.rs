@@ -36,6 +36,7 @@ mod sys;
 mod tun;
 mod userspace;
 mod worker;
+mod xdp;
 
 use std::io;
 

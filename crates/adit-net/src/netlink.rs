@@ -14,8 +14,9 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    LinkInfo, LinkLayerType, LinkMessage,
 };
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -92,6 +93,17 @@ pub enum RouteKind {
     Throw,
     /// Anything else; never created here.
     Other(u8),
+}
+
+/// The next hop of packets, as the link layer sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hop {
+    /// Where they leave.
+    pub(crate) interface: u32,
+    /// The interface's address, if the link is Ethernet.
+    pub(crate) address: Option<[u8; 6]>,
+    /// The next hop's address, if the kernel holds it for good. One that may be stale is not.
+    pub(crate) neighbour: Option<[u8; 6]>,
 }
 
 /// A routing rule. What is `None` is not tested.
@@ -318,6 +330,75 @@ impl Netlink {
         ))
     }
 
+    /// The next hop of packets with a mark from `source` to `destination`; `None` if they stay on this machine or
+    /// cannot be sent.
+    pub(crate) fn next_hop(
+        &mut self,
+        destination: IpAddr,
+        source: IpAddr,
+        mark: u32,
+    ) -> Result<Option<Hop>, Error> {
+        let prefix_len = if destination.is_ipv6() { 128 } else { 32 };
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(destination.is_ipv6());
+        message.header.destination_prefix_length = prefix_len;
+        message.header.source_prefix_length = prefix_len;
+        message.attributes.push(RouteAttribute::Destination(destination.into()));
+        message.attributes.push(RouteAttribute::Source(source.into()));
+        message.attributes.push(RouteAttribute::Mark(mark));
+        let found = self.query("look up a route", RouteNetlinkMessage::GetRoute(message), NLM_F_ACK)?;
+        let route = found.iter().find_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(message) => route(message),
+            _ => None,
+        });
+        let Some(Route { kind: RouteKind::Unicast, interface: Some(interface), gateway, .. }) = route else {
+            return Ok(None);
+        };
+        let link = RouteNetlinkMessage::GetLink(link_message(interface));
+        let address =
+            self.query("look up an interface", link, NLM_F_ACK)?.iter().find_map(|message| match message {
+                RouteNetlinkMessage::NewLink(message) => ethernet_address(message),
+                _ => None,
+            });
+        let neighbour = self.neighbour(interface, gateway.unwrap_or(destination))?;
+        Ok(Some(Hop { interface, address, neighbour }))
+    }
+
+    /// The link-layer address of a neighbour, if the kernel has one and holds it for good.
+    fn neighbour(&mut self, interface: u32, address: IpAddr) -> Result<Option<[u8; 6]>, Error> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(address.is_ipv6());
+        message.header.ifindex = interface;
+        message.attributes.push(NeighbourAttribute::Destination(address.into()));
+        let message = RouteNetlinkMessage::GetNeighbour(message);
+        let found = match self.query("look up a neighbour", message, NLM_F_ACK) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            result => result?,
+        };
+        Ok(found.iter().find_map(|message| match message {
+            RouteNetlinkMessage::NewNeighbour(message) => neighbour_address(message),
+            _ => None,
+        }))
+    }
+
+    /// How many queues an interface can receive on; not all of them need be in use.
+    pub(crate) fn receive_queues(&mut self, interface: u32) -> Result<u32, Error> {
+        let message = RouteNetlinkMessage::GetLink(link_message(interface));
+        let found = self.query("look up an interface", message, NLM_F_ACK)?;
+        Ok(found
+            .iter()
+            .find_map(|message| match message {
+                RouteNetlinkMessage::NewLink(message) => {
+                    message.attributes.iter().find_map(|attribute| match attribute {
+                        LinkAttribute::NumRxQueues(queues) => Some(*queues),
+                        _ => None,
+                    })
+                }
+                _ => None,
+            })
+            .unwrap_or(1))
+    }
+
     pub(crate) fn port(&self) -> u32 {
         self.socket.port()
     }
@@ -337,7 +418,17 @@ impl Netlink {
         action: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        let sequence = self.send(message, NLM_F_DUMP).map_err(|error| Error::system(action, error))?;
+        self.query(action, message, NLM_F_DUMP)
+    }
+
+    /// What the kernel answers, up to the end of a dump or the acknowledgement.
+    fn query(
+        &mut self,
+        action: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let sequence = self.send(message, flags).map_err(|error| Error::system(action, error))?;
         let mut found = Vec::new();
         self.socket
             .collect(sequence..=sequence, |message| {
@@ -596,6 +687,27 @@ fn link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+fn ethernet_address(message: &LinkMessage) -> Option<[u8; 6]> {
+    if message.header.link_layer_type != LinkLayerType::Ether {
+        return None;
+    }
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(octets) => octets.as_slice().try_into().ok(),
+        _ => None,
+    })
+}
+
+fn neighbour_address(message: &NeighbourMessage) -> Option<[u8; 6]> {
+    use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable};
+    if !matches!(message.header.state, Reachable | Delay | Probe | Permanent | Noarp) {
+        return None;
+    }
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(octets) => octets.as_slice().try_into().ok(),
+        _ => None,
+    })
 }
 
 fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {

@@ -2,6 +2,8 @@
 //! behind a safe function. Every `unsafe` block of the workspace is in this module. Addresses and control
 //! messages are read and written as plain octets, so that only the calls themselves need trust.
 
+pub(crate) mod xdp;
+
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -140,6 +142,20 @@ impl RecvBatch {
         Ok(count)
     }
 
+    /// Forgets what was received.
+    pub(crate) fn clear(&mut self) {
+        self.received.clear();
+    }
+
+    /// Adds a packet that was received elsewhere, if there is room for it.
+    pub(crate) fn take(&mut self, about: Received, packet: &[u8]) {
+        let slot = self.buffers.chunks_exact_mut(self.slot_len).nth(self.received.len());
+        if let Some(place) = slot.and_then(|slot| slot.get_mut(..packet.len())) {
+            place.copy_from_slice(packet);
+            self.received.push(Received { len: packet.len(), ..about });
+        }
+    }
+
     /// What the last [`Self::receive`] brought: the buffer, and each packet's place in it.
     pub(crate) fn messages(&mut self) -> (&mut [u8], impl Iterator<Item = (Received, Range<usize>)>) {
         let starts = (0..).step_by(self.slot_len);
@@ -155,6 +171,12 @@ impl RecvBatch {
 }
 
 impl Received {
+    /// What is known of a packet that did not come by a socket with control messages.
+    pub(crate) fn of(source: IpAddr, destination: IpAddr, interface: u32, tos: u8) -> Self {
+        let source = Some(SocketAddr::new(source, 0));
+        Self { source, destination: Some(destination), interface, tos, ..Self::default() }
+    }
+
     fn read_name(&mut self, name: &[u8]) {
         match name {
             [f0, f1, p0, p1, a, b, c, d, ..] if is_family([*f0, *f1], libc::AF_INET) => {

@@ -199,6 +199,8 @@ impl Backend for Userspace {
             drops: counts.drops().collect(),
             ike_received: counts.ike_received.read(),
             keepalives_received: counts.keepalives_received.read(),
+            frames_received: counts.frames_received.read(),
+            frames_sent: counts.frames_sent.read(),
             fenced_in,
             fenced_out,
         }

@@ -12,7 +12,7 @@
 //! that ESP is sent to changes only when the control plane says so.
 
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -29,9 +29,10 @@ use crate::engine::{
     Transport,
 };
 use crate::path::Path;
-use crate::sockets::{Outer, Sockets};
+use crate::sockets::{Kind, Outer, Sockets};
 use crate::sys::{BATCH, Datagram, RecvBatch};
 use crate::tun::{LONGEST, Offloads, Tun};
+use crate::xdp::{self, Xdp};
 
 /// What a worker is told to do.
 pub(crate) enum Command {
@@ -73,6 +74,8 @@ pub(crate) struct Worker {
     wake: Wake,
     policies: Arc<ArcSwap<Policies>>,
     engine: Engine,
+    /// The fast way of ESP without UDP, if it is asked for.
+    xdp: Option<Xdp>,
     received: RecvBatch,
     /// What was just read from the TUN device.
     inner: Vec<u8>,
@@ -93,7 +96,12 @@ impl Worker {
         events: Arc<dyn Fn(NetEvent) + Send + Sync>,
     ) -> Self {
         let Offloads { tcp, udp } = tun.offloads();
+        let xdp = config.xdp.then(|| Xdp::new(config.mark)).transpose().unwrap_or_else(|error| {
+            tracing::warn!(%error, "AF_XDP cannot be had: ESP without UDP takes raw sockets");
+            None
+        });
         Self {
+            xdp,
             tun,
             sockets,
             commands,
@@ -135,6 +143,9 @@ impl Worker {
             for (outer, _) in sockets.iter().zip(ready.sockets).filter(|(_, ready)| *ready) {
                 self.inbound_batch(outer, now);
             }
+            if ready.xdp {
+                self.inbound_frames(now);
+            }
             if ready.tun {
                 self.outbound_batch(now)
                     .map_err(|error| format!("cannot read from the TUN device: {error}"))?;
@@ -146,7 +157,9 @@ impl Worker {
     fn wait(&mut self, sockets: &Sockets) -> io::Result<Ready> {
         let wake = || PollFd::new(&self.wake.0, PollFlags::IN);
         let mut fds: [PollFd<'_>; Ready::ALL] = std::array::from_fn(|_| wake());
-        let others = std::iter::once(self.tun.as_fd()).chain(sockets.iter().map(AsFd::as_fd));
+        // Where there is no AF_XDP, the place is taken by something that is waited for already.
+        let xdp = self.xdp.as_ref().map_or_else(|| self.wake.0.as_fd(), AsFd::as_fd);
+        let others = [self.tun.as_fd(), xdp].into_iter().chain(sockets.iter().map(AsFd::as_fd));
         let mut count = 1;
         for (place, fd) in fds.iter_mut().skip(1).zip(others) {
             *place = PollFd::from_borrowed_fd(fd, PollFlags::IN);
@@ -165,9 +178,10 @@ impl Worker {
                 Err(error) => return Err(error.into()),
             }
         }
-        let [wake, tun, sockets @ ..] = fds.map(|fd| !fd.revents().is_empty());
-        self.spin.end(tun || sockets.contains(&true));
-        Ok(Ready { wake, tun, sockets })
+        let [wake, tun, xdp, sockets @ ..] = fds.map(|fd| !fd.revents().is_empty());
+        let xdp = xdp && self.xdp.is_some();
+        self.spin.end(tun || xdp || sockets.contains(&true));
+        Ok(Ready { wake, tun, xdp, sockets })
     }
 
     /// Carries out what is asked for. `false`: stop.
@@ -176,7 +190,8 @@ impl Worker {
         loop {
             let done = match self.commands.try_recv() {
                 Ok(Command::Install(child, done)) => {
-                    let mtu = self.path_mtu(child.outbound.remote());
+                    self.use_xdp(child.id, Some(child.outbound.transport()), now);
+                    let mtu = self.path_mtu(child.outbound.transport().destination.ip());
                     self.engine.install(*child, mtu, now);
                     done
                 }
@@ -190,11 +205,13 @@ impl Worker {
                     done
                 }
                 Ok(Command::Relocate(id, transport, done)) => {
+                    self.use_xdp(id, Some(transport), now);
                     let mtu = self.path_mtu(transport.destination.ip());
                     self.engine.relocate(id, transport, mtu);
                     done
                 }
                 Ok(Command::Remove(id, done)) => {
+                    self.use_xdp(id, None, now);
                     self.engine.remove(id);
                     done
                 }
@@ -257,6 +274,47 @@ impl Worker {
         self.finish(now);
     }
 
+    /// The ESP of an SA takes AF_XDP where it can, if it travels without UDP.
+    fn use_xdp(&mut self, id: ChildId, transport: Option<Transport>, now: Instant) {
+        let Some(xdp) = &mut self.xdp else { return };
+        let ends = transport.filter(|transport| transport.kind == Kind::Esp);
+        xdp.serve(id, ends.map(|ends| (ends.source, ends.destination.ip())), now);
+    }
+
+    /// As [`inbound_batch`](Self::inbound_batch), from AF_XDP.
+    fn inbound_frames(&mut self, now: Instant) {
+        let Some(mut xdp) = self.xdp.take() else { return };
+        self.engine.follow(&self.policies.load());
+        for (interface, socket) in xdp.sockets() {
+            if socket.receive() == 0 {
+                continue;
+            }
+            self.received.clear();
+            for frame in socket.frames() {
+                self.counts.frames_received.add(1);
+                match xdp::esp(interface, frame) {
+                    Some((about, packet)) => self.received.take(about, packet),
+                    None => self.counts.dropped(DropCause::OuterMalformed, 1),
+                }
+            }
+            let (buffer, messages) = self.received.messages();
+            for (about, place) in messages {
+                let Some(destination) = about.destination else { continue };
+                let arrival = Arrival {
+                    kind: Kind::Esp,
+                    v6: destination.is_ipv6(),
+                    local: Some(SocketAddr::new(destination, 0)),
+                    remote: about.source,
+                    tos: about.tos,
+                };
+                self.engine.inbound(buffer, place, about.segment, &arrival, now);
+            }
+            self.deliver();
+        }
+        self.xdp = Some(xdp);
+        self.finish(now);
+    }
+
     /// Carries away what the engine has ready.
     fn finish(&mut self, now: Instant) {
         self.deliver();
@@ -307,7 +365,7 @@ impl Worker {
 
     /// Sends all trains, in order, runs that take the same socket together.
     fn transmit(&mut self, now: Instant) {
-        let Self { engine, sockets, counts, .. } = self;
+        let Self { engine, sockets, counts, xdp, .. } = self;
         let trains = std::mem::take(&mut engine.trains);
         let mut messages = Messages::new(&trains);
         let mut waited = false;
@@ -317,6 +375,19 @@ impl Worker {
                 counts.dropped(DropCause::Send, messages.skip_train());
                 continue;
             };
+            if let (Kind::Esp, Some(xdp)) = (train.transport.kind, xdp.as_mut()) {
+                let message = messages.clone().next();
+                let sent = message.filter(|message| xdp.send(&message.datagram(&trains), now));
+                if let Some(Message { train, packets }) = sent {
+                    let bytes = trains.inner_len(train, packets.clone());
+                    engine.sent(train.sa, packets.len(), bytes, now);
+                    counts.frames_sent.add(1);
+                    messages.next();
+                    continue;
+                }
+                // What is sent by the socket must not overtake.
+                xdp.flush();
+            }
             messages.whole = outer.takes_trains();
             let run = messages.clone().take_while(|message| message.train.takes_same_socket(train));
             match outer.send(run.map(|message| message.datagram(&trains))) {
@@ -349,6 +420,9 @@ impl Worker {
                 }
             }
         }
+        if let Some(xdp) = xdp {
+            xdp.flush();
+        }
         engine.trains = trains;
         engine.all_sent();
     }
@@ -368,13 +442,14 @@ impl Worker {
 struct Ready {
     wake: bool,
     tun: bool,
+    xdp: bool,
     /// In the order of [`Sockets::iter`].
-    sockets: [bool; Self::ALL - 2],
+    sockets: [bool; Self::ALL - 3],
 }
 
 impl Ready {
-    /// All that is waited for: commands, the TUN device, three sockets for each family.
-    const ALL: usize = 2 + 6;
+    /// All that is waited for: commands, the TUN device, AF_XDP, three sockets for each family.
+    const ALL: usize = 3 + 6;
 }
 
 /// What remains to be sent, cut as the kernel takes it: a train at once, or packet by packet.

@@ -196,6 +196,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
             workers: gateway.workers.unwrap_or(1),
             spin: gateway.spin,
             offload: gateway.offload,
+            xdp: gateway.xdp,
             ..NetConfig::default()
         },
         key_log: gateway.key_log,

@@ -6,6 +6,7 @@
 //! ```
 
 mod closed;
+mod frames;
 mod packets;
 mod sas;
 
@@ -165,9 +166,13 @@ impl Net {
     /// A data plane. Other tests of this process start programs, which for a moment have copies of all sockets and
     /// devices, those that were just closed included: then it is tried again.
     fn plane(&self, side: Side) -> Result<Plane> {
+        self.plane_with(side, &NetConfig { offload: self.offload, ..NetConfig::default() })
+    }
+
+    fn plane_with(&self, side: Side, config: &NetConfig) -> Result<Plane> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.try_plane(side, NetConfig { offload: self.offload, ..NetConfig::default() }) {
+            match self.try_plane(side, config.clone()) {
                 Err(error) if is_in_use(&error) && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5));
                 }

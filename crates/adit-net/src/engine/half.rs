@@ -327,9 +327,9 @@ impl Outbound {
         self.id
     }
 
-    /// Where it leads.
-    pub(crate) fn remote(&self) -> IpAddr {
-        self.transport.destination.ip()
+    /// How its packets get to the peer.
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport
     }
 
     pub(crate) fn destinations(&self) -> &[Prefix] {
@@ -358,7 +358,7 @@ impl Outbound {
         let largest = split.len(0);
         if largest > SMALL && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME) {
             self.learnt = Some(now);
-            report.paths.push((self.id, self.remote()));
+            report.paths.push((self.id, self.transport.destination.ip()));
         }
         if let Some(mtu) = refused_mtu(split.packet(), largest, self.max_inner) {
             return Err(Refusal::TooBig { mtu });

@@ -146,6 +146,7 @@ impl<'d> Builder<'d> {
             fragment_size: section.small("fragment_size").unwrap_or(1280),
             ike_port: section.small("ike_port").unwrap_or(500),
             nat_t_port: section.small("nat_t_port").unwrap_or(4500),
+            xdp: section.flag("xdp"),
             workers: section.small("workers").map(usize::from),
             spin: Duration::from_micros(section.number("spin").into()),
             offload: section.flag("offload"),

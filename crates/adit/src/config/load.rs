@@ -86,6 +86,8 @@ pub struct GatewaySettings {
     pub ike_port: u16,
     /// UDP port of IKE and ESP with NAT traversal.
     pub nat_t_port: u16,
+    /// ESP without UDP takes AF_XDP where it can.
+    pub xdp: bool,
     /// Packet workers; `None` means one for each processor.
     pub workers: Option<usize>,
     /// How long a worker looks for packets before it sleeps.

@@ -196,6 +196,12 @@ pub(super) static GATEWAY: Schema = Schema {
             "1280",
             "largest IP packet of a fragmented IKE message (RFC 7383)",
         ),
+        key(
+            "xdp",
+            Kind::Bool,
+            "no",
+            "send and receive ESP without UDP by AF_XDP where the interface can do it: faster, but past packet filter and traffic shaping",
+        ),
         key("workers", Kind::Integer(1, 1024), "", "packet workers; only 1 so far"),
         key(
             "spin",

@@ -39,8 +39,8 @@ fn an_empty_file_is_a_gateway_with_defaults() {
     assert_eq!((gateway.cookie_threshold, gateway.half_open_timeout), (30, Duration::from_secs(30)));
     assert_eq!((gateway.half_open_limit, gateway.nat_keepalive), (10_000, Duration::from_secs(20)));
     assert_eq!(gateway.fragment_size, 1280);
-    assert_eq!((gateway.key_log, gateway.workers), (None, None));
     assert_eq!((gateway.spin, gateway.offload), (Duration::from_micros(50), true));
+    assert_eq!((gateway.key_log, gateway.workers, gateway.xdp), (None, None, false));
     assert!(configuration.ike.connections.is_empty() && configuration.ike.secrets.is_empty());
 }
 
@@ -64,6 +64,7 @@ fn every_key_of_the_gateway_is_heard() {
             workers = 4
             spin = 0
             offload = no
+            xdp = yes
             log = debug
             key_log = /run/adit/keys
         }",
@@ -75,7 +76,7 @@ fn every_key_of_the_gateway_is_heard() {
     assert_eq!((gateway.ike_port, gateway.nat_t_port), (1500, 14500));
     assert_eq!((gateway.cookie_threshold, gateway.half_open_timeout), (0, Duration::from_secs(120)));
     assert_eq!((gateway.half_open_limit, gateway.nat_keepalive), (500, Duration::ZERO));
-    assert_eq!(gateway.fragment_size, 576);
+    assert_eq!((gateway.fragment_size, gateway.xdp), (576, true));
     assert_eq!((gateway.key_log, gateway.workers), (Some(PathBuf::from("/run/adit/keys")), Some(4)));
     assert_eq!((gateway.spin, gateway.offload), (Duration::ZERO, false));
 }
