@@ -9,6 +9,7 @@
 
 use std::io::Write;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 use crate::process::{Process, eventually, read_lossy, run, run_unchecked, tail};
@@ -223,6 +225,17 @@ impl Lab {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace(node)]).arg(program);
         command
+    }
+
+    /// Runs `body` on a thread inside a namespace; sockets that it opens stay there.
+    pub fn inside<R: Send>(&self, node: Node, body: impl FnOnce() -> R + Send) -> Result<R> {
+        let file = std::fs::File::open(Path::new("/run/netns").join(self.namespace(node)))?;
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map(|()| body())
+            });
+            Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+        })
     }
 
     /// Runs a program to its successful end inside a namespace.
