@@ -17,6 +17,7 @@
 mod marks;
 mod numbers;
 mod refused;
+mod scapy;
 mod sizes;
 mod suites;
 

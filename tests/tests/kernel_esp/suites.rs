@@ -74,6 +74,23 @@ impl Suite {
         self.hmac.map_or(0, |(_, icv)| if icv == 96 { 20 } else { usize::from(icv) / 4 })
     }
 
+    /// Cipher and integrity algorithm as scapy calls them.
+    pub(crate) fn scapy(&self) -> (&'static str, Option<&'static str>) {
+        let cipher = match self.encr {
+            EncrId::AES_GCM_16 => "AES-GCM",
+            EncrId::CHACHA20_POLY1305 => "CHACHA20-POLY1305",
+            EncrId::AES_CBC => "AES-CBC",
+            _ => "NULL",
+        };
+        let auth = self.hmac.map(|(_, icv)| match icv {
+            96 => "HMAC-SHA1-96",
+            128 => "SHA2-256-128",
+            192 => "SHA2-384-192",
+            _ => "SHA2-512-256",
+        });
+        (cipher, auth)
+    }
+
     /// As `ip xfrm state` wants it.
     pub(crate) fn linux(&self, encr: &[u8], integ: &[u8]) -> String {
         let key =
