@@ -3,6 +3,7 @@
 //! are.
 
 use super::offload::{Offload, Segmentation, Sum};
+use super::trains::MAX_OCTETS;
 
 /// What is known of a packet that others may join, or that may join another.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +95,7 @@ impl Candidate {
     pub(crate) fn continues(&self, packet: &[u8], head: &Self, first: &[u8], joined: usize) -> bool {
         self.headers == head.headers
             && self.payload <= head.payload
-            && self.headers + (joined + 1) * head.payload <= 65_535
+            && self.headers + (joined + 1) * head.payload <= MAX_OCTETS
             && joined < if self.tcp { MAX_TCP } else { MAX_UDP }
             && self.same_network(packet, first, joined)
             && (!self.tcp || self.same_tcp(packet, first, joined * head.payload))
