@@ -36,6 +36,9 @@ pub(crate) enum Contender {
     /// AES-256-GCM, protocol 50. Not beside the others: see `raw`.
     #[value(skip)]
     AditRaw,
+    /// The same, past the kernel's IP (AF_XDP).
+    #[value(skip)]
+    AditXdp,
 }
 
 /// Two of them are a tunnel.
@@ -66,6 +69,7 @@ impl Contender {
             Self::Adit => "adit",
             Self::AditChacha => "adit-chacha",
             Self::AditRaw => "adit-raw",
+            Self::AditXdp => "adit-xdp",
             Self::WireguardGo => "wireguard-go",
             Self::Gotatun => "gotatun",
             Self::Boringtun => "boringtun",
@@ -82,6 +86,7 @@ impl Contender {
             Self::Adit => "**Adit**, AES-256-GCM",
             Self::AditChacha => "**Adit**, ChaCha20-Poly1305",
             Self::AditRaw => "**Adit**, AES-256-GCM, protocol 50",
+            Self::AditXdp => "**Adit**, AES-256-GCM, protocol 50 by AF_XDP",
             // With their versions before it.
             Self::WireguardGo | Self::Gotatun | Self::Boringtun => "ChaCha20-Poly1305",
             Self::Openvpn => "AES-256-GCM",
@@ -100,7 +105,7 @@ impl Contender {
         };
         match self {
             Self::Plain => Ok(String::new()),
-            Self::Adit | Self::AditChacha | Self::AditRaw => {
+            Self::Adit | Self::AditChacha | Self::AditRaw | Self::AditXdp => {
                 line(Command::new(adit::program()?).arg("--version"), "adit", "\n")
             }
             Self::WireguardGo | Self::Gotatun | Self::Boringtun => {
@@ -146,9 +151,10 @@ impl Contender {
                 }
                 Vec::new()
             }
-            Self::Adit => adits(lab, ESP, true)?,
-            Self::AditChacha => adits(lab, "chacha20poly1305", true)?,
-            Self::AditRaw => adits(lab, ESP, false)?,
+            Self::Adit => adits(lab, ESP, true, "")?,
+            Self::AditChacha => adits(lab, "chacha20poly1305", true, "")?,
+            Self::AditRaw => adits(lab, ESP, false, "")?,
+            Self::AditXdp => adits(lab, ESP, false, "xdp = yes")?,
             Self::WireguardGo | Self::Gotatun | Self::Boringtun => self.wireguards(lab)?,
             Self::Openvpn => openvpns(lab)?,
             Self::Strongswan => strongswans(lab, Release::Newest)?,
@@ -197,8 +203,8 @@ impl Contender {
     }
 }
 
-fn adits(lab: &Lab, esp: &str, encap: bool) -> Result<Vec<Daemon>> {
-    let settings = adit::Settings { extra: "log = warn".to_owned(), ..adit::Settings::default() };
+fn adits(lab: &Lab, esp: &str, encap: bool, gateway: &str) -> Result<Vec<Daemon>> {
+    let settings = adit::Settings { extra: format!("log = warn\n {gateway}"), ..adit::Settings::default() };
     let [a, b] = SIDES.map(|side| Adit::start_with(lab, side, &connection(side, esp, encap), &settings));
     let (a, b) = (a?, b?);
     a.initiate()?;

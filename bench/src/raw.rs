@@ -32,21 +32,23 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let recorder = Recorder::new(&options.results)?;
     for _ in 0..options.rounds {
-        with_lab("raw", Topology { direct: true, ..Topology::default() }, |lab| {
-            let daemons = Contender::AditRaw.start(lab)?;
-            let received = overload(lab, options.seconds, PACKET - 28)?;
-            recorder.value("adit-raw", "received", received)?;
-            // With the other gateway stopped, this one has a core to itself beside the sender.
-            for daemon in daemons.iter().skip(1) {
-                if let Daemon::Adit(adit) = daemon {
-                    adit.process().signal(Signal::STOP)?;
+        for contender in [Contender::AditRaw, Contender::AditXdp] {
+            with_lab("raw", Topology { direct: true, ..Topology::default() }, |lab| {
+                let daemons = contender.start(lab)?;
+                let received = overload(lab, options.seconds, PACKET - 28)?;
+                recorder.value(contender.name(), "received", received)?;
+                // With the other gateway stopped, this one has a core to itself beside the sender.
+                for daemon in daemons.iter().skip(1) {
+                    if let Daemon::Adit(adit) = daemon {
+                        adit.process().signal(Signal::STOP)?;
+                    }
                 }
-            }
-            let before = sent(lab)?;
-            overload(lab, options.seconds, PACKET - 28)?;
-            let rate = (sent(lab)? - before) / f64::from(options.seconds);
-            recorder.value("adit-raw", "sent", rate)
-        })?;
+                let before = sent(lab)?;
+                overload(lab, options.seconds, PACKET - 28)?;
+                let rate = (sent(lab)? - before) / f64::from(options.seconds);
+                recorder.value(contender.name(), "sent", rate)
+            })?;
+        }
         // The same without a tunnel: so many packets of that length the kernel takes from a program that does nothing else.
         with_lab("raw", Topology { direct: true, ..Topology::default() }, |lab| {
             let before = sent(lab)?;
