@@ -61,6 +61,13 @@ impl Header {
     }
 }
 
+/// TTL or hop limit of an IP packet that is to be sent: in transport mode its header goes outside.
+#[must_use]
+pub fn hop_limit(packet: &[u8]) -> Option<u8> {
+    let place = if packet.first()? >> 4 == 4 { 8 } else { 7 };
+    packet.get(place).copied().filter(|limit| *limit > 0)
+}
+
 /// Octets of the headers of packets that fit `selectors`, which are all of one address.
 pub(crate) fn header_len(selectors: &[TrafficSelector]) -> usize {
     if selectors.iter().any(|ts| ts.start.is_ipv6()) { Ipv6Header::LEN } else { Ipv4Header::LEN }

@@ -50,6 +50,8 @@ pub enum DropCause {
     Discarded,
     /// From the TUN device: a policy covers it, and no SA of that policy does, or none did in time.
     NoSa,
+    /// From the TUN device: a fragment, or with IPv4 options or IPv6 extension headers, which transport mode does not carry.
+    NotPlain,
     /// From the TUN device: too big for the way to the peer; the sender was told, rates permitting.
     TooBig,
     /// The hard limit of its SA is reached.
@@ -68,11 +70,12 @@ pub enum DropCause {
 
 impl DropCause {
     /// Every cause.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::NoPolicy,
         Self::Discarded,
         Self::NoSa,
+        Self::NotPlain,
         Self::TooBig,
         Self::Limit,
         Self::Send,
@@ -90,6 +93,7 @@ impl DropCause {
             Self::NoPolicy => "no-policy",
             Self::Discarded => "discarded",
             Self::NoSa => "no-sa",
+            Self::NotPlain => "not-plain",
             Self::TooBig => "too-big",
             Self::Limit => "limit",
             Self::Send => "send",

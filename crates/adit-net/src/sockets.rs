@@ -158,7 +158,8 @@ impl Sockets {
     fn send(&self, kind: Kind, local: SocketAddr, remote: SocketAddr, payload: &[u8]) -> io::Result<()> {
         let outer = self.find(kind, remote.is_ipv6()).ok_or(io::ErrorKind::Unsupported)?;
         let source = Some(local.ip()).filter(|address| !address.is_unspecified());
-        let datagram = Datagram { destination: remote, source, tos: None, payload, segment: None };
+        let datagram =
+            Datagram { destination: remote, source, tos: None, hop_limit: None, payload, segment: None };
         sys::send_batch::<1>(outer.as_fd(), std::iter::once(datagram))?;
         Ok(())
     }
@@ -181,10 +182,12 @@ impl Outer {
             }
             sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
             sockopt::set_ipv6_recvtclass(fd, true)?;
+            sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1)?;
             sockopt::set_ipv6_mtu_discover(fd, Ipv6PathMtuDiscovery::WANT)?;
         } else {
             sys::set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
             sockopt::set_ip_recvtos(fd, true)?;
+            sys::set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?;
             sockopt::set_ip_mtu_discover(fd, Ipv4PathMtuDiscovery::WANT)?;
         }
         // Bursts of full-sized packets have to find room while the worker is busy.

@@ -19,7 +19,8 @@ pub(crate) const BATCH: usize = 64;
 /// Room for one socket address of any family used here.
 const NAME_LEN: usize = size_of::<libc::sockaddr_storage>();
 
-/// Room for the control messages of one packet: addresses (40 octets), TOS (24), segment size (24) and a time stamp (32).
+/// Room for the control messages of one packet: addresses (40 octets), TOS (24), TTL (24) and segment size (24), or a time
+/// stamp (32).
 const CONTROL_LEN: usize = 128;
 
 const CMSG_HEADER_LEN: usize = size_of::<libc::cmsghdr>();
@@ -47,6 +48,8 @@ pub(crate) struct Received {
     pub(crate) interface: u32,
     /// TOS or traffic class octet of the outer header.
     pub(crate) tos: u8,
+    /// TTL or hop limit of the outer header, if the socket asks for it.
+    pub(crate) hop_limit: Option<u8>,
     /// 0, or these are several datagrams one after another, each of so many octets; the last may be shorter.
     pub(crate) segment: usize,
     /// Packet sockets: did this machine send it?
@@ -63,6 +66,8 @@ pub(crate) struct Datagram<'a> {
     pub(crate) source: Option<IpAddr>,
     /// TOS or traffic class octet; `None` for the socket's own.
     pub(crate) tos: Option<u8>,
+    /// TTL or hop limit; `None` for the socket's own.
+    pub(crate) hop_limit: Option<u8>,
     pub(crate) payload: &'a [u8],
     /// The kernel is to make datagrams of so many octets of it; the last may be shorter.
     pub(crate) segment: Option<u16>,
@@ -219,6 +224,9 @@ impl Received {
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                     self.tos = data.first_chunk().map_or(0, |t| u32::from_ne_bytes(*t) as u8);
                 }
+                (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                    self.hop_limit = data.first_chunk().map(|limit| u32::from_ne_bytes(*limit) as u8);
+                }
                 (libc::SOL_UDP, libc::UDP_GRO) => {
                     let segment = data.first_chunk().map_or(0, |segment| c_int::from_ne_bytes(*segment));
                     self.segment = usize::try_from(segment).unwrap_or(0);
@@ -337,6 +345,13 @@ impl Control {
             };
             len += self.append(len, level, kind, &c_int::from(tos).to_ne_bytes());
         }
+        if let Some(limit) = packet.hop_limit {
+            let (level, kind) = match packet.destination {
+                SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
+                SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT),
+            };
+            len += self.append(len, level, kind, &c_int::from(limit).to_ne_bytes());
+        }
         if let Some(segment) = packet.segment {
             len += self.append(len, libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
         }
@@ -450,15 +465,16 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn batch_over_loopback_carries_addresses_and_tos() {
+    fn batch_over_loopback_carries_addresses_tos_and_hop_limit() {
         for any in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(receiver) = UdpSocket::bind(any) else { continue };
             let to = receiver.local_addr().unwrap();
-            let (level, info, tos) = if to.is_ipv4() {
-                (libc::IPPROTO_IP, libc::IP_PKTINFO, libc::IP_RECVTOS)
+            let (level, info, tos, limit) = if to.is_ipv4() {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO, libc::IP_RECVTOS, libc::IP_RECVTTL)
             } else {
-                (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, libc::IPV6_RECVTCLASS)
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, libc::IPV6_RECVTCLASS, libc::IPV6_RECVHOPLIMIT)
             };
+            set_option(receiver.as_fd(), level, limit, 1).unwrap();
             set_option(receiver.as_fd(), level, info, 1).unwrap();
             set_option(receiver.as_fd(), level, tos, 1).unwrap();
             set_option(receiver.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1).unwrap();
@@ -471,6 +487,7 @@ mod tests {
                     destination: to,
                     source: Some(from.ip()),
                     tos: Some(0x2e << 2 | 1),
+                    hop_limit: Some(77),
                     payload,
                     segment: None,
                 })
@@ -485,7 +502,7 @@ mod tests {
                     let payload = &buffer[place];
                     assert_eq!(received.source, Some(from));
                     assert_eq!(received.destination, Some(to.ip()));
-                    assert_eq!(received.tos, 0xb9);
+                    assert_eq!((received.tos, received.hop_limit), (0xb9, Some(77)));
                     assert!(received.timestamp.is_some());
                     assert_eq!(received.truncated, seen > 2);
                     assert_eq!(payload, &payloads[seen][..payloads[seen].len().min(12)]);

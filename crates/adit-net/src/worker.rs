@@ -268,7 +268,14 @@ impl Worker {
                 continue;
             }
             let (local, remote) = (outer.local(&about), about.source);
-            let arrival = Arrival { kind: outer.kind, v6: outer.v6, local, remote, tos: about.tos };
+            let arrival = Arrival {
+                kind: outer.kind,
+                v6: outer.v6,
+                local,
+                remote,
+                tos: about.tos,
+                hop_limit: about.hop_limit,
+            };
             self.engine.inbound(buffer, place, about.segment, &arrival, now);
         }
         self.finish(now);
@@ -520,13 +527,14 @@ impl<'t> Iterator for Messages<'t> {
 
 impl Message<'_> {
     fn datagram<'t>(&self, trains: &'t Trains) -> Datagram<'t> {
-        let Train { transport, tos, segment, .. } = self.train;
+        let Train { transport, tos, hop_limit, segment, .. } = self.train;
         let octets = trains.octets(self.train);
         let (start, end) = (self.packets.start * segment, self.packets.end * segment);
         Datagram {
             destination: transport.destination,
             source: Some(transport.source),
             tos: Some(*tos),
+            hop_limit: *hop_limit,
             payload: octets.get(start..end.min(octets.len())).unwrap_or_default(),
             segment: (self.packets.len() > 1).then_some(*segment as u16),
         }

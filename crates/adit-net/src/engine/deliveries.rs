@@ -67,10 +67,10 @@ impl Deliveries {
         self.add(received, Packet { own: false, place, next: 0 });
     }
 
-    /// Adds a packet that is nowhere else. `received` is the buffer that the others are in.
-    pub(crate) fn push_own(&mut self, received: &[u8], packet: &[u8]) {
+    /// Adds a packet that is nowhere else in one piece. `received` is the buffer that the others are in.
+    pub(crate) fn push_own(&mut self, received: &[u8], parts: [&[u8]; 2]) {
         let start = self.own.len();
-        self.own.extend_from_slice(packet);
+        parts.into_iter().for_each(|part| self.own.extend_from_slice(part));
         self.add(received, Packet { own: true, place: start..self.own.len(), next: 0 });
     }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_esp::fragment::{Fragments, may_fragment};
-use adit_esp::transport::OuterHeader;
-use adit_esp::tunnel::believed_path_mtu;
+use adit_esp::transport::{Header, OuterHeader, hop_limit};
+use adit_esp::tunnel::{OuterPolicy, believed_path_mtu};
 use adit_esp::{
     Checksum, Error as SaError, FragmentPorts, InboundSa, Mode, Mss, Opened, OutboundSa, SaParameters,
+    SealError,
 };
 use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6};
 use adit_wire::ip;
@@ -110,15 +111,23 @@ impl Inbound {
         }
         let before = self.sa.window().top();
         let mut arrived = Arrived::default();
-        let outer = OuterHeader { traffic_class: arrival.tos, ..OuterHeader::UNKNOWN };
+        let outer = OuterHeader {
+            addresses: arrival.remote.zip(arrival.local).map(|(remote, local)| (remote.ip(), local.ip())),
+            traffic_class: arrival.tos,
+            hop_limit: arrival.hop_limit.unwrap_or(OuterHeader::UNKNOWN.hop_limit),
+        };
         match self.sa.open_among(esp, &outer, Some((fragments, now))) {
             Ok(opened) => {
                 self.counts.last_in.set(report.clock.number(now));
-                if let Opened::Packet(inner) = opened
-                    && self.admits(inner.len(), report)
-                {
-                    self.mss.clamp(inner, self.max_inner, Checksum::Whole);
-                    arrived.inner = Some(inner);
+                match opened {
+                    Opened::Packet(inner) if self.admits(inner.len(), report) => {
+                        self.mss.clamp(inner, self.max_inner, Checksum::Whole);
+                        arrived.inner = Some(inner);
+                    }
+                    Opened::Payload(header, payload) if self.admits(header.len() + payload.len(), report) => {
+                        (arrived.header, arrived.inner) = (Some(header), Some(payload));
+                    }
+                    _ => {}
                 }
             }
             Err(cause) => {
@@ -182,6 +191,8 @@ impl Inbound {
 pub(crate) struct Arrived<'p> {
     /// The packet inside, unless it was refused or a dummy.
     pub(crate) inner: Option<&'p [u8]>,
+    /// What belongs in front of it, in transport mode.
+    pub(crate) header: Option<Header>,
     /// The SA's name if the packet is the peer's first, and the outbound half has waited for it.
     pub(crate) ready: Option<ChildId>,
 }
@@ -394,9 +405,10 @@ impl Outbound {
         trains: &mut Trains,
         report: &mut Report,
     ) -> Result<bool, Refusal> {
-        let fragments = (inner.len() > self.max_inner && may_fragment(inner))
-            .then(|| Fragments::of(inner, self.max_inner))
-            .flatten();
+        // RFC 4303 3.1.1: transport mode protects whole packets, which the kernel divides afterwards.
+        let divides = self.mode != Mode::Transport && may_fragment(inner);
+        let fragments =
+            (inner.len() > self.max_inner && divides).then(|| Fragments::of(inner, self.max_inner)).flatten();
         let count = fragments.as_ref().map_or(1, Fragments::left) as u64;
         // A packet that is altered has to leave: another SA could not take it then.
         if !self.carries(count, inner.len(), report) {
@@ -435,7 +447,7 @@ impl Outbound {
         let written = payload.and_then(|payload| split.write(index, payload));
         let sealed = written.and_then(|()| self.sa.seal_at(slot, len, next_header).ok());
         sealed.ok_or(Refusal::Drop(DropCause::Malformed))?;
-        trains.push((place, self.transport, tos), packet_len, len);
+        trains.push((place, self.transport, tos, None), packet_len, len);
         Ok(true)
     }
 
@@ -458,7 +470,10 @@ impl Outbound {
     /// Puts a packet into a slot, sealed.
     fn push(&mut self, inner: &[u8], place: Place, trains: &mut Trains) -> Result<(), Refusal> {
         let malformed = || Refusal::Drop(DropCause::Malformed);
-        let (next_header, payload) = self.sa.payload_of(inner).map_err(|_| malformed())?;
+        let (next_header, payload) = self.sa.payload_of(inner).map_err(|error| match error {
+            SealError::NotPlain => Refusal::Drop(DropCause::NotPlain),
+            _ => malformed(),
+        })?;
         let at_least = match self.mode {
             Mode::Tunnel => self.treatment.tfc.at_least(self.max_inner),
             _ => 0,
@@ -469,8 +484,13 @@ impl Outbound {
         let place_of_payload = layout.payload_offset()..layout.payload_offset() + payload.len();
         slot.get_mut(place_of_payload).ok_or_else(malformed)?.copy_from_slice(payload);
         self.sa.seal_at(slot, payload.len(), next_header).map_err(|_| malformed())?;
-        let tos = self.treatment.outer.fields(inner).traffic_class;
-        trains.push((place, self.transport, tos), packet_len, inner.len());
+        // In transport mode it is the packet's own header that goes outside.
+        let (outer, hop_limit) = match self.mode {
+            Mode::Transport => (OuterPolicy::default(), hop_limit(inner)),
+            _ => (self.treatment.outer, None),
+        };
+        let tos = outer.fields(inner).traffic_class;
+        trains.push((place, self.transport, tos, hop_limit), packet_len, inner.len());
         Ok(())
     }
 

@@ -117,6 +117,8 @@ pub(crate) struct Arrival {
     pub(crate) remote: Option<SocketAddr>,
     /// TOS or traffic class octet of the outer header.
     pub(crate) tos: u8,
+    /// Its TTL or hop limit, if that is known.
+    pub(crate) hop_limit: Option<u8>,
 }
 
 impl Engine {
@@ -255,7 +257,13 @@ impl Engine {
         if let Some(inner) = opened.inner {
             let start = inner.as_ptr().addr() - base;
             let place = start..start + inner.len();
-            self.deliveries.push(buffer, place);
+            match opened.header {
+                None => self.deliveries.push(buffer, place),
+                Some(header) => {
+                    let payload = buffer.get(place).unwrap_or_default();
+                    self.deliveries.push_own(buffer, [header.as_bytes(), payload]);
+                }
+            }
         }
         // RFC 7296 2.8: what the peer sends on a new SA shows that it is ready for it.
         if let Some(id) = ready {
@@ -339,7 +347,7 @@ impl Engine {
         let Ok(flow) = ip::flow(inner) else { return };
         let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
         if let Some(message) = icmp::packet_too_big(inner, flow.destination, mtu) {
-            self.deliveries.push_own(&[], &message);
+            self.deliveries.push_own(&[], [&message, &[]]);
         }
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Train {
     pub(crate) transport: Transport,
     /// TOS or traffic class octet of the outer header.
     pub(crate) tos: u8,
+    /// TTL or hop limit of the outer header; `None` for ours.
+    pub(crate) hop_limit: Option<u8>,
     /// Octets of each packet but the last.
     pub(crate) segment: usize,
     octets: Range<usize>,
@@ -51,11 +53,11 @@ impl Train {
         socket(self) == socket(other)
     }
 
-    fn takes(&self, sa: Place, tos: u8, len: usize) -> bool {
+    fn takes(&self, sa: Place, fields: (u8, Option<u8>), len: usize) -> bool {
         // One that ends with a shorter packet is complete.
         self.octets.len() == self.segment * self.packets.len()
             && self.sa == sa
-            && self.tos == tos
+            && (self.tos, self.hop_limit) == fields
             && len <= self.segment
             && self.packets.len() < MAX_PACKETS
             && self.octets.len() + len <= MAX_OCTETS
@@ -75,7 +77,7 @@ impl Trains {
     /// Lets the packet of `len` octets leave that was put into the [slot](Self::slot), with `inner_len` octets inside.
     pub(crate) fn push(
         &mut self,
-        (sa, transport, tos): (Place, Transport, u8),
+        (sa, transport, tos, hop_limit): (Place, Transport, u8, Option<u8>),
         len: usize,
         inner_len: usize,
     ) {
@@ -83,7 +85,7 @@ impl Trains {
         self.used += len;
         self.inner_lens.push(inner_len as u16);
         match self.trains.last_mut() {
-            Some(last) if last.takes(sa, tos, len) => {
+            Some(last) if last.takes(sa, (tos, hop_limit), len) => {
                 last.octets.end = self.used;
                 last.packets.end = packet + 1;
             }
@@ -91,6 +93,7 @@ impl Trains {
                 sa,
                 transport,
                 tos,
+                hop_limit,
                 segment: len,
                 octets: start..self.used,
                 packets: packet..packet + 1,
@@ -142,7 +145,7 @@ mod tests {
         let mut trains = Trains::default();
         for (number, (sa, tos, len)) in packets.iter().enumerate() {
             trains.slot(*len).fill(number as u8);
-            trains.push((Place::at(*sa), transport, *tos), *len, len - 30);
+            trains.push((Place::at(*sa), transport, *tos, None), *len, len - 30);
         }
         let mut number = 0;
         let mut of = |train: &Train| {

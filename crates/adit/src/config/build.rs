@@ -547,7 +547,7 @@ impl<'d> Builder<'d> {
             proposals: section.proposals("esp_proposals"),
             local_ts: section.selectors("local_ts"),
             remote_ts: section.selectors("remote_ts"),
-            mode: Mode::Tunnel,
+            mode: if section.word("mode") == "transport" { Mode::Transport } else { Mode::Tunnel },
             priority: section.number("priority"),
             strict_mode: false,
             replay_window: section.number("replay_window"),

@@ -416,7 +416,7 @@ pub(super) static CHILD: Schema = Schema {
             "mode",
             Kind::Choice(&[
                 done("tunnel"),
-                not_yet("transport"),
+                done("transport"),
                 not_yet("transport_proxy"),
                 not_yet("beet"),
                 not_yet("iptfs"),
@@ -424,7 +424,7 @@ pub(super) static CHILD: Schema = Schema {
                 done("drop"),
             ]),
             "tunnel",
-            "`tunnel`: whole packets are protected, whoever sent them; `pass`: what fits the selectors travels in the clear, in both directions; `drop`: it does not travel. Children that pass or drop need no peer",
+            "`tunnel`: whole packets are protected, whoever sent them; `transport`: what two hosts send each other, without its headers; `pass`: what fits the selectors travels in the clear, in both directions; `drop`: it does not travel. Children that pass or drop need no peer",
         ),
         key(
             "start_action",

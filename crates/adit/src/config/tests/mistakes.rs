@@ -186,8 +186,8 @@ fn what_is_not_done_yet_is_an_error_that_says_so() {
         ("vips = 0.0.0.0", "", "8:5: connections.c.vips: not done yet; expected no such key"),
         (
             "",
-            "mode = transport",
-            "10:14: connections.c.children.n.mode: `transport` is not done yet; expected `tunnel` or `pass` or `drop`",
+            "mode = beet",
+            "10:14: connections.c.children.n.mode: `beet` is not done yet; expected `tunnel` or `transport` or `pass` or `drop`",
         ),
         (
             "",
