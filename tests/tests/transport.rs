@@ -83,7 +83,7 @@ fn between_two_hosts(name: &str, family: Family, encap: bool) -> Result<()> {
 /// RFC 7296 2.23.1: the host behind the NAT knows nothing of its other address, and checksums are right nevertheless.
 #[test]
 fn through_a_nat() -> Result<()> {
-    with_lab("transport-nat", Topology { nat: Some(Side::A) }, |lab| {
+    with_lab("transport-nat", Topology { nat: Some(Side::A), ..Topology::default() }, |lab| {
         let a = Adit::start(lab, Side::A, &host(Side::A, Family::V4))?;
         let outside = Connection { remote_addrs: "%any".to_owned(), ..host(Side::B, Family::V4) };
         let b = Adit::start(lab, Side::B, &outside)?;
@@ -106,20 +106,20 @@ fn through_a_nat() -> Result<()> {
     })
 }
 
-/// strongSwan's ESP in userspace has tunnels only, and so has what it agrees to; it is asked and answered in its own words.
+/// strongSwan agrees to transport mode and asks for it; that its ESP in userspace then has no such mode ends the child.
 #[test]
-fn strongswan_is_asked_and_asks() -> Result<()> {
+fn strongswan_agrees_and_asks() -> Result<()> {
     for first in SIDES {
         with_lab(&format!("transport-strongswan-{first}"), Topology::default(), |lab| {
             let a = Adit::start(lab, Side::A, &host(Side::A, Family::V4))?;
             let b = StrongSwan::start(lab, Side::B, &host(Side::B, Family::V4))?;
-            let peer: &dyn Peer = if first == Side::A { &a } else { &b };
-            // The negotiation succeeds, whatever its data plane then says of it.
-            let said = peer.initiate();
-            a.wait_for_log(&["transport mode"]).with_context(|| format!("{said:?}"))?;
-            b.wait_for_log(&["USE_TRANSP"])?;
-            let asked = ["parsed IKE_AUTH request", "parsed IKE_AUTH response"];
-            ensure!(asked.iter().any(|line| b.count_log(&[line, "N(USE_TRANSP)"]) > 0), "{}", b.log());
+            let (peer, exchange): (&dyn Peer, _) = match first {
+                Side::A => (&a, "parsed IKE_AUTH request"),
+                Side::B => (&b, "parsed IKE_AUTH response"),
+            };
+            ensure!(peer.initiate().is_err(), "it has learnt transport mode: test more of it");
+            b.wait_for_log(&[exchange, "N(USE_TRANSP)"])?;
+            b.wait_for_log(&["IPsec SA: unsupported mode"])?;
             Ok(())
         })?;
     }

@@ -245,12 +245,6 @@ impl OutboundSa {
         &self.selectors
     }
 
-    /// What its packets carry.
-    #[must_use]
-    pub fn mode(&self) -> Mode {
-        if self.header_len > 0 { Mode::Transport } else { Mode::Tunnel }
-    }
-
     /// Sizes of its packets.
     #[must_use]
     pub fn layout(&self) -> Layout {
