@@ -177,9 +177,15 @@ impl RecvBatch {
 
 impl Received {
     /// What is known of a packet that did not come by a socket with control messages.
-    pub(crate) fn of(source: IpAddr, destination: IpAddr, interface: u32, tos: u8) -> Self {
+    pub(crate) fn of(
+        source: IpAddr,
+        destination: IpAddr,
+        interface: u32,
+        (tos, hop_limit): (u8, u8),
+    ) -> Self {
         let source = Some(SocketAddr::new(source, 0));
-        Self { source, destination: Some(destination), interface, tos, ..Self::default() }
+        let hop_limit = Some(hop_limit);
+        Self { source, destination: Some(destination), interface, tos, hop_limit, ..Self::default() }
     }
 
     fn read_name(&mut self, name: &[u8]) {

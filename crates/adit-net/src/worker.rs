@@ -313,6 +313,7 @@ impl Worker {
                     local: Some(SocketAddr::new(destination, 0)),
                     remote: about.source,
                     tos: about.tos,
+                    hop_limit: about.hop_limit,
                 };
                 self.engine.inbound(buffer, place, about.segment, &arrival, now);
             }

@@ -133,7 +133,9 @@ impl Xdp {
     /// Puts an ESP packet in line. `false`: it has to go by the raw socket, and [`flush`](Self::flush) before it, so
     /// that the order is kept.
     pub(crate) fn send(&mut self, packet: &Datagram<'_>, now: Instant) -> bool {
-        let Datagram { source: Some(local), tos, payload: esp, .. } = *packet else { return false };
+        let Datagram { source: Some(local), tos, hop_limit, payload: esp, .. } = *packet else {
+            return false;
+        };
         let remote = packet.destination.ip();
         let fresh = |way: &Way| now.duration_since(way.learnt) < WAY_LIFETIME;
         if !self.ways.get(&(local, remote)).is_some_and(fresh) {
@@ -145,7 +147,8 @@ impl Xdp {
         let Some(Some(interface)) = self.interfaces.get_mut(interface) else { return false };
         let Some(socket) = interface.sockets.first_mut() else { return false };
         let mut header = [0; Ipv6Header::LEN];
-        let Some(header) = outer_header((local, remote), tos.unwrap_or(0), esp.len(), &mut header) else {
+        let fields = (tos.unwrap_or(0), hop_limit.unwrap_or(TTL));
+        let Some(header) = outer_header((local, remote), fields, esp.len(), &mut header) else {
             return false;
         };
         let frame = [&ethernet[..], header, esp];
@@ -254,7 +257,7 @@ impl Hop {
 /// The IP header in front of an ESP packet. DF is set: what does not fit the path goes another way.
 fn outer_header(
     (local, remote): (IpAddr, IpAddr),
-    tos: u8,
+    (tos, hop_limit): (u8, u8),
     len: usize,
     place: &mut [u8; Ipv6Header::LEN],
 ) -> Option<&[u8]> {
@@ -264,7 +267,7 @@ fn outer_header(
             let header = Ipv4Header {
                 traffic_class: tos,
                 dont_fragment: true,
-                ..Ipv4Header::new(source, destination, PROTOCOL_ESP, TTL, len)
+                ..Ipv4Header::new(source, destination, PROTOCOL_ESP, hop_limit, len)
             };
             let (place, _) = place.split_first_chunk_mut::<{ Ipv4Header::LEN }>()?;
             *place = header.encode();
@@ -276,7 +279,7 @@ fn outer_header(
                 flow_label: 0,
                 payload_len: u16::try_from(len).ok()?,
                 next_header: PROTOCOL_ESP,
-                hop_limit: TTL,
+                hop_limit,
                 source,
                 destination,
             };
@@ -291,7 +294,7 @@ fn outer_header(
 /// program has seen that there is one, but takes no responsibility for lengths.
 pub(crate) fn esp(interface: u32, frame: &mut [u8]) -> Option<(Received, &mut [u8])> {
     let packet = frame.get_mut(ETHERNET_LEN..)?;
-    let (source, destination, tos, range): (IpAddr, IpAddr, u8, _) = match packet.first()? >> 4 {
+    let (source, destination, fields, range): (IpAddr, IpAddr, _, _) = match packet.first()? >> 4 {
         4 => {
             let header = Ipv4Header::decode(packet).ok()?;
             // RFC 1122 3.2.1.2: nobody has looked at the checksum yet.
@@ -301,7 +304,7 @@ pub(crate) fn esp(interface: u32, frame: &mut [u8]) -> Option<(Received, &mut [u
                 return None;
             }
             let range = 0..header.total_len;
-            (header.source.into(), header.destination.into(), header.traffic_class, range)
+            (header.source.into(), header.destination.into(), (header.traffic_class, header.ttl), range)
         }
         _ => {
             let header = Ipv6Header::decode(packet).ok()?;
@@ -309,10 +312,10 @@ pub(crate) fn esp(interface: u32, frame: &mut [u8]) -> Option<(Received, &mut [u
                 return None;
             }
             let range = Ipv6Header::LEN..header.total_len();
-            (header.source.into(), header.destination.into(), header.traffic_class, range)
+            (header.source.into(), header.destination.into(), (header.traffic_class, header.hop_limit), range)
         }
     };
-    Some((Received::of(source, destination, interface, tos), packet.get_mut(range)?))
+    Some((Received::of(source, destination, interface, fields), packet.get_mut(range)?))
 }
 
 const _: () = assert!(MAX_FRAME > 1500 + ETHERNET_LEN, "an ordinary packet has to fit");
