@@ -66,6 +66,9 @@ pub struct Entry {
 /// The policies as the list that is read from its beginning until an entry fits: by priority, then the most specific addresses,
 /// protocol and ports first, then as they are listed.
 ///
+/// What bypasses does so in both directions, and a gateway forwards it: what comes from the other side leaves towards ours. So
+/// there is an entry for either way round.
+///
 /// Where the peer's side of a policy that protects holds a network of our side, traffic between networks of ours is not meant:
 /// an implied entry before it lets that bypass. So `10.1.0.0/16 <-> 0.0.0.0/0` leaves hosts of `10.1.0.0/16` free to reach
 /// each other.
@@ -78,6 +81,10 @@ pub fn ordered(policies: &[Policy]) -> Vec<Entry> {
             for local in local_ts.iter().filter(|local| local.start.is_ipv4() == remote.start.is_ipv4()) {
                 let rank = rank(*priority, &Rule::from(local), &Rule::from(remote));
                 entries.push(Entry { policy, action, implied: false, local: *local, remote: *remote, rank });
+                if action == Action::Bypass {
+                    let (local, remote) = (*remote, *local);
+                    entries.push(Entry { policy, action, implied: false, local, remote, rank });
+                }
                 if action != Action::Protect {
                     continue;
                 }
@@ -448,8 +455,9 @@ pub(crate) mod tests {
             for (l, r) in policy.local_ts.iter().flat_map(|l| policy.remote_ts.iter().map(move |r| (*l, *r)))
             {
                 let Reverse(closeness) = rank(0, &Rule::from(&l), &Rule::from(&r)).2;
-                let mut fit = |written, action| {
-                    fits.push(((policy.priority.wrapping_sub(1), Reverse(closeness), written, index), action))
+                let back = policy.action == Action::Bypass && admits(r, l);
+                let mut fit = |implied, action| {
+                    fits.push(((policy.priority.wrapping_sub(1), Reverse(closeness), implied, index), action))
                 };
                 let any_port = |ts| TrafficSelector { start_port: 0, end_port: u16::MAX, ..ts };
                 let ours = policy.local_ts.iter().any(|inner| {
@@ -464,7 +472,7 @@ pub(crate) mod tests {
                 if policy.action == Action::Protect && ours {
                     fit(true, Action::Bypass);
                 }
-                if admits(l, r) {
+                if admits(l, r) || back {
                     fit(false, policy.action);
                 }
             }

@@ -315,9 +315,11 @@ impl Netlink {
             .collect())
     }
 
-    /// Adds a rule.
+    /// Adds a rule behind those of its priority, even if there is one that tests and does the same.
     pub fn add_rule(&mut self, rule: &Rule) -> Result<(), Error> {
-        self.create(format!("add the routing rule {rule}"), RouteNetlinkMessage::NewRule(rule_message(rule)))
+        // The kernel takes rules that lead to different places for the same one, and would refuse it (NLM_F_EXCL).
+        let message = RouteNetlinkMessage::NewRule(rule_message(rule));
+        self.request(format!("add the routing rule {rule}"), message, NLM_F_CREATE)
     }
 
     /// Removes the first rule that tests and does what this one does. What it does not test counts as the same, so

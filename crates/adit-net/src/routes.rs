@@ -286,10 +286,17 @@ fn exceptions(
     let mut entries = PolicySpec::ordered(policies);
     entries.retain(|entry| !entry.implied && entry.remote.start.is_ipv6() == v6);
     let opens = |entry: &Entry| entry.action == Action::Bypass;
+    // A rule leads into the tunnel by the one, and a route by the other, whatever they belong to.
+    let is_led = |entry: &Entry| {
+        let mut closed = entries.iter().filter(|closed| !opens(closed));
+        closed.clone().any(|closed| meet(&closed.local, &entry.local))
+            && closed.any(|closed| meet(&closed.remote, &entry.remote))
+    };
     let (mut chosen, mut unchosen) = (Vec::new(), Vec::new());
     for (index, entry) in entries.iter().enumerate() {
         let later = entries.get(index..).unwrap_or_default();
-        if !later.iter().any(|later| opens(later) && overlap(entry, later)) {
+        let is_needed = later.iter().any(|later| opens(later) && overlap(entry, later) && is_led(later));
+        if !is_needed || (opens(entry) && !is_led(entry)) {
             continue;
         }
         let Some(flow) = Flow::of(&entry.local, &entry.remote) else { continue };
@@ -323,6 +330,10 @@ fn exceptions(
 fn overlap(one: &Entry, other: &Entry) -> bool {
     let (local, remote) = (one.local.intersection(&other.local), one.remote.intersection(&other.remote));
     matches!((local, remote), (Some(local), Some(remote)) if Flow::of(&local, &remote).is_some())
+}
+
+fn meet(one: &TrafficSelector, other: &TrafficSelector) -> bool {
+    one.start.is_ipv4() == other.start.is_ipv4() && one.start <= other.end && other.start <= one.end
 }
 
 /// A rule that tests nothing and does nothing.
@@ -490,22 +501,32 @@ mod tests {
             with(Action::Bypass, policy("10.9.0.0/24", net("10.2.9.7/32"))),
             with(Action::Bypass, policy("10.1.0.0/16", net("10.2.9.8/32"))),
         ];
-        // No address of this machine is in 10.9.0.0/24.
+        // Nothing leads packets from 10.9.0.0/24 into the tunnel.
         let expected = [
-            "231: nop",
-            "220: goto 231",
-            "221: from 10.9.0.0/24 to 10.2.9.7/32 goto 231",
-            "222: from 10.1.0.0/16 to 10.2.9.8/32 goto 231",
-            "223: from 10.1.0.0/16 to 10.2.9.0/24 lookup 220",
-            "224: from 10.1.0.0/16 to 10.2.9.0/24 goto 231",
-            "225: from 10.1.0.0/16 lookup 220",
-            "230: from 0.0.0.0/32 lookup 220",
-            "227: from 0.0.0.0/32 to 10.2.9.8/32 goto 231",
-            "228: from 0.0.0.0/32 to 10.2.9.0/24 lookup 220",
-            "229: from 0.0.0.0/32 to 10.2.9.0/24 goto 231",
+            "230: nop",
+            "220: goto 230",
+            "221: from 10.1.0.0/16 to 10.2.9.8/32 goto 230",
+            "222: from 10.1.0.0/16 to 10.2.9.0/24 lookup 220",
+            "223: from 10.1.0.0/16 to 10.2.9.0/24 goto 230",
+            "224: from 10.1.0.0/16 lookup 220",
+            "229: from 0.0.0.0/32 lookup 220",
+            "226: from 0.0.0.0/32 to 10.2.9.8/32 goto 230",
+            "227: from 0.0.0.0/32 to 10.2.9.0/24 lookup 220",
+            "228: from 0.0.0.0/32 to 10.2.9.0/24 goto 230",
         ];
         assert_eq!(lines(&all), expected);
         assert_eq!(lines(&all.iter().rev().cloned().collect::<Vec<_>>()), expected);
         assert_eq!(lines(&all[1..2]), [""; 0], "nothing is led into the tunnel");
+        // What bypasses comes back, and everything else is closed.
+        let wide = with(Action::Discard, policy("0.0.0.0/0", net("0.0.0.0/0")));
+        let found = lines(&[wide, with(Action::Bypass, policy("10.1.0.0/16", net("10.2.0.0/16")))]);
+        assert_eq!(
+            found[2..4],
+            [
+                "221: from 10.1.0.0/16 to 10.2.0.0/16 goto 227",
+                "222: from 10.2.0.0/16 to 10.1.0.0/16 goto 227"
+            ],
+            "{found:#?}"
+        );
     }
 }
