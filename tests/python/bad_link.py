@@ -33,7 +33,10 @@ def main():
     for number, link in enumerate(("a0", "b0")):
         # What comes from a gateway goes to the device, what comes out of the device its usual way. The router's own
         # addresses are looked up before.
-        ip("rule", "add", "priority", str(50 + number), "iif", link, "lookup", TABLE)
+        rule = ["priority", str(50 + number), "iif", link, "lookup", TABLE]
+        # One that ran before has left it.
+        subprocess.run(["ip", "rule", "del", *rule], check=False, stderr=subprocess.DEVNULL)
+        ip("rule", "add", *rule)
     print("ready", flush=True)
     held, order = [], 0
     while True:
