@@ -3,8 +3,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use adit_esp::translate::Translation;
 use adit_esp::tunnel::{OuterPolicy, Tfc};
 use adit_esp::{Action, Entry, Mss, Policy, SaParameters};
 use adit_wire::ikev2::{Spi, TrafficSelector};
@@ -106,6 +108,9 @@ pub struct Treatment {
     pub tfc: Tfc,
     /// The segments of TCP connections, both ways.
     pub mss: Mss,
+    /// Networks that have other addresses on our side than those that are negotiated. The inbound half has the selectors
+    /// that are negotiated; the outbound half, and the policy, those of our side.
+    pub translation: Option<Arc<Translation>>,
 }
 
 /// How much a Child SA may carry, the larger of both directions; `None`: as much as its sequence numbers allow.

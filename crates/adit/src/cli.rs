@@ -203,6 +203,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
         configuration: configuration.ike,
         hosts: configuration.hosts,
         shunts: configuration.shunts,
+        treatments: configuration.treatments,
     };
     match daemon::run(setup, &hub) {
         Ok(()) => Exit::Ok,

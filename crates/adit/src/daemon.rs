@@ -25,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_crypto::SystemEntropy;
 use adit_esp::SaParameters;
+use adit_esp::tunnel::Tfc;
 use adit_ike::config::{AddressSpec, Configuration, Connection, Settings};
 use adit_ike::{
     ChildHandle, CommandError, Gateway, IkeSaView, InstallChild, Output, RequestId, Target, TerminateTarget,
@@ -43,7 +44,7 @@ use self::names::{Answer, Names, Resolver, SystemResolver};
 use self::policies::Policies;
 use self::reconciler::{ChildName, Reconciler};
 use self::reload::{Changes, Loaded, Loader};
-use crate::config::{ControlUri, GatewaySettings, Hosts, Shunt};
+use crate::config::{ControlUri, GatewaySettings, Hosts, Shunt, Treatments};
 use crate::control::report::ChildFacts;
 use crate::control::server::{ClaimError, Hub, Listener, Reply, Request, Server};
 use crate::control::vici::Message;
@@ -85,6 +86,8 @@ pub struct Setup {
     pub hosts: HashMap<String, Hosts>,
     /// Its children that need no SA.
     pub shunts: Vec<Shunt>,
+    /// What happens to the packets of children.
+    pub treatments: Treatments,
 }
 
 /// Runs the daemon until a signal or a failure ends it.
@@ -125,7 +128,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         // From here on a signal is an order to stop and not the end: nothing stays half done.
         let signals = Signals::register()?;
         // What is protected is protected before anybody can ask for anything.
-        daemon.configure(Instant::now(), setup.configuration, setup.hosts, setup.shunts)?;
+        daemon.configure(Instant::now(), setup.configuration, setup.hosts, setup.shunts, setup.treatments)?;
         let server = listener.serve(hub)?;
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
         daemon.serve(server, received, loads, answered, signals).await
@@ -268,6 +271,7 @@ struct Daemon {
     connections: Vec<Connection>,
     hosts: HashMap<String, Hosts>,
     shunts: Vec<Shunt>,
+    treatments: Treatments,
     names: Names,
     resolver: Box<dyn Resolver>,
     answers: mpsc::UnboundedSender<Answer>,
@@ -334,6 +338,7 @@ impl Daemon {
             connections: Vec::new(),
             hosts: HashMap::new(),
             shunts: Vec::new(),
+            treatments: Treatments::new(),
             names: Names::default(),
             resolver,
             answers,
@@ -364,12 +369,14 @@ impl Daemon {
         mut configuration: Configuration,
         hosts: HashMap<String, Hosts>,
         shunts: Vec<Shunt>,
+        treatments: Treatments,
     ) -> Result<Changes, adit_net::Error> {
         let mut changes =
             Changes::between((&self.connections, &self.hosts), (&configuration.connections, &hosts));
         changes.compare_shunts(&self.shunts, &shunts);
+        changes.compare_treatments(&self.treatments, &treatments);
         let before = self.policies.clone();
-        self.policies.configure(&configuration.connections, &shunts);
+        self.policies.configure(&policies::inside(&configuration.connections, &treatments), &shunts);
         if let Err(error) = self.backend.set_policies(self.policies.all()) {
             self.policies = before;
             if let Err(error) = self.backend.set_policies(self.policies.all()) {
@@ -390,6 +397,7 @@ impl Daemon {
         self.names.configure(now, hosts.values().flat_map(Hosts::names));
         self.hosts = hosts;
         self.shunts = shunts;
+        self.treatments = treatments;
         self.connections.clone_from(&configuration.connections);
         for connection in &mut configuration.connections {
             if let Some(hosts) = self.hosts.get(&connection.name) {
@@ -450,7 +458,7 @@ impl Daemon {
                 .push("the section `gateway` has changed: that takes effect at the next start".to_owned());
         }
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        match self.configure(now, loaded.ike, loaded.hosts, loaded.shunts) {
+        match self.configure(now, loaded.ike, loaded.hosts, loaded.shunts, loaded.treatments) {
             Ok(changes) => {
                 tracing::info!("configuration reloaded: {changes}");
                 answer.put("success", "yes").put_display("summary", &changes);
@@ -833,27 +841,44 @@ impl Daemon {
         }
     }
 
-    fn try_install(&mut self, child: InstallChild) -> Result<(), adit_net::Error> {
+    fn try_install(&mut self, mut child: InstallChild) -> Result<(), adit_net::Error> {
         let handle = child.handle;
+        let name = (child.connection.clone(), child.child.clone());
+        let mut treatment = self.treatments.get(&name).cloned().unwrap_or_default();
+        if !child.tfc_padding && treatment.tfc != Tfc::Off {
+            tracing::info!("{}/{}: the peer takes no padding (`tfc_padding`)", name.0, name.1);
+            treatment.tfc = Tfc::Off;
+        }
+        // What is negotiated is what arrives; what our side sends, and the policy, has the addresses of our side.
+        let negotiated = (child.local_ts.clone(), child.remote_ts.clone());
+        if let Some(translation) = &treatment.translation {
+            let (Some(local), Some(remote)) =
+                (translation.local_inside(&negotiated.0), translation.remote_inside(&negotiated.1))
+            else {
+                let message = "selectors that lie partly in `local_net` or `remote_net`".to_owned();
+                return Err(adit_net::Error::Configuration(message));
+            };
+            (child.local_ts, child.remote_ts) = (local, remote);
+        }
         let (policy, grown) = self.policies.of(&child);
         if grown {
             self.backend.set_policies(self.policies.all())?;
         }
-        let half = |spi, keys| SaParameters {
+        let half = |spi, keys, local_ts, remote_ts| SaParameters {
             spi,
             mode: child.mode,
             transforms: child.transforms,
             keys,
             replay_window: child.replay_window,
-            local_ts: child.local_ts.clone(),
-            remote_ts: child.remote_ts.clone(),
+            local_ts,
+            remote_ts,
             original: child.original,
         };
         self.backend.install(ChildSaInstall {
             id: ChildId(handle.0),
             policy,
-            inbound: half(child.inbound_spi, child.inbound_keys),
-            outbound: half(child.outbound_spi, child.outbound_keys),
+            inbound: half(child.inbound_spi, child.inbound_keys, negotiated.0, negotiated.1),
+            outbound: half(child.outbound_spi, child.outbound_keys, child.local_ts, child.remote_ts),
             local: child.local,
             remote: child.remote,
             encap: child.encap.map(|(local_port, remote_port)| UdpEncap { local_port, remote_port }),
@@ -864,7 +889,7 @@ impl Daemon {
                 soft_packets: child.limits.soft_packets,
                 hard_packets: child.limits.hard_packets,
             },
-            treatment: adit_net::Treatment::default(),
+            treatment,
         })?;
         self.installed.insert(handle, policy);
         Ok(())

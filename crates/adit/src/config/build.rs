@@ -1,22 +1,28 @@
 //! From checked values to what the machines take, and the checks that need more than one value.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_crypto::Secret;
 use adit_esp as esp;
+use adit_esp::Mss;
+use adit_esp::translate::{Renumbering, Translation};
+use adit_esp::tunnel::{DontFragment, Dscp, OuterPolicy, Tfc};
 use adit_ike::config::{
     Action, AddressSpec, Child, ChildLimits, Childless, Configuration, Connection, Fragmentation, Lifetime,
     PostQuantumKey, PpkPolicy, Retransmission, SelectorSpec, SharedSecret, Unique, Volume,
 };
 use adit_ike::identity::{Identity, IdentityPattern};
+use adit_net::Treatment;
 use adit_wire::esp::Mode;
 use adit_wire::ikev2::{EsnId, KeId, Proposal, TrafficSelector, TransformType};
 
 use super::check::Checked;
 use super::diagnostic::{Diagnostics, Problem};
 use super::hosts::{Host, Hosts};
-use super::load::{GatewaySettings, Shunt};
+use super::load::{GatewaySettings, Shunt, Treatments};
 use super::source::{Sources, Span};
 use super::values::{ControlUri, Value};
 
@@ -24,11 +30,12 @@ use super::values::{ControlUri, Value};
 pub(super) struct Builder<'d> {
     sources: &'d Sources,
     diagnostics: &'d mut Diagnostics,
+    pub(super) treatments: Treatments,
 }
 
 impl<'d> Builder<'d> {
     pub(super) fn new(sources: &'d Sources, diagnostics: &'d mut Diagnostics) -> Self {
-        Self { sources, diagnostics }
+        Self { sources, diagnostics, treatments: Treatments::new() }
     }
 
     /// What is missing or wrong is reported and filled with defaults; the result is used only if nothing was.
@@ -301,7 +308,7 @@ impl<'d> Builder<'d> {
                 child.span_of("local_ts").or(local_span).unwrap_or(child.span),
                 child.span_of("remote_ts").or(remote_span).unwrap_or(span),
             );
-            let child = self.child(child);
+            let child = self.child(&section.name, child);
             let own = format!("{path}.children.{}", child.name);
             // What is missing because it is misspelt is reported already.
             if self.diagnostics.errors.is_empty() {
@@ -511,7 +518,7 @@ impl<'d> Builder<'d> {
         Some(Round { auth, id: round.one("id") })
     }
 
-    fn child(&mut self, mut section: Checked) -> Child {
+    fn child(&mut self, connection: &str, mut section: Checked) -> Child {
         let path = section.path.clone();
         let window_span = section.span_of("replay_window");
         let proposals_span = section.span_of("esp_proposals");
@@ -559,6 +566,10 @@ impl<'d> Builder<'d> {
             on_dead_peer: action(section.word("dpd_action")),
             name: section.name.clone(),
         };
+        let treatment = self.treatment(&mut section, &child);
+        if treatment != Treatment::default() {
+            self.treatments.insert((connection.to_owned(), child.name.clone()), treatment);
+        }
         if let (0, Some(span)) = (child.replay_window, window_span)
             && child.proposals.iter().any(offers_esn)
         {
@@ -605,6 +616,80 @@ impl<'d> Builder<'d> {
             );
         }
     }
+}
+
+/// What the data plane does to packets.
+impl Builder<'_> {
+    fn treatment(&mut self, section: &mut Checked, child: &Child) -> Treatment {
+        let outer = OuterPolicy {
+            dscp: if section.word("copy_dscp") == "no" { Dscp::Set(0) } else { Dscp::Copy },
+            copy_ecn: section.flag("copy_ecn"),
+            df: if section.flag("copy_df") { DontFragment::Copy } else { DontFragment::Clear },
+        };
+        let tfc = match section.one("tfc_padding") {
+            Some(Value::Word(_)) => Tfc::Path,
+            Some(Value::Integer(len @ 1..)) => Tfc::AtLeast(u16::try_from(len).unwrap_or(u16::MAX)),
+            _ => Tfc::Off,
+        };
+        let mss = match section.one("mss") {
+            Some(Value::Word("no")) => Mss::Untouched,
+            Some(Value::Integer(mss)) => Mss::At(u16::try_from(mss).unwrap_or(u16::MAX)),
+            _ => Mss::Path,
+        };
+        let translation = Translation {
+            local: self.renumberings(section, "local", &child.local_ts),
+            remote: self.renumberings(section, "remote", &child.remote_ts),
+        };
+        let translation = Some(translation).filter(|all| *all != Translation::default()).map(Arc::new);
+        Treatment { outer, tfc, mss, translation }
+    }
+
+    /// The networks of one side that have other addresses here than those that are negotiated.
+    fn renumberings(
+        &mut self,
+        section: &mut Checked,
+        side: &str,
+        negotiated: &[SelectorSpec],
+    ) -> Vec<Renumbering> {
+        let key = format!("{side}_net");
+        let (span, inside) = (section.span_of(&key), section.selectors(&key));
+        if inside.is_empty() {
+            return Vec::new();
+        }
+        let pair = |(inside, outside): (&SelectorSpec, &SelectorSpec)| {
+            let ((inside, len), (outside, other)) = (prefix(inside)?, prefix(outside)?);
+            (len == other).then(|| Renumbering::new(inside, outside, len)).flatten()
+        };
+        let pairs: Option<Vec<Renumbering>> = inside.iter().zip(negotiated).map(pair).collect();
+        match pairs {
+            Some(pairs) if inside.len() == negotiated.len() => pairs,
+            _ => {
+                let at = span.unwrap_or(section.span);
+                let message = format!("these networks and those of `{side}_ts` do not stand for each other");
+                let problem = Problem::new(at, format!("{}.{key}", section.path), message);
+                let expected =
+                    "one prefix for each in the same order, of the same length, without protocol and port";
+                self.error(
+                    problem
+                        .expected(expected)
+                        .note(format!("{side}_ts"), section.span_of(&format!("{side}_ts"))),
+                );
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// A selector that is a whole prefix and nothing else.
+fn prefix(selector: &SelectorSpec) -> Option<(IpAddr, u8)> {
+    let SelectorSpec::Fixed(selector) = selector else { return None };
+    let len = match (selector.start, selector.end) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => (first.to_bits() ^ last.to_bits()).leading_zeros(),
+        (IpAddr::V6(first), IpAddr::V6(last)) => (first.to_bits() ^ last.to_bits()).leading_zeros(),
+        _ => return None,
+    };
+    let len = u8::try_from(len).ok()?;
+    (*selector == TrafficSelector::subnet(selector.start, len)).then_some((selector.start, len))
 }
 
 /// The parts of an authentication round that matter.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use adit_esp::Action;
 use adit_ike::config;
+use adit_net::Treatment;
 use adit_wire::ikev2::TrafficSelector;
 use zeroize::Zeroizing;
 
@@ -21,6 +22,9 @@ use super::source::Sources;
 use super::syntax::{self, Files, Parsed};
 use super::values::ControlUri;
 
+/// What the data plane does to the packets of a child, by the names of its connection and its own.
+pub type Treatments = HashMap<(String, String), Treatment>;
+
 /// A configuration that can be used.
 #[derive(Debug)]
 pub struct Configuration {
@@ -32,6 +36,8 @@ pub struct Configuration {
     pub hosts: HashMap<String, Hosts>,
     /// Children that need no SA, in order.
     pub shunts: Vec<Shunt>,
+    /// By the names of connection and child, those that are not treated as by default.
+    pub treatments: Treatments,
     /// What is suspicious, though usable.
     pub warnings: Vec<Diagnostic>,
     /// Every file that was read.
@@ -133,10 +139,11 @@ pub(super) fn load_from(
     };
     let mut builder = Builder::new(&sources, &mut diagnostics);
     let (gateway, ike, hosts, shunts) = builder.build(checked);
+    let treatments = std::mem::take(&mut builder.treatments);
     warn_about_exposed_secrets(&sources, &mut diagnostics, exposed);
     if diagnostics.errors.is_empty() {
         let (warnings, files) = (diagnostics.warnings, sources.paths());
-        Ok(Configuration { gateway, ike, hosts, shunts, warnings, files })
+        Ok(Configuration { gateway, ike, hosts, shunts, treatments, warnings, files })
     } else {
         Err(diagnostics)
     }

@@ -526,7 +526,33 @@ pub(super) static CHILD: Schema = Schema {
             "system",
             "use of the label",
         ),
-        only("tfc_padding", Kind::Text, "0", "pad packets against traffic analysis"),
+        key(
+            "tfc_padding",
+            Kind::NumberOr(0, 65_535, &["mtu"]),
+            "0",
+            "inner packets look as if they had at least so many octets, `mtu`: as many as the path carries; unless the \
+             peer refuses such padding",
+        ),
+        key(
+            "mss",
+            Kind::NumberOr(88, 65_495, &["auto", "no"]),
+            "auto",
+            "largest TCP segment that connections through the tunnel may agree on, in either direction; `auto`: what fits \
+             the path, `no`: any",
+        ),
+        key(
+            "local_net",
+            Kind::Selectors,
+            "",
+            "the networks that `local_ts` stands for on our side, if they are others: one of equal length for each, \
+             addresses are translated one to one",
+        ),
+        key(
+            "remote_net",
+            Kind::Selectors,
+            "",
+            "the networks as which our side sees those of `remote_ts`, if they are others: one of equal length for each",
+        ),
         only("per_cpu_sas", Kind::Choice(&[done("no"), not_yet("yes"), not_yet("encap")]), "no", "RFC 9611"),
         only(
             "hw_offload",
@@ -541,13 +567,18 @@ pub(super) static CHILD: Schema = Schema {
             "offload to network cards",
         ),
         only("sha256_96", Kind::Bool, "no", "truncation of broken peers"),
-        only("copy_df", Kind::Bool, "yes", "copy DF to the outer header"),
-        only("copy_ecn", Kind::Bool, "yes", "copy ECN (RFC 6040)"),
-        only(
+        key(
+            "copy_df",
+            Kind::Bool,
+            "yes",
+            "outer packets may be fragmented on their way only if those inside may; `no`: all may",
+        ),
+        key("copy_ecn", Kind::Bool, "yes", "tell congestion on the way to those who cause it (RFC 6040)"),
+        key(
             "copy_dscp",
-            Kind::Choice(&[done("out"), not_yet("no"), not_yet("in"), not_yet("yes")]),
+            Kind::Choice(&[done("out"), done("no"), not_yet("in"), not_yet("yes")]),
             "out",
-            "copy DSCP",
+            "`out`: outer packets have the DSCP of those inside; `no`: none",
         ),
         only("icmp", Kind::Bool, "no", "forward ICMP errors from outside the selectors"),
     ],

@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Bytes,
     /// One of these words.
     Choice(&'static [Choice]),
+    /// A whole number within bounds, or one of these words.
+    NumberOr(u64, u64, &'static [&'static str]),
     /// Anything.
     Text,
     /// `pubkey`, `psk`, `eap...`, and so on.
@@ -155,6 +157,7 @@ impl Kind {
             Self::Time => time(text).map(Value::Time),
             Self::Bytes => bytes(text).map(Value::Integer),
             Self::Choice(choices) => choice(text, choices).map(Value::Word),
+            Self::NumberOr(least, most, words) => number_or(text, (least, most), words),
             Self::Text => Ok(Value::Text(text.text.to_string())),
             Self::Auth => auth(text).map(Value::Word),
             Self::Addresses => addresses(text).map(Value::Addresses),
@@ -182,6 +185,9 @@ impl Kind {
             Self::Bool => "`yes` or `no`".to_owned(),
             Self::Integer(least, most) if most >= u64::from(u32::MAX) => format!("a number from {least}"),
             Self::Integer(least, most) => format!("a number from {least} to {most}"),
+            Self::NumberOr(least, most, words) => {
+                format!("a number from {least} to {most}, `{}`", words.join("`, `"))
+            }
             Self::Time => "a time".to_owned(),
             Self::Bytes => "a size".to_owned(),
             Self::Choice(choices) => {
@@ -282,6 +288,14 @@ fn time(text: &Text) -> Result<Duration, Wrong> {
 fn bytes(text: &Text) -> Result<u64, Wrong> {
     scaled(&text.text, &[('k', 1 << 10), ('m', 1 << 20), ('g', 1 << 30)])
         .ok_or_else(|| Wrong::new(text, "a size: a whole number of octets, or with `k`, `m` or `g`"))
+}
+
+fn number_or(text: &Text, (least, most): (u64, u64), words: &'static [&'static str]) -> Result<Value, Wrong> {
+    if let Some(word) = words.iter().find(|word| text.text.eq_ignore_ascii_case(word)) {
+        return Ok(Value::Word(word));
+    }
+    let expected = || format!("a whole number from {least} to {most}, or `{}`", words.join("` or `"));
+    integer(text, least, most).map(Value::Integer).map_err(|_| Wrong::new(text, expected()))
 }
 
 fn choice(text: &Text, choices: &'static [Choice]) -> Result<&'static str, Wrong> {

@@ -4,6 +4,7 @@
 //! It owns the numbering of policies (`reqid` in vici) and never talks to the data plane. A policy only ever grows: what
 //! was protected once stays closed until the daemon ends in order.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +15,7 @@ use adit_net::{PolicyId, PolicySpec};
 use adit_wire::ikev2::TrafficSelector;
 
 use super::reconciler::ChildName;
-use crate::config::Shunt;
+use crate::config::{Shunt, Treatments};
 
 /// At most this many selectors that only an SA made known stay protected after it, the latest ones: a peer that comes
 /// from ever new addresses must not fill the memory.
@@ -190,6 +191,33 @@ fn sorted(selectors: &[TrafficSelector]) -> Vec<TrafficSelector> {
     sorted.sort_unstable_by_key(|s| (s.start, s.end, s.protocol, s.start_port, s.end_port));
     sorted.dedup();
     sorted
+}
+
+/// Connections whose children have the selectors that they have on our side.
+pub(super) fn inside<'c>(connections: &'c [Connection], treatments: &Treatments) -> Cow<'c, [Connection]> {
+    let mut connections = Cow::Borrowed(connections);
+    for ((connection, child), treatment) in treatments {
+        let Some(translation) = &treatment.translation else { continue };
+        let connection = connections.to_mut().iter_mut().find(|one| one.name == *connection);
+        let child = connection.and_then(|one| one.children.iter_mut().find(|one| one.name == *child));
+        let Some(child) = child else { continue };
+        let fixed = |specs: &[SelectorSpec]| {
+            let one = |spec: &SelectorSpec| match spec {
+                SelectorSpec::Fixed(selector) => Some(*selector),
+                SelectorSpec::Dynamic { .. } => None,
+            };
+            specs.iter().map(one).collect::<Option<Vec<_>>>()
+        };
+        let specs =
+            |selectors: Vec<TrafficSelector>| selectors.into_iter().map(SelectorSpec::Fixed).collect();
+        if let Some(local) = fixed(&child.local_ts).and_then(|all| translation.local_inside(&all)) {
+            child.local_ts = specs(local);
+        }
+        if let Some(remote) = fixed(&child.remote_ts).and_then(|all| translation.remote_inside(&all)) {
+            child.remote_ts = specs(remote);
+        }
+    }
+    connections
 }
 
 /// The selectors of a child as far as the configuration tells them. Our `dynamic` is all that it may become, which is

@@ -8,10 +8,11 @@ use std::path::PathBuf;
 
 use adit_ike::config::{Configuration, Connection, PostQuantumKey};
 use adit_ike::{Gateway, IkeSaView};
+use adit_net::Treatment;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::reconciler::ChildName;
-use crate::config::{self, Diagnostics, Hosts, Shunt};
+use crate::config::{self, Diagnostics, Hosts, Shunt, Treatments};
 use crate::control::server::Reply;
 use crate::control::vici::Message;
 
@@ -77,6 +78,28 @@ impl Changes {
         }
         let added = new.iter().filter(|shunt| !old.iter().any(|other| same(other, shunt)));
         self.added.extend(added.map(name));
+    }
+
+    /// Compares what happens to the packets of children that stay. SAs with other addresses on our side are ended; all else
+    /// comes with the next ones.
+    pub(super) fn compare_treatments(&mut self, old: &Treatments, new: &Treatments) {
+        let mut names: Vec<ChildName> = self.kept.iter().cloned().collect();
+        names.sort();
+        for name in names {
+            let key = (name.connection.clone(), name.child.clone());
+            let (old, new) = (old.get(&key), new.get(&key));
+            if old == new {
+                continue;
+            }
+            if !self.changed.contains(&short(&name)) {
+                self.changed.push(short(&name));
+            }
+            let translation = |all: Option<&Treatment>| all.and_then(|all| all.translation.clone());
+            if translation(old) != translation(new) {
+                self.kept.remove(&name);
+                self.children.push(name);
+            }
+        }
     }
 
     fn compare_children(&mut self, old: &Connection, new: &Connection) {

@@ -177,7 +177,15 @@ impl Side {
             answers,
         };
         let mut daemon = Daemon::new(gateway, outside, Hub::default(), Inbox::default(), None);
-        daemon.configure(now, configuration.ike, configuration.hosts, configuration.shunts).unwrap();
+        daemon
+            .configure(
+                now,
+                configuration.ike,
+                configuration.hosts,
+                configuration.shunts,
+                configuration.treatments,
+            )
+            .unwrap();
         Self { daemon, deeds, inbox, queue, loads, answered }
     }
 

@@ -1,5 +1,9 @@
 //! What a good configuration means.
 
+use adit_esp::Mss;
+use adit_esp::translate::{Renumbering, Translation};
+use adit_esp::tunnel::{DontFragment, Dscp, OuterPolicy, Tfc};
+use adit_net::Treatment;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -466,4 +470,37 @@ fn children_that_pass_or_drop_need_no_peer() {
     let names: Vec<_> =
         connection.children.iter().map(|child| (child.name.as_str(), child.priority)).collect();
     assert_eq!((names, configuration.shunts.len()), (vec![("net", 9)], 2));
+}
+
+#[test]
+fn packets_are_treated_as_asked_for() {
+    let treatment = |child: &str| {
+        let key = ("c".to_owned(), "n".to_owned());
+        good(&connection("local_addrs = 192.0.2.1", child, "")).treatments.remove(&key).unwrap_or_default()
+    };
+    let of = |outer: OuterPolicy| Treatment { outer, ..Treatment::default() };
+    let default = OuterPolicy::default();
+    assert_eq!(treatment("mss = auto\n tfc_padding = 0\n copy_df = yes"), Treatment::default());
+    assert_eq!(treatment("copy_df = no"), of(OuterPolicy { df: DontFragment::Clear, ..default }));
+    assert_eq!(treatment("copy_ecn = no"), of(OuterPolicy { copy_ecn: false, ..default }));
+    assert_eq!(treatment("copy_dscp = no"), of(OuterPolicy { dscp: Dscp::Set(0), ..default }));
+    assert_eq!(treatment("tfc_padding = mtu").tfc, Tfc::Path);
+    assert_eq!(treatment("tfc_padding = 1000").tfc, Tfc::AtLeast(1000));
+    assert_eq!(treatment("mss = 1300").mss, Mss::At(1300));
+    assert_eq!(treatment("mss = no").mss, Mss::Untouched);
+
+    let pair = |inside: &str, outside: &str, len| Renumbering::new(ip(inside), ip(outside), len).unwrap();
+    let nets = "local_ts = 10.1.1.0/24, 10.9.0.0/16, fd00:a::/64
+        local_net = 192.168.1.0/24, 10.9.0.0/16, fd00:1::/64
+        remote_ts = 192.168.1.0/24, fd00:1::/64
+        remote_net = 10.2.1.0/24, fd00:b::/64";
+    let expected = Translation {
+        local: vec![
+            pair("192.168.1.0", "10.1.1.0", 24),
+            pair("10.9.0.0", "10.9.0.0", 16),
+            pair("fd00:1::", "fd00:a::", 64),
+        ],
+        remote: vec![pair("10.2.1.0", "192.168.1.0", 24), pair("fd00:b::", "fd00:1::", 64)],
+    };
+    assert_eq!(treatment(nets).translation.as_deref(), Some(&expected));
 }

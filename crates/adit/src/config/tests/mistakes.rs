@@ -594,3 +594,32 @@ fn a_child_that_passes_or_drops_has_to_be_one_that_can() {
         is_wrong(&text, expected);
     }
 }
+
+#[test]
+fn networks_that_do_not_stand_for_each_other_are_errors() {
+    const EXPECTED: &str =
+        "expected one prefix for each in the same order, of the same length, without protocol and port";
+    for (ts, net) in [
+        ("10.1.1.0/24", "192.168.1.0/25"),
+        ("10.1.1.0/24", "192.168.1.0/24, 192.168.2.0/24"),
+        ("10.1.1.0/24, 10.1.2.0/24", "192.168.1.0/24"),
+        ("10.1.1.0/24", "fd00::/24"),
+        ("10.1.1.0/24[tcp]", "192.168.1.0/24"),
+        ("10.1.1.0/24", "192.168.1.0/24[tcp/80]"),
+        ("10.1.1.0-10.1.1.9", "192.168.1.0-192.168.1.9"),
+        ("dynamic", "192.168.1.0/24"),
+    ] {
+        let text = connection("", &format!("local_ts = {ts}\n      local_net = {net}"), "");
+        is_wrong(
+            &text,
+            &format!(
+                "a.conf:11:19: connections.c.children.n.local_net: these networks and those of `local_ts` do not stand \
+                 for each other; {EXPECTED}; local_ts"
+            ),
+        );
+    }
+    is_wrong(
+        &connection("", "tfc_padding = much", ""),
+        "a.conf:10:21: connections.c.children.n.tfc_padding: bad value `much`; expected a whole number from 0 to 65535, or `mtu`",
+    );
+}
