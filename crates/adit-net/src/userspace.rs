@@ -137,7 +137,7 @@ impl Backend for Userspace {
             id,
             policy,
             active,
-            inbound: Inbound::new(id, inbound, active, limits, transport, treatment.mss, Arc::clone(&counts)),
+            inbound: Inbound::new(id, inbound, active, limits, transport, &treatment, Arc::clone(&counts)),
             outbound: Outbound::new(id, outbound, limits, transport, treatment, Arc::clone(&counts))?,
         });
         self.worker.order(|done| Command::Install(child, done))?;

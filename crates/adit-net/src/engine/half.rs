@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_esp::fragment::{Fragments, may_fragment};
+use adit_esp::translate::Translation;
 use adit_esp::transport::{Header, OuterHeader, hop_limit};
 use adit_esp::tunnel::{OuterPolicy, believed_path_mtu};
 use adit_esp::{
@@ -38,6 +39,7 @@ pub(crate) struct Inbound {
     moved: Option<(SocketAddr, SocketAddr)>,
     moved_at: Option<Instant>,
     mss: Mss,
+    translation: Option<Arc<Translation>>,
     /// As the outbound half knows it.
     max_inner: usize,
     counts: Arc<SaCounts>,
@@ -53,7 +55,7 @@ impl Inbound {
         active: bool,
         limits: Limits,
         transport: Transport,
-        mss: Mss,
+        treatment: &Treatment,
         counts: Arc<SaCounts>,
     ) -> Self {
         Self {
@@ -65,7 +67,8 @@ impl Inbound {
             transport,
             moved: None,
             moved_at: None,
-            mss,
+            mss: treatment.mss,
+            translation: treatment.translation.clone(),
             max_inner: usize::MAX,
             counts,
         }
@@ -121,6 +124,9 @@ impl Inbound {
                 self.counts.last_in.set(report.clock.number(now));
                 match opened {
                     Opened::Packet(inner) if self.admits(inner.len(), report) => {
+                        if let Some(translation) = &self.translation {
+                            translation.inbound(inner);
+                        }
                         self.mss.clamp(inner, self.max_inner, Checksum::Whole);
                         arrived.inner = Some(inner);
                     }
@@ -413,6 +419,9 @@ impl Outbound {
         // A packet that is altered has to leave: another SA could not take it then.
         if !self.carries(count, inner.len(), report) {
             return Ok(false);
+        }
+        if let Some(translation) = &self.treatment.translation {
+            translation.outbound(inner, Checksum::Whole);
         }
         self.treatment.mss.clamp(inner, self.max_inner, Checksum::Whole);
         match fragments {
