@@ -9,6 +9,7 @@ mod closed;
 mod frames;
 mod packets;
 mod sas;
+mod treatment;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
