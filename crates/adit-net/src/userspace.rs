@@ -61,7 +61,7 @@ impl Userspace {
     /// # Errors
     /// Something is in use by someone else, or the kernel refused. Then nothing is left behind that was not there, and
     /// what a killed predecessor left stays.
-    pub fn start(config: NetConfig, events: Box<dyn Fn(NetEvent) + Send + Sync>) -> Result<Self, Error> {
+    pub fn start(mut config: NetConfig, events: Box<dyn Fn(NetEvent) + Send + Sync>) -> Result<Self, Error> {
         if config.workers != 1 {
             let workers = config.workers;
             return Err(Error::Configuration(format!(
@@ -76,6 +76,7 @@ impl Userspace {
         let mtu =
             config.tun_mtu.map_or_else(|| tun_mtu(path::default_mtu(config.mark)), |mtu| Ok(mtu.into()))?;
         netlink.set_mtu(interface, mtu)?;
+        config.tun_mtu = u16::try_from(mtu).ok();
         // Room for the bursts of a TCP sender while the worker is busy.
         netlink.set_queue_length(interface, 5000)?;
         // In containers IPv6 is often off for new devices. If it has to stay off, IPv6 policies will say so.
@@ -131,14 +132,30 @@ impl Backend for Userspace {
             return Err(Error::Configuration(format!("inbound SPI {} is in use", inbound.spi)));
         }
         let transport = Transport::new(&self.config, &self.sockets, local, remote, encap)?;
+        let tun_mtu = self.config.tun_mtu.map_or(usize::MAX, usize::from);
         let counts = Arc::new(SaCounts::default());
         let inbound = InboundSa::new(inbound)?;
         let child = Box::new(NewChild {
             id,
             policy,
             active,
-            inbound: Inbound::new(id, inbound, active, limits, transport, &treatment, Arc::clone(&counts)),
-            outbound: Outbound::new(id, outbound, limits, transport, treatment, Arc::clone(&counts))?,
+            inbound: Inbound::new(
+                id,
+                inbound,
+                active,
+                limits,
+                transport,
+                (&treatment, tun_mtu),
+                Arc::clone(&counts),
+            ),
+            outbound: Outbound::new(
+                id,
+                outbound,
+                limits,
+                transport,
+                (treatment, tun_mtu),
+                Arc::clone(&counts),
+            )?,
         });
         self.worker.order(|done| Command::Install(child, done))?;
         self.spis.insert(spi);

@@ -38,7 +38,7 @@ pub(crate) struct Inbound {
     /// Where the peer's packets arrive and come from instead, as reported.
     moved: Option<(SocketAddr, SocketAddr)>,
     moved_at: Option<Instant>,
-    mss: Mss,
+    clamp: Clamp,
     translation: Option<Arc<Translation>>,
     /// As the outbound half knows it.
     max_inner: usize,
@@ -55,7 +55,7 @@ impl Inbound {
         active: bool,
         limits: Limits,
         transport: Transport,
-        treatment: &Treatment,
+        (treatment, tun_mtu): (&Treatment, usize),
         counts: Arc<SaCounts>,
     ) -> Self {
         Self {
@@ -67,7 +67,7 @@ impl Inbound {
             transport,
             moved: None,
             moved_at: None,
-            mss: treatment.mss,
+            clamp: Clamp { mss: treatment.mss, tun_mtu },
             translation: treatment.translation.clone(),
             max_inner: usize::MAX,
             counts,
@@ -127,7 +127,7 @@ impl Inbound {
                         if let Some(translation) = &self.translation {
                             translation.inbound(inner);
                         }
-                        self.mss.clamp(inner, self.max_inner, Checksum::Whole);
+                        self.clamp.apply(inner, self.max_inner);
                         arrived.inner = Some(inner);
                     }
                     Opened::Payload(header, payload) if self.admits(header.len() + payload.len(), report) => {
@@ -203,6 +203,19 @@ pub(crate) struct Arrived<'p> {
     pub(crate) ready: Option<ChildId>,
 }
 
+/// The segment size of connections: what fits the way to the peer, and the way into the TUN device as well.
+#[derive(Clone, Copy)]
+struct Clamp {
+    mss: Mss,
+    tun_mtu: usize,
+}
+
+impl Clamp {
+    fn apply(self, inner: &mut [u8], max_inner: usize) {
+        self.mss.clamp(inner, max_inner.min(self.tun_mtu), Checksum::Whole);
+    }
+}
+
 /// How much one half of an SA may carry. What is not limited is `u64::MAX`.
 struct Allowance {
     soft_packets: u64,
@@ -248,6 +261,7 @@ pub(crate) struct Outbound {
     destinations: Vec<Prefix>,
     transport: Transport,
     treatment: Treatment,
+    clamp: Clamp,
     allowance: Allowance,
     /// The longest inner packet that fits the path, as far as it is known, and when that was last looked up.
     max_inner: usize,
@@ -311,7 +325,7 @@ impl Outbound {
         parameters: SaParameters,
         limits: Limits,
         transport: Transport,
-        treatment: Treatment,
+        (treatment, tun_mtu): (Treatment, usize),
         counts: Arc<SaCounts>,
     ) -> Result<Self, SaError> {
         let destinations = prefixes(&parameters.remote_ts);
@@ -321,6 +335,7 @@ impl Outbound {
             sa: OutboundSa::new(parameters)?,
             destinations,
             transport,
+            clamp: Clamp { mss: treatment.mss, tun_mtu },
             treatment,
             allowance: limits.into(),
             max_inner: usize::MAX,
@@ -384,7 +399,8 @@ impl Outbound {
             let sealed = self.seal_one(split.packet_mut(), place, trains, report)?;
             return Ok(if sealed { Sealed::All } else { Sealed::Spent(0) });
         }
-        let in_place = self.mode == Mode::Tunnel && largest <= self.max_inner;
+        let in_place =
+            self.mode == Mode::Tunnel && largest <= self.max_inner && self.treatment.translation.is_none();
         let tos = self.treatment.outer.fields(split.packet()).traffic_class;
         let mut copy = std::mem::take(&mut trains.scratch);
         let (mut index, mut sealed) = (from, Ok(true));
@@ -423,7 +439,7 @@ impl Outbound {
         if let Some(translation) = &self.treatment.translation {
             translation.outbound(inner, Checksum::Whole);
         }
-        self.treatment.mss.clamp(inner, self.max_inner, Checksum::Whole);
+        self.clamp.apply(inner, self.max_inner);
         match fragments {
             None => self.push(inner, place, trains)?,
             Some(mut fragments) => {
