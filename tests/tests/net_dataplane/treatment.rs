@@ -2,7 +2,6 @@
 //! abuse it.
 
 use super::*;
-use adit_esp::Mss;
 use adit_esp::translate::{Renumbering, Translation};
 use adit_esp::tunnel::Tfc;
 use adit_wire::{icmp, ip};
