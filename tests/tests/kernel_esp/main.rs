@@ -20,6 +20,7 @@ mod refused;
 mod scapy;
 mod sizes;
 mod suites;
+mod transport;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -54,8 +55,9 @@ fn a_linux_kernel_and_adit_understand_each_other() -> Result<()> {
         let mut scene = Scene::new(lab)?;
         tell(&format!("booted: {:?}", start.elapsed()));
         type Part = fn(&mut Scene<'_>) -> Result<()>;
-        let parts: [(&str, Part); 7] = [
+        let parts: [(&str, Part); 8] = [
             ("every suite both ways", suites::every_suite_both_ways),
+            ("transport mode", transport::two_hosts_talk),
             ("marks of outer and inner headers", marks::congestion_and_classes_pass_the_tunnel),
             ("don't fragment", marks::the_dont_fragment_bit_is_copied),
             ("sizes", sizes::a_narrow_link_is_told_to_the_senders),
