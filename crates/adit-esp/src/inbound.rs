@@ -3,6 +3,7 @@
 //! This module owns the order of the checks and the cause of every drop. It never finds the SA, which is the caller's by SPI,
 //! and never answers a bad packet.
 
+use std::hint::black_box;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -288,6 +289,14 @@ impl InboundSa {
         }
         decapsulate_ecn(Ecn::from_traffic_class(outer.traffic_class), inner)?;
         Ok(Opened::Packet(inner))
+    }
+
+    /// Reads a little of each part that a packet needs, and so fetches it. Where packets of many SAs have come at once, this
+    /// is done for some before the first of them is opened.
+    pub fn touch(&self) {
+        let Self { protection, window, selectors, counters, .. } = self;
+        black_box((protection.keys().touch(), window.top(), selectors.touch(), counters.packets));
+        black_box((self.spi, counters.drops.count(Drop::Congestion)));
     }
 
     /// Its keys, which can [`rest`](Protection::rest) where there are very many SAs.

@@ -111,6 +111,7 @@ impl PacketProtection {
     /// encrypts, and writes the ICV.
     ///
     /// What room there is beyond the least padding is filled with zeros behind the payload (RFC 4303 2.7).
+    #[inline]
     pub(crate) fn seal(
         &self,
         spi: Spi,
@@ -183,6 +184,7 @@ impl PacketProtection {
     }
 
     /// Verifies and decrypts a packet in place; returns payload, padding and trailer.
+    #[inline]
     pub(crate) fn open<'p>(&self, sequence: u64, packet: &'p mut [u8]) -> Result<&'p mut [u8], Drop> {
         let mut scratch = [0; 12];
         let Fields { header, iv, body, icv } = self.fields(packet).ok_or(Drop::Malformed)?;

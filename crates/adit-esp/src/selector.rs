@@ -2,7 +2,7 @@
 //!
 //! This module owns the answer to "does this packet belong": it never negotiates and never narrows.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use adit_wire::ikev2::TrafficSelector;
 use adit_wire::ip::{Flow, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MOBILITY};
@@ -16,8 +16,8 @@ enum Sides {
     /// One range of IPv4 addresses on each side, whatever the protocol and ports: what nearly all SAs have, kept where
     /// they are.
     Ipv4 {
-        local: (Ipv4Addr, Ipv4Addr),
-        remote: (Ipv4Addr, Ipv4Addr),
+        local: (u32, u32),
+        remote: (u32, u32),
     },
     Any(Box<Lists>),
 }
@@ -43,6 +43,10 @@ impl Selectors {
         })))
     }
 
+    pub(crate) fn touch(&self) -> bool {
+        matches!(&self.0, Sides::Ipv4 { .. })
+    }
+
     /// May a packet of ours take this SA: from one of our selectors to one of the peer's?
     #[must_use]
     pub fn admit_outbound(&self, flow: &Flow) -> bool {
@@ -57,6 +61,7 @@ impl Selectors {
 
     /// May a packet of the peer have come by this SA: from one of its selectors to one of ours?
     #[must_use]
+    #[inline]
     pub fn admit_inbound(&self, flow: &Flow) -> bool {
         match &self.0 {
             Sides::Ipv4 { local, remote } => within(remote, flow.source) && within(local, flow.destination),
@@ -69,17 +74,17 @@ impl Selectors {
 }
 
 /// The addresses of a selector that has nothing else to say.
-fn plain(ts: &TrafficSelector) -> Option<(Ipv4Addr, Ipv4Addr)> {
+fn plain(ts: &TrafficSelector) -> Option<(u32, u32)> {
     match (ts.start, ts.end) {
-        (IpAddr::V4(start), IpAddr::V4(end)) => {
-            (ts.protocol == 0 && (ts.start_port, ts.end_port) == (0, u16::MAX)).then_some((start, end))
-        }
+        (IpAddr::V4(start), IpAddr::V4(end)) => (ts.protocol == 0
+            && (ts.start_port, ts.end_port) == (0, u16::MAX))
+            .then_some((start.to_bits(), end.to_bits())),
         _ => None,
     }
 }
 
-fn within((start, end): &(Ipv4Addr, Ipv4Addr), address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(address) if (*start..=*end).contains(&address))
+fn within((start, end): &(u32, u32), address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if (*start..=*end).contains(&address.to_bits()))
 }
 
 fn admit(rules: &[Rule], endpoint: &Endpoint) -> bool {
@@ -184,6 +189,8 @@ impl From<&TrafficSelector> for Rule {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;

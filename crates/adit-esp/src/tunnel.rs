@@ -126,6 +126,7 @@ impl OuterPolicy {
 ///
 /// # Errors
 /// [`Drop::Congestion`] if the combination demands that the packet be dropped.
+#[inline]
 pub fn decapsulate_ecn(outer: Ecn, inner: &mut [u8]) -> Result<(), Drop> {
     match inner {
         [first, tos, rest @ ..] if *first >> 4 == 4 => {

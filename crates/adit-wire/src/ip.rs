@@ -68,6 +68,7 @@ impl Flow {
 /// # Errors
 /// The packet is neither, its header is malformed or longer than what is there, or its extension headers are too
 /// many or incomplete.
+#[inline]
 pub fn flow(packet: &[u8]) -> Result<Flow, DecodeError> {
     match packet.first().map(|octet| octet >> 4) {
         Some(4) => {
@@ -92,6 +93,7 @@ pub fn flow(packet: &[u8]) -> Result<Flow, DecodeError> {
 }
 
 /// The ports as selectors see them. A header too short to hold them is one whose ports cannot be seen.
+#[inline]
 fn ports(protocol: u8, fragment: bool, payload: &[u8]) -> (Option<u16>, Option<u16>) {
     if fragment {
         return (None, None);
@@ -171,6 +173,7 @@ impl Ipv4Header {
     ///
     /// # Errors
     /// It is not IPv4, or its lengths do not fit together or go beyond the slice.
+    #[inline]
     pub fn decode(packet: &[u8]) -> Result<Self, DecodeError> {
         const CONTEXT: &str = "IPv4 header";
         let [
