@@ -69,13 +69,19 @@ fn all_suites() -> [(&'static str, EspTransforms, Option<&'static aead::Algorith
 
 /// Row 7: the same packets, by the library's calls alone and as ESP.
 fn suites(options: &Options, recorder: &Recorder) -> Result<()> {
-    tell("| suite | octets | library, seal + open | ESP, seal + open | share of the library's rate |");
-    tell("|---|---|---|---|---|");
+    tell(
+        "| suite | octets | library, seal + open | ESP, seal + open | share of the library's rate | with padding and trailer |",
+    );
+    tell("|---|---|---|---|---|---|");
     for (name, transforms, algorithm) in all_suites() {
         for len in [64, 1420] {
-            let mut bare = algorithm.map(|algorithm| Bare::new(algorithm, len)).transpose()?;
             let mut pair = Pairs::new(1, transforms, len)?;
+            let mut bare = algorithm.map(|algorithm| Bare::new(algorithm, len)).transpose()?;
+            // What ESP gives the library: with padding and trailer.
+            let body = (len + 2).next_multiple_of(4);
+            let mut same = algorithm.map(|algorithm| Bare::new(algorithm, body)).transpose()?;
             let (mut library, mut esp, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+            let mut of_same = Vec::new();
             for _ in 0..=options.rounds {
                 let ours = pair.pass(options.packets)?;
                 esp.push(ours);
@@ -84,6 +90,9 @@ fn suites(options: &Options, recorder: &Recorder) -> Result<()> {
                     library.push(theirs);
                     shares.push(theirs / ours);
                 }
+                if let Some(same) = &mut same {
+                    of_same.push(same.pass(options.packets)? / ours);
+                }
             }
             let ns = |values: Vec<f64>| {
                 if values.is_empty() { "".to_owned() } else { format!("{:.0} ns", median(values)) }
@@ -91,9 +100,11 @@ fn suites(options: &Options, recorder: &Recorder) -> Result<()> {
             if name == "AES-256-GCM" {
                 recorder.add("memory", &format!("share-{len}"), median(shares.clone()))?;
             }
-            let share =
-                if shares.is_empty() { String::new() } else { format!("{:.1} %", 100.0 * median(shares)) };
-            tell(&format!("| {name} | {len} | {} | {} | {share} |", ns(library), ns(esp)));
+            let percent = |shares: Vec<f64>| {
+                if shares.is_empty() { String::new() } else { format!("{:.1} %", 100.0 * median(shares)) }
+            };
+            let (library, esp, share, of_same) = (ns(library), ns(esp), percent(shares), percent(of_same));
+            tell(&format!("| {name} | {len} | {library} | {esp} | {share} | {of_same} |"));
         }
     }
     Ok(())
@@ -148,7 +159,9 @@ struct Pairs {
     opening: Vec<InboundSa>,
     slots: Vec<Vec<u8>>,
     inner_len: usize,
-    random: u64,
+    /// Which SA carries which packet, over and over.
+    order: Vec<usize>,
+    next: usize,
 }
 
 impl Pairs {
@@ -173,36 +186,45 @@ impl Pairs {
             .iter_mut()
             .zip(inner)
             .for_each(|(to, from)| *to = from);
-        Ok(Self { sealing, opening, slots: vec![slot; BURST], inner_len: len, random: 0x9e37_79b9_7f4a_7c15 })
+        Ok(Self { sealing, opening, slots: vec![slot; BURST], inner_len: len, order: order(count), next: 0 })
     }
 
     /// Nanoseconds for sealing and opening one, each on an SA of its own.
     fn pass(&mut self, packets: usize) -> Result<f64> {
         let start = Instant::now();
         for _ in 0..packets / BURST {
-            let chosen: [usize; BURST] = std::array::from_fn(|_| self.next());
-            for number in chosen {
-                self.sealing.get(number).context("no such SA")?.touch();
-                self.opening.get(number).context("no such SA")?.touch();
+            let chosen = self.order.get(self.next..).and_then(|order| order.first_chunk::<BURST>());
+            let chosen = chosen.context("order")?;
+            self.next = (self.next + BURST) % self.order.len();
+            if self.sealing.len() > 1 {
+                for number in chosen {
+                    self.sealing.get(*number).context("no such SA")?.touch();
+                    self.opening.get(*number).context("no such SA")?.touch();
+                }
             }
             for (slot, number) in self.slots.iter_mut().zip(chosen) {
-                let sa = self.sealing.get_mut(number).context("no such SA")?;
+                let sa = self.sealing.get_mut(*number).context("no such SA")?;
                 sa.seal_at(slot, self.inner_len, 4)?;
             }
             for (slot, number) in self.slots.iter_mut().zip(chosen) {
-                let sa = self.opening.get_mut(number).context("no such SA")?;
+                let sa = self.opening.get_mut(*number).context("no such SA")?;
                 ensure!(matches!(sa.open(slot), Ok(Opened::Packet(_))), "a packet was refused");
             }
         }
         Ok(per_packet(start, packets))
     }
+}
 
-    fn next(&mut self) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random % self.sealing.len() as u64) as usize
-    }
+/// Numbers below `count` that look random.
+fn order(count: usize) -> Vec<usize> {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let next = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random % count as u64) as usize
+    };
+    std::iter::repeat_with(next).take(BURST << 14).collect()
 }
 
 fn parameters(number: usize, transforms: EspTransforms, outbound: bool) -> SaParameters {
@@ -269,11 +291,12 @@ fn many_sas(options: &Options, recorder: &Recorder) -> Result<()> {
     Ok(())
 }
 
-/// Row 9: finding the policy of a few steady flows.
+/// Row 9: finding the policy of a few steady flows, and sealing their packets.
 fn policies(options: &Options, recorder: &Recorder) -> Result<()> {
     tell("");
-    tell("| policies | lookup | share of the rate with one |");
+    tell("| policies | flow, policy and seal, 64 octets | share of the rate with one |");
     tell("|---|---|---|");
+    let [(_, transforms, _), ..] = all_suites();
     let mut subjects = Vec::new();
     for count in [1_usize, 1000] {
         let policies: Vec<_> = (0..count)
@@ -295,20 +318,24 @@ fn policies(options: &Options, recorder: &Recorder) -> Result<()> {
             })
             .collect::<Option<_>>()
             .context("too long")?;
-        subjects.push((count, PolicyTable::new(&policies), flows, Vec::new()));
+        let sa = OutboundSa::new(parameters(0, transforms, true))?;
+        subjects.push((count, PolicyTable::new(&policies), flows, sa, Vec::new()));
     }
     for _ in 0..=options.rounds {
-        for (_, table, flows, times) in &mut subjects {
+        for (_, table, flows, sa, times) in &mut subjects {
+            let layout = sa.layout();
+            let mut slot = vec![0; layout.packet_len(64)];
             let start = Instant::now();
             for inner in flows.iter().cycle().take(options.packets) {
                 let flow = ip::flow(inner)?;
                 ensure!(black_box(table.lookup_outbound(&flow)).is_some(), "no policy");
+                sa.seal_at(&mut slot, inner.len(), 4)?;
             }
             times.push(per_packet(start, options.packets));
         }
     }
     let one = subjects.first().map(|(.., times)| times.clone()).unwrap_or_default();
-    for (count, _, _, times) in subjects {
+    for (count, .., times) in subjects {
         let shares: Vec<_> = one.iter().zip(&times).map(|(one, many)| one / many).collect();
         recorder.add("memory", &format!("policies-{count}"), median(shares.clone()))?;
         tell(&format!("| {count} | {:.0} ns | {:.0} % |", median(times), 100.0 * median(shares)));

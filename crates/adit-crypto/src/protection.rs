@@ -219,11 +219,17 @@ impl Protection {
         match &self.0 {
             Method::Aead(aead) => {
                 check_aead(mac_trailer, icv)?;
-                let nonce = nonce(&aead.salt, iv)?;
-                aead.with_key(|key| {
-                    key.seal_in_place_scatter(nonce, Aad::from(associated_data), buf, &[], icv)
-                        .map_err(|_| Error::BadKey)
-                })?;
+                let made;
+                let key = match &aead.expanded {
+                    Some(key) => key,
+                    None => {
+                        made = aead.expand()?;
+                        &made
+                    }
+                };
+                let (nonce, associated_data) = (nonce(&aead.salt, iv)?, Aad::from(associated_data));
+                key.seal_in_place_scatter(nonce, associated_data, buf, &[], icv)
+                    .map_err(|_| Error::BadKey)?;
             }
             Method::Cbc(cbc) => {
                 cbc.check_lengths(buf, icv)?;
@@ -259,12 +265,17 @@ impl Protection {
         match &self.0 {
             Method::Aead(aead) => {
                 check_aead(mac_trailer, icv)?;
-                let nonce = nonce(&aead.salt, iv)?;
-                aead.with_key(|key| {
-                    key.open_in_place_separate_tag(nonce, Aad::from(associated_data), icv, buf)
-                        .map(drop)
-                        .map_err(|_| Error::Authentication)
-                })?;
+                let made;
+                let key = match &aead.expanded {
+                    Some(key) => key,
+                    None => {
+                        made = aead.expand()?;
+                        &made
+                    }
+                };
+                let (nonce, associated_data) = (nonce(&aead.salt, iv)?, Aad::from(associated_data));
+                key.open_in_place_separate_tag(nonce, associated_data, icv, buf)
+                    .map_err(|_| Error::Authentication)?;
             }
             Method::Cbc(cbc) => {
                 cbc.check_lengths(buf, icv)?;
@@ -288,13 +299,6 @@ impl Aead {
     fn expand(&self) -> Result<LessSafeKey, Error> {
         let key = self.key.get(..self.algorithm.key_len()).ok_or(Error::BadKey)?;
         UnboundKey::new(self.algorithm, key).map(LessSafeKey::new).map_err(|_| Error::BadKey)
-    }
-
-    fn with_key<T>(&self, use_it: impl FnOnce(&LessSafeKey) -> Result<T, Error>) -> Result<T, Error> {
-        match &self.expanded {
-            Some(key) => use_it(key),
-            None => use_it(&self.expand()?),
-        }
     }
 }
 

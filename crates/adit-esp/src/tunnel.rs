@@ -128,6 +128,10 @@ impl OuterPolicy {
 /// [`Drop::Congestion`] if the combination demands that the packet be dropped.
 #[inline]
 pub fn decapsulate_ecn(outer: Ecn, inner: &mut [u8]) -> Result<(), Drop> {
+    // That changes nothing, whatever is inside.
+    if outer == Ecn::NotEct {
+        return Ok(());
+    }
     match inner {
         [first, tos, rest @ ..] if *first >> 4 == 4 => {
             let before = *tos;

@@ -162,7 +162,7 @@ impl RecvBatch {
     }
 
     /// What the last [`Self::receive`] brought: the buffer, and each packet's place in it.
-    pub(crate) fn messages(&mut self) -> (&mut [u8], impl Iterator<Item = (Received, Range<usize>)>) {
+    pub(crate) fn messages(&mut self) -> (&mut [u8], impl Iterator<Item = (Received, Range<usize>)> + Clone) {
         let starts = (0..).step_by(self.slot_len);
         let places =
             self.received.iter().zip(starts).map(|(about, start)| (*about, start..start + about.len));

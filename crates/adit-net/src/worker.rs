@@ -262,6 +262,9 @@ impl Worker {
         }
         self.engine.follow(&self.policies.load());
         let (buffer, messages) = self.received.messages();
+        for (_, place) in messages.clone() {
+            self.engine.expect(buffer.get(place).unwrap_or_default());
+        }
         for (about, place) in messages {
             if about.truncated {
                 self.counts.dropped(DropCause::OuterMalformed, 1);

@@ -74,6 +74,10 @@ impl Inbound {
         }
     }
 
+    pub(crate) fn touch(&self) {
+        self.sa.touch();
+    }
+
     /// Lets its keys rest until they are used.
     pub(crate) fn rest(&mut self) {
         self.sa.keys_mut().rest();

@@ -210,6 +210,13 @@ impl Engine {
         }
     }
 
+    /// This datagram is to be opened soon. Where there are many SAs, the time until then is used to fetch its one.
+    pub(crate) fn expect(&mut self, datagram: &[u8]) {
+        if let Some(spi) = datagram.first_chunk() {
+            self.sas.touch(u32::from_be_bytes(*spi));
+        }
+    }
+
     /// Takes what has arrived in `place` of `buffer`: one datagram, or several of `segment` octets each (the last may be
     /// shorter) one after another. ESP is opened in place.
     pub(crate) fn inbound(

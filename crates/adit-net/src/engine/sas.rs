@@ -39,6 +39,9 @@ pub(crate) struct Sas {
 /// are in use.
 const AWAKE: usize = 16 << 10;
 
+/// So many are always near: they fit the caches with their keys.
+const NEAR: usize = 1 << 10;
+
 /// Those of the others that have been used last, the first the longest ago: in each direction so many.
 struct Woken<K>(VecDeque<K>);
 
@@ -188,6 +191,15 @@ impl Sas {
         }
         if let Some(outbound) = self.outbound_of(id) {
             outbound.relocate(transport);
+        }
+    }
+
+    /// Fetches an inbound half from memory, where there are so many that it may be there.
+    pub(crate) fn touch(&mut self, spi: u32) {
+        if self.parts.len() >= NEAR
+            && let Some(inbound) = self.inbound.get_mut(spi)
+        {
+            inbound.touch();
         }
     }
 
