@@ -155,6 +155,11 @@ pub struct PolicySpec {
 }
 
 impl PolicySpec {
+    pub(crate) fn looks_at_ports(&self) -> bool {
+        let all = |selector: &TrafficSelector| (selector.start_port, selector.end_port) == (0, u16::MAX);
+        !self.local_ts.iter().chain(&self.remote_ts).all(all)
+    }
+
     /// Protects this traffic, and does not wait for an SA to come.
     pub fn new(
         id: PolicyId,
@@ -215,7 +220,8 @@ pub struct NetConfig {
     pub ike_port: u16,
     /// UDP port of IKE and ESP with NAT traversal.
     pub nat_t_port: u16,
-    /// Worker threads. Only 1 so far.
+    /// Worker threads, 1 to 64. What the peer sends on an SA is the work of one, told by the SPI, and what is sent by a policy is
+    /// the work of one, so that no flow is ever spread.
     pub workers: usize,
     /// Open sockets for IP protocol 50 as well; without them all ESP has to travel in UDP.
     pub raw_esp: bool,

@@ -24,6 +24,7 @@ pub mod capture;
 mod counters;
 mod engine;
 pub mod fence;
+mod handoff;
 pub mod netlink;
 pub mod netns;
 mod nft;
@@ -31,6 +32,7 @@ mod path;
 mod protection;
 mod routes;
 mod sockets;
+mod steering;
 #[expect(unsafe_code, reason = "the system calls without a safe wrapper, and nothing else")]
 mod sys;
 mod tun;

@@ -23,6 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::Error;
 use crate::backend::NetConfig;
 use crate::path::Path;
+use crate::steering;
 use crate::sys::{self, BATCH, Datagram, Received};
 
 /// Sends IKE messages. Cheap to clone; usable from any thread.
@@ -111,17 +112,18 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub(crate) fn open(config: &NetConfig) -> Result<Self, Error> {
+    /// Those of the worker `index`. The first has the ports of IKE; ESP reaches each worker that it is for.
+    pub(crate) fn open(config: &NetConfig, index: usize) -> Result<Self, Error> {
         let NetConfig { ike_port, nat_t_port, mark, .. } = *config;
         let mut sockets = Self { all: Vec::new(), ike_port, nat_t_port, mark };
         for v6 in [false, true] {
             for (kind, port) in
                 [(Kind::Ike, config.ike_port), (Kind::NatT, config.nat_t_port), (Kind::Esp, 0)]
             {
-                if kind == Kind::Esp && !config.raw_esp {
+                if kind == Kind::Esp && !config.raw_esp || kind == Kind::Ike && index > 0 {
                     continue;
                 }
-                match Outer::open(kind, v6, port, config) {
+                match Outer::open(kind, v6, port, config, index) {
                     Ok(outer) => sockets.all.push(outer),
                     Err(error) if v6 && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
                         tracing::info!("this kernel has no IPv6: gateways can be reached over IPv4 only");
@@ -166,7 +168,7 @@ impl Sockets {
 }
 
 impl Outer {
-    fn open(kind: Kind, v6: bool, port: u16, config: &NetConfig) -> io::Result<Self> {
+    fn open(kind: Kind, v6: bool, port: u16, config: &NetConfig, index: usize) -> io::Result<Self> {
         let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
         let socket = match kind {
             Kind::Ike | Kind::NatT => Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?,
@@ -196,9 +198,20 @@ impl Outer {
                 tracing::debug!(%error, "socket buffers keep their default size");
             }
         }
+        let workers = config.workers;
+        if workers > 1 {
+            match kind {
+                Kind::NatT => socket.set_reuse_port(true)?,
+                Kind::Esp => steering::keep_own(&socket, v6, index, workers)?,
+                Kind::Ike => {}
+            }
+        }
         if kind != Kind::Esp {
             let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
             socket.bind(&SocketAddr::new(any, port).into())?;
+        }
+        if workers > 1 && kind == Kind::NatT {
+            steering::spread(&socket, workers)?;
         }
         let trains = kind == Kind::NatT && config.offload;
         if trains && let Err(error) = sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1) {

@@ -413,6 +413,25 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Attaches a classic BPF program that chooses, for each datagram, one of the sockets bound to a port together
+/// (`SO_REUSEPORT`), by their order of binding.
+pub(crate) fn choose_socket_by(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the pointer and the length describe `program`, whose own describe the instructions; both outlive the
+    // call, which copies and checks them.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast::<c_void>(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Binds a packet socket to one interface (0: all of them) and all protocols.
 pub(crate) fn bind_packet(fd: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
     // SAFETY: all-zero is a valid value of this plain C structure.

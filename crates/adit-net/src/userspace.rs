@@ -20,23 +20,23 @@ use rustix::event::EventfdFlags;
 use crate::backend::{
     Backend, ChildCounters, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicySpec, UdpEncap,
 };
-use crate::counters::{Clock, SaCounts, Stats, WorkerCounts};
-use crate::engine::{Inbound, NewChild, Outbound, Policies, Transport};
+use crate::counters::{Clock, DropCause, SaCounts, Stats, WorkerCounts};
+use crate::engine::{Inbound, NewChild, Outbound, Policies, Transport, WorkerPlace};
 use crate::fence::{Claim, Fence};
 use crate::netlink::Netlink;
 use crate::protection::{Monitor, Protection, lock};
 use crate::routes::Routes;
 use crate::sockets::{IkeSender, Sockets};
 use crate::tun::Tun;
-use crate::worker::{Command, Wake, Worker};
-use crate::{Error, path};
+use crate::worker::{Command, Orders, Wake, Worker};
+use crate::{Error, handoff, path, steering};
 
 /// The userspace data plane.
 pub struct Userspace {
     config: NetConfig,
     sockets: Arc<Sockets>,
     policies: Arc<ArcSwap<Policies>>,
-    worker: WorkerHandle,
+    workers: Vec<WorkerHandle>,
     children: HashMap<ChildId, Child>,
     /// The inbound SPIs of the children.
     spis: HashSet<u32>,
@@ -48,6 +48,8 @@ pub struct Userspace {
 
 struct Child {
     spi: u32,
+    /// The workers that have its halves.
+    workers: [usize; 2],
     counts: Arc<SaCounts>,
 }
 
@@ -62,15 +64,20 @@ impl Userspace {
     /// Something is in use by someone else, or the kernel refused. Then nothing is left behind that was not there, and
     /// what a killed predecessor left stays.
     pub fn start(mut config: NetConfig, events: Box<dyn Fn(NetEvent) + Send + Sync>) -> Result<Self, Error> {
-        if config.workers != 1 {
-            let workers = config.workers;
-            return Err(Error::Configuration(format!(
-                "{workers} worker threads: only 1 is supported so far"
-            )));
+        let count = config.workers;
+        if count == 0 || count > steering::MAX_WORKERS {
+            let most = steering::MAX_WORKERS;
+            return Err(Error::Configuration(format!("{count} worker threads: there can be 1 to {most}")));
+        }
+        if config.xdp && count > 1 {
+            return Err(Error::Configuration("AF_XDP and several worker threads do not go together".into()));
         }
         let claim = Claim::take()?;
-        let sockets = Arc::new(Sockets::open(&config)?);
-        let tun = Tun::open(&config.tun_name, false, config.offload)?;
+        let sockets: Vec<Arc<Sockets>> =
+            (0..count).map(|index| Sockets::open(&config, index).map(Arc::new)).collect::<Result<_, _>>()?;
+        let tuns: Vec<Tun> = (0..count)
+            .map(|_| Tun::open(&config.tun_name, count > 1, config.offload))
+            .collect::<Result<_, _>>()?;
         let mut netlink = Netlink::open()?;
         let interface = netlink.link(&config.tun_name)?.index;
         let mtu =
@@ -91,12 +98,14 @@ impl Userspace {
         let monitor = Monitor::spawn(Arc::clone(&protection), interface, Arc::clone(&events))?;
         let policies = Arc::new(ArcSwap::from_pointee(Policies::default()));
         let clock = Clock::new(Instant::now());
-        let worker = WorkerHandle::spawn(tun, &sockets, &policies, clock, &config, events)?;
+        let workers = spawn(&config, tuns, &sockets, &policies, clock, &events)?;
+        // All IKE messages leave by the first worker's sockets, which receive all of them.
+        let sockets = sockets.into_iter().next().ok_or(Error::Stopped)?;
         Ok(Self {
             config,
             sockets,
             policies,
-            worker,
+            workers,
             children: HashMap::new(),
             spis: HashSet::new(),
             protection,
@@ -112,11 +121,27 @@ impl Userspace {
         IkeSender::new(Arc::clone(&self.sockets))
     }
 
-    /// Gives an order about a Child SA that only a worker at its end refuses.
-    fn order(&self, id: ChildId, what: &str, command: impl FnOnce(SyncSender<()>) -> Command) {
-        if let Err(error) = self.worker.order(command) {
+    /// Gives an order about a Child SA to the workers that have its halves.
+    fn order(&self, workers: [usize; 2], command: impl Fn(SyncSender<()>) -> Command) -> Result<(), Error> {
+        let [inbound, outbound] = workers;
+        let second = (outbound != inbound).then_some(outbound);
+        for worker in std::iter::once(inbound).chain(second) {
+            self.workers.get(worker).ok_or(Error::Stopped)?.order(&command)?;
+        }
+        Ok(())
+    }
+
+    /// Gives an order that only a worker at its end refuses.
+    fn tell(&self, id: ChildId, what: &str, command: impl Fn(SyncSender<()>) -> Command) {
+        let Some(child) = self.children.get(&id) else { return };
+        if let Err(error) = self.order(child.workers, command) {
             tracing::warn!(%error, id = id.0, "cannot {what} a Child SA");
         }
+    }
+
+    /// Ends all workers. `false`: one had failed before.
+    fn stop(&mut self) -> bool {
+        self.workers.iter_mut().map(WorkerHandle::stop).fold(true, |all, one| all & one)
     }
 }
 
@@ -135,40 +160,35 @@ impl Backend for Userspace {
         let tun_mtu = self.config.tun_mtu.map_or(usize::MAX, usize::from);
         let counts = Arc::new(SaCounts::default());
         let inbound = InboundSa::new(inbound)?;
-        let child = Box::new(NewChild {
-            id,
-            policy,
-            active,
-            inbound: Inbound::new(
-                id,
-                inbound,
-                active,
-                limits,
-                transport,
-                (&treatment, tun_mtu),
-                Arc::clone(&counts),
-            ),
-            outbound: Outbound::new(
-                id,
-                outbound,
-                limits,
-                transport,
-                (treatment, tun_mtu),
-                Arc::clone(&counts),
-            )?,
-        });
-        self.worker.order(|done| Command::Install(child, done))?;
+        let inbound =
+            Inbound::new(id, inbound, active, limits, transport, (&treatment, tun_mtu), Arc::clone(&counts));
+        let outbound =
+            Outbound::new(id, outbound, limits, transport, (treatment, tun_mtu), Arc::clone(&counts))?;
+        let all = self.workers.len();
+        let workers = [steering::worker_of(spi, all), steering::worker_of_policy(policy, all)];
+        let halves = |inbound, outbound| Box::new(NewChild { id, policy, spi, active, inbound, outbound });
+        let install = |worker: usize, child| {
+            let worker = self.workers.get(worker).ok_or(Error::Stopped)?;
+            worker.order(|done| Command::Install(child, done))
+        };
+        if workers[0] == workers[1] {
+            install(workers[0], halves(Some(inbound), Some(outbound)))?;
+        } else {
+            // The peer may send as soon as it sees our first packet.
+            install(workers[0], halves(Some(inbound), None))?;
+            install(workers[1], halves(None, Some(outbound)))?;
+        }
         self.spis.insert(spi);
-        self.children.insert(id, Child { spi, counts });
+        self.children.insert(id, Child { spi, workers, counts });
         Ok(())
     }
 
     fn switch(&mut self, id: ChildId) {
-        self.order(id, "switch to", |done| Command::Switch(id, done));
+        self.tell(id, "switch to", |done| Command::Switch(id, done));
     }
 
     fn retire(&mut self, id: ChildId) {
-        self.order(id, "retire", |done| Command::Retire(id, done));
+        self.tell(id, "retire", |done| Command::Retire(id, done));
     }
 
     fn relocate(
@@ -179,13 +199,14 @@ impl Backend for Userspace {
         encap: Option<UdpEncap>,
     ) -> Result<(), Error> {
         let transport = Transport::new(&self.config, &self.sockets, local, remote, encap)?;
-        self.worker.order(|done| Command::Relocate(id, transport, done))
+        let Some(child) = self.children.get(&id) else { return Ok(()) };
+        self.order(child.workers, |done| Command::Relocate(id, transport, done))
     }
 
     fn remove(&mut self, id: ChildId) {
+        self.tell(id, "remove", |done| Command::Remove(id, done));
         if let Some(child) = self.children.remove(&id) {
             self.spis.remove(&child.spi);
-            self.order(id, "remove", |done| Command::Remove(id, done));
         }
     }
 
@@ -197,7 +218,8 @@ impl Backend for Userspace {
         let table: Vec<adit_esp::Policy> = policies.iter().map(PolicySpec::selectors).collect();
         let ids = policies.iter().map(|policy| policy.id).collect();
         let traps = policies.iter().filter(|policy| policy.trap).map(|policy| policy.id).collect();
-        let published = Arc::new(Policies { table: PolicyTable::new(&table), ids, traps });
+        let ports = policies.iter().any(PolicySpec::looks_at_ports);
+        let published = Arc::new(Policies { table: PolicyTable::new(&table), ports, ids, traps });
         // Closed before open: the fence, then the table that the worker reads, then the way into the tunnel.
         lock(&self.protection).replace(policies, || self.policies.store(published))
     }
@@ -211,20 +233,25 @@ impl Backend for Userspace {
             tracing::debug!(%error, "no packet filter counters");
             (0, 0)
         });
-        let counts = &self.worker.counts;
+        let sum = |count: fn(&WorkerCounts) -> u64| -> u64 {
+            self.workers.iter().map(|worker| count(&worker.counts)).sum()
+        };
+        let drops = DropCause::ALL.into_iter().map(|cause| {
+            (cause, self.workers.iter().map(|worker| worker.counts.drops_for(cause)).sum::<u64>())
+        });
         Stats {
-            drops: counts.drops().collect(),
-            ike_received: counts.ike_received.read(),
-            keepalives_received: counts.keepalives_received.read(),
-            frames_received: counts.frames_received.read(),
-            frames_sent: counts.frames_sent.read(),
+            drops: drops.collect(),
+            ike_received: sum(|counts| counts.ike_received.read()),
+            keepalives_received: sum(|counts| counts.keepalives_received.read()),
+            frames_received: sum(|counts| counts.frames_received.read()),
+            frames_sent: sum(|counts| counts.frames_sent.read()),
             fenced_in,
             fenced_out,
         }
     }
 
     fn shutdown(mut self: Box<Self>) {
-        if !self.worker.stop() {
+        if !self.stop() {
             tracing::error!(
                 "the data plane had failed: what is protected stays closed until the next orderly end"
             );
@@ -244,7 +271,7 @@ impl Backend for Userspace {
 impl Drop for Userspace {
     /// Stops, and leaves rules, routes and fence as they are.
     fn drop(&mut self) {
-        self.worker.stop();
+        self.stop();
     }
 }
 
@@ -276,30 +303,58 @@ struct WorkerHandle {
     counts: Arc<WorkerCounts>,
 }
 
-impl WorkerHandle {
-    fn spawn(
-        tun: Tun,
-        sockets: &Arc<Sockets>,
-        policies: &Arc<ArcSwap<Policies>>,
-        clock: Clock,
-        config: &NetConfig,
-        events: Arc<dyn Fn(NetEvent) + Send + Sync>,
-    ) -> Result<Self, Error> {
+/// Starts a worker for each queue of the TUN device.
+fn spawn(
+    config: &NetConfig,
+    tuns: Vec<Tun>,
+    sockets: &[Arc<Sockets>],
+    policies: &Arc<ArcSwap<Policies>>,
+    clock: Clock,
+    events: &Arc<dyn Fn(NetEvent) + Send + Sync>,
+) -> Result<Vec<WorkerHandle>, Error> {
+    let wakes = tuns.iter().map(|_| {
         let eventfd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| Error::system("make an eventfd", error.into()))?;
-        let wake = Wake::new(eventfd);
+        Ok(Wake::new(eventfd))
+    });
+    let wakes: Vec<Wake> = wakes.collect::<Result<_, Error>>()?;
+    let (senders, receivers): (Vec<_>, Vec<_>) = tuns.iter().map(|_| mpsc::channel()).unzip();
+    let workers = tuns.len();
+    let mut ends = tuns.into_iter().zip(sockets).zip(receivers).zip(handoff::lines(&wakes));
+    let mut all = Vec::new();
+    for (index, (commands, wake)) in senders.iter().zip(&wakes).enumerate() {
+        let Some((((tun, sockets), receiver), handoff)) = ends.next() else { break };
         let counts = Arc::new(WorkerCounts::default());
-        let (commands, receiver) = mpsc::channel();
-        let obituary = Arc::clone(&events);
+        let others = senders.iter().cloned().zip(wakes.iter().cloned()).enumerate();
+        let orders = Orders {
+            place: WorkerPlace { index, workers },
+            commands: receiver,
+            wake: wake.clone(),
+            others: others.filter(|(other, _)| *other != index).map(|(_, other)| other).collect(),
+            handoff,
+        };
         let worker = Worker::new(
             tun,
             Arc::clone(sockets),
             Arc::clone(policies),
-            (receiver, wake.clone()),
+            orders,
             (clock, Arc::clone(&counts)),
             config,
-            events,
+            Arc::clone(events),
         );
+        all.push(WorkerHandle::spawn(worker, commands.clone(), wake.clone(), counts, Arc::clone(events))?);
+    }
+    Ok(all)
+}
+
+impl WorkerHandle {
+    fn spawn(
+        worker: Worker,
+        commands: Sender<Command>,
+        wake: Wake,
+        counts: Arc<WorkerCounts>,
+        obituary: Arc<dyn Fn(NetEvent) + Send + Sync>,
+    ) -> Result<Self, Error> {
         let thread = thread::Builder::new()
             .name("adit-worker".into())
             .spawn(move || {

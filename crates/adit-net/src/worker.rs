@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -25,9 +25,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::backend::{ChildId, NetConfig, NetEvent};
 use crate::counters::{Clock, DropCause, WorkerCounts};
 use crate::engine::{
-    Arrival, Delivery, Engine, Head, INTERVAL, MAX_TCP, NewChild, Policies, ROUND_OCTETS, Train, Trains,
-    Transport,
+    Arrival, Delivery, Engine, Head, INTERVAL, MAX_TCP, NewChild, Outbound, Policies, ROUND_OCTETS, Train,
+    Trains, Transport, Whose, WorkerPlace,
 };
+use crate::handoff::Handoff;
 use crate::path::Path;
 use crate::sockets::{Kind, Outer, Sockets};
 use crate::sys::{BATCH, Datagram, RecvBatch};
@@ -45,6 +46,17 @@ pub(crate) enum Command {
     /// Answered when the SAs are gone.
     Remove(ChildId, SyncSender<()>),
     Stop,
+}
+
+/// Where a worker takes its orders from, and where those are sent that are for others.
+pub(crate) struct Orders {
+    pub(crate) place: WorkerPlace,
+    pub(crate) commands: Receiver<Command>,
+    pub(crate) wake: Wake,
+    /// The other workers.
+    pub(crate) others: Vec<(Sender<Command>, Wake)>,
+    /// Packets for them and from them.
+    pub(crate) handoff: Handoff,
 }
 
 /// Interrupts a worker's sleep.
@@ -70,8 +82,7 @@ impl Wake {
 pub(crate) struct Worker {
     tun: Tun,
     sockets: Arc<Sockets>,
-    commands: Receiver<Command>,
-    wake: Wake,
+    orders: Orders,
     policies: Arc<ArcSwap<Policies>>,
     engine: Engine,
     /// The fast way of ESP without UDP, if it is asked for.
@@ -90,7 +101,7 @@ impl Worker {
         tun: Tun,
         sockets: Arc<Sockets>,
         policies: Arc<ArcSwap<Policies>>,
-        (commands, wake): (Receiver<Command>, Wake),
+        orders: Orders,
         (clock, counts): (Clock, Arc<WorkerCounts>),
         config: &NetConfig,
         events: Arc<dyn Fn(NetEvent) + Send + Sync>,
@@ -104,10 +115,9 @@ impl Worker {
             xdp,
             tun,
             sockets,
-            commands,
-            wake,
             policies,
-            engine: Engine::new(Arc::clone(&counts), clock, tcp, udp),
+            engine: Engine::new(orders.place, Arc::clone(&counts), clock, tcp, udp),
+            orders,
             received: RecvBatch::new(1 << 16),
             inner: vec![0; LONGEST],
             spin: Spin::new(config.spin),
@@ -134,12 +144,14 @@ impl Worker {
             let ready = self.wait(sockets).map_err(|error| format!("cannot wait for packets: {error}"))?;
             let now = Instant::now();
             if ready.wake {
-                self.wake.clear();
+                self.orders.wake.clear();
                 if !self.obey(now) {
                     return Ok(());
                 }
+                self.outbound_bursts(now);
             }
             self.engine.sweep(now);
+            self.orders.handoff.flush();
             for (outer, _) in sockets.iter().zip(ready.sockets).filter(|(_, ready)| *ready) {
                 self.inbound_batch(outer, now);
             }
@@ -155,10 +167,10 @@ impl Worker {
 
     /// Waits until there is something to do: first awake, for as long as packets are likely to follow, then asleep.
     fn wait(&mut self, sockets: &Sockets) -> io::Result<Ready> {
-        let wake = || PollFd::new(&self.wake.0, PollFlags::IN);
+        let wake = || PollFd::new(&self.orders.wake.0, PollFlags::IN);
         let mut fds: [PollFd<'_>; Ready::ALL] = std::array::from_fn(|_| wake());
         // Where there is no AF_XDP, the place is taken by something that is waited for already.
-        let xdp = self.xdp.as_ref().map_or_else(|| self.wake.0.as_fd(), AsFd::as_fd);
+        let xdp = self.xdp.as_ref().map_or_else(|| self.orders.wake.0.as_fd(), AsFd::as_fd);
         let others = [self.tun.as_fd(), xdp].into_iter().chain(sockets.iter().map(AsFd::as_fd));
         let mut count = 1;
         for (place, fd) in fds.iter_mut().skip(1).zip(others) {
@@ -168,7 +180,12 @@ impl Worker {
         let polled = fds.get_mut(..count).unwrap_or_default();
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let tick = Timespec { tv_sec: INTERVAL.as_secs() as _, tv_nsec: 0 };
-        let tick = self.engine.has_waiting().then_some(&tick);
+        let soon = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        let tick = if self.orders.handoff.has_waiting() {
+            Some(&soon)
+        } else {
+            self.engine.has_waiting().then_some(&tick)
+        };
         self.spin.begin(Instant::now());
         loop {
             let patience = if self.spin.goes_on(Instant::now()) { Some(&at_once) } else { tick };
@@ -188,10 +205,11 @@ impl Worker {
     fn obey(&mut self, now: Instant) -> bool {
         self.engine.follow(&self.policies.load());
         loop {
-            let done = match self.commands.try_recv() {
+            let done = match self.orders.commands.try_recv() {
                 Ok(Command::Install(child, done)) => {
-                    self.use_xdp(child.id, Some(child.outbound.transport()), now);
-                    let mtu = self.path_mtu(child.outbound.transport().destination.ip());
+                    let transport = child.outbound.as_ref().map(Outbound::transport);
+                    self.use_xdp(child.id, transport, now);
+                    let mtu = transport.and_then(|transport| self.path_mtu(transport.destination.ip()));
                     self.engine.install(*child, mtu, now);
                     done
                 }
@@ -231,18 +249,43 @@ impl Worker {
         while !self.engine.trains.is_full() && result.is_ok() {
             result = match self.tun.read(&mut self.inner) {
                 Ok((packet, offload)) => {
-                    self.engine.outbound(packet, &offload, now);
+                    match self.engine.whose(packet, None, now) {
+                        Whose::Ours => self.engine.outbound(packet, &offload, None, now),
+                        Whose::Theirs(to, known) => {
+                            let lost = self.orders.handoff.add(to, packet, &offload, known);
+                            self.counts.dropped(DropCause::Overload, lost);
+                        }
+                    }
                     Ok(())
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
                 Err(error) => Err(error),
             };
         }
+        self.orders.handoff.flush();
         self.finish(now);
         match result {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Seals and sends what other workers have read.
+    fn outbound_bursts(&mut self, now: Instant) {
+        self.engine.follow(&self.policies.load());
+        while let Some(mut burst) = self.orders.handoff.take() {
+            let Self { engine, orders, counts, .. } = self;
+            burst.packets(|packet, offload, known| match engine.whose(packet, Some(known), now) {
+                Whose::Ours => engine.outbound(packet, offload, Some(known), now),
+                Whose::Theirs(to, known) => {
+                    let lost = orders.handoff.add(to, packet, offload, known);
+                    counts.dropped(DropCause::Overload, lost);
+                }
+            });
+            self.orders.handoff.give_back(burst);
+            self.finish(now);
+        }
+        self.orders.handoff.flush();
     }
 
     /// Receives a round of packets from a socket, and hands them to the TUN device opened.
@@ -333,6 +376,15 @@ impl Worker {
         for (id, remote) in std::mem::take(&mut self.engine.report.paths) {
             if let Some(mtu) = self.path_mtu(remote) {
                 self.engine.learn_path(id, mtu);
+            }
+        }
+        for id in std::mem::take(&mut self.engine.report.ready) {
+            for (commands, wake) in &self.orders.others {
+                // Nobody waits for the answer.
+                let (done, _) = mpsc::sync_channel(1);
+                if commands.send(Command::Switch(id, done)).is_ok() {
+                    wake.wake();
+                }
             }
         }
         self.engine.report.events.drain(..).for_each(|event| (self.events)(event));

@@ -10,6 +10,7 @@ mod frames;
 mod packets;
 mod sas;
 mod treatment;
+mod workers;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -88,6 +89,8 @@ struct Net {
     hosts: [Namespace; 2],
     /// Do the data planes join and cut packets? `ADIT_LAB_OFFLOAD=no` turns it off for every test that does not say.
     offload: bool,
+    /// How many workers do they have? `ADIT_LAB_WORKERS` says it for every test that does not.
+    workers: usize,
 }
 
 impl Net {
@@ -97,6 +100,7 @@ impl Net {
             gateways: [Namespace::unnamed()?, Namespace::unnamed()?],
             hosts: [Namespace::unnamed()?, Namespace::unnamed()?],
             offload: std::env::var("ADIT_LAB_OFFLOAD").as_deref() != Ok("no"),
+            workers: std::env::var("ADIT_LAB_WORKERS").map_or(Ok(1), |number| number.parse())?,
         };
         let mut wan = net.gateways[0].netlink()?;
         wan.create_veth("wan", "wan", Some(std::os::fd::AsFd::as_fd(&net.gateways[1])))?;
@@ -167,7 +171,8 @@ impl Net {
     /// A data plane. Other tests of this process start programs, which for a moment have copies of all sockets and
     /// devices, those that were just closed included: then it is tried again.
     fn plane(&self, side: Side) -> Result<Plane> {
-        self.plane_with(side, &NetConfig { offload: self.offload, ..NetConfig::default() })
+        let (offload, workers) = (self.offload, self.workers);
+        self.plane_with(side, &NetConfig { offload, workers, ..NetConfig::default() })
     }
 
     fn plane_with(&self, side: Side, config: &NetConfig) -> Result<Plane> {

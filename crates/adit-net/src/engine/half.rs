@@ -89,10 +89,6 @@ impl Inbound {
         self.sa.keys().is_resting() && self.sa.keys_mut().wake().is_ok()
     }
 
-    pub(crate) fn spi(&self) -> u32 {
-        self.sa.spi().0
-    }
-
     /// The outbound half waits for the peer no longer.
     pub(crate) fn awaits_no_packet(&mut self) {
         self.standby = false;

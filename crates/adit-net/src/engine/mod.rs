@@ -47,6 +47,7 @@ use adit_wire::{icmp, ip};
 use crate::backend::{ChildId, NetEvent, PolicyId};
 use crate::counters::{Clock, DropCause, SaCounts, WorkerCounts};
 use crate::sockets::Kind;
+use crate::steering;
 
 use deliveries::Deliveries;
 pub(crate) use deliveries::{Delivery, Head};
@@ -68,6 +69,7 @@ pub(crate) const ROUND_PACKETS: usize = 256;
 
 /// The packet half of a worker.
 pub(crate) struct Engine {
+    place: WorkerPlace,
     policies: Arc<Policies>,
     sas: Sas,
     held: Held,
@@ -82,10 +84,41 @@ pub(crate) struct Engine {
     pub(crate) report: Report,
 }
 
+/// One worker among all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WorkerPlace {
+    pub(crate) index: usize,
+    pub(crate) workers: usize,
+}
+
+/// Whose business an outbound packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Ours,
+    /// Of the worker with this index.
+    Theirs(usize, Known),
+}
+
+/// What workers have found out about a packet before they hand it on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Its flow, with the ports if it is a fragment; `None` if they are still to be found.
+    flow: Option<ip::Flow>,
+    /// A bit for each worker that has no SA for it.
+    none: u64,
+}
+
+impl Known {
+    /// Nobody else is to be asked.
+    const SETTLED: u64 = u64::MAX;
+}
+
 /// The policies, as workers see them.
 #[derive(Debug, Default)]
 pub(crate) struct Policies {
     pub(crate) table: PolicyTable,
+    /// Does any of them look at ports?
+    pub(crate) ports: bool,
     /// The name of each policy, by its index in the table.
     pub(crate) ids: Vec<PolicyId>,
     /// Those whose packets wait for an SA.
@@ -106,6 +139,8 @@ pub(crate) struct Report {
     pub(crate) events: Vec<NetEvent>,
     /// SAs whose path MTU is to be looked up again, and where they lead: [`Engine::learn_path`] is the answer.
     pub(crate) paths: Vec<(ChildId, IpAddr)>,
+    /// SAs whose peer is ready for the outbound half, which another worker has.
+    pub(crate) ready: Vec<ChildId>,
 }
 
 /// How a datagram has arrived.
@@ -123,9 +158,16 @@ pub(crate) struct Arrival {
 
 impl Engine {
     /// `joins_tcp` and `joins_udp`: the TUN device takes super-packets of these.
-    pub(crate) fn new(counts: Arc<WorkerCounts>, clock: Clock, joins_tcp: bool, joins_udp: bool) -> Self {
+    pub(crate) fn new(
+        place: WorkerPlace,
+        counts: Arc<WorkerCounts>,
+        clock: Clock,
+        joins_tcp: bool,
+        joins_udp: bool,
+    ) -> Self {
         let secret = RandomState::new().build_hasher().finish();
         Self {
+            place,
             policies: Arc::default(),
             sas: Sas::default(),
             held: Held::default(),
@@ -135,7 +177,7 @@ impl Engine {
             limiter: Limiter::new(),
             trains: Trains::default(),
             deliveries: Deliveries::new(joins_tcp, joins_udp),
-            report: Report { counts, clock, events: Vec::new(), paths: Vec::new() },
+            report: Report { counts, clock, events: Vec::new(), paths: Vec::new(), ready: Vec::new() },
         }
     }
 
@@ -147,18 +189,89 @@ impl Engine {
         }
     }
 
+    /// Which worker seals a packet from the TUN device? The one that has the outbound halves of its policy; and so all packets of a
+    /// flow are sealed by one. Where several policies describe a packet equally well, the first that has an SA for it.
+    pub(crate) fn whose(&mut self, packet: &[u8], known: Option<&Known>, now: Instant) -> Whose {
+        let WorkerPlace { index, workers } = self.place;
+        if workers == 1 || known.is_some_and(|known| known.none == Known::SETTLED) {
+            return Whose::Ours;
+        }
+        let flow = match known.and_then(|known| known.flow) {
+            Some(flow) => flow,
+            None => {
+                // What is wrong with a packet is found out when it is sealed.
+                let Ok(mut flow) = ip::flow(packet) else { return Whose::Ours };
+                let same = |latest: &ip::Flow| *latest == ip::Flow { total_len: 0, ..flow };
+                if self.latest.is_some_and(|(latest, _)| same(&latest)) {
+                    return Whose::Ours;
+                }
+                // The kernel spreads packets by their ports, so the fragments of one may come to several workers.
+                if self.policies.ports && index != 0 && is_fragment(packet, &flow) {
+                    return Whose::Theirs(0, Known { flow: None, none: 0 });
+                }
+                if self.fragments_out.complete(0, packet, &mut flow, now).is_err() {
+                    return Whose::Ours;
+                }
+                ip::Flow { total_len: 0, ..flow }
+            }
+        };
+        let policies = Arc::clone(&self.policies);
+        let owner = |policy| steering::worker_of_policy(policy, workers);
+        let mut owners = policies.of(&flow).map(owner);
+        let Some(first) = owners.next() else { return Whose::Ours };
+        if owners.all(|other| other == first) {
+            let settled = Known { flow: Some(flow), none: Known::SETTLED };
+            return if first == index { Whose::Ours } else { Whose::Theirs(first, settled) };
+        }
+        let mut none = known.map_or(0, |known| known.none);
+        for owner in policies.of(&flow).map(owner) {
+            let bit = 1 << owner;
+            if none & bit != 0 {
+                continue;
+            }
+            if owner != index {
+                return Whose::Theirs(owner, Known { flow: Some(flow), none });
+            }
+            if self.sas.select(&policies, &flow).is_some() {
+                return Whose::Ours;
+            }
+            none |= bit;
+        }
+        // Nobody has one. It is for the worker whose policy asks for one, if any does.
+        let waiting = policies.of(&flow).find(|policy| policies.traps.contains(policy));
+        match waiting.map_or(first, owner) {
+            home if home == index => Whose::Ours,
+            home => Whose::Theirs(home, Known { flow: Some(flow), none: Known::SETTLED }),
+        }
+    }
+
     /// Seals what the TUN device handed out as one packet, or does what is to be done instead.
-    pub(crate) fn outbound(&mut self, packet: &mut [u8], offload: &Offload, now: Instant) {
+    pub(crate) fn outbound(
+        &mut self,
+        packet: &mut [u8],
+        offload: &Offload,
+        known: Option<&Known>,
+        now: Instant,
+    ) {
         match Split::new(packet, offload) {
-            Some(mut split) => self.outbound_since(&mut split, now, now),
+            Some(mut split) => {
+                let flow = known.and_then(|known| known.flow.as_ref());
+                self.outbound_since(&mut split, flow, now, now);
+            }
             None => self.report.counts.dropped(DropCause::Malformed, 1),
         }
     }
 
     /// As [`outbound`](Self::outbound), for a packet that came at `since`.
-    fn outbound_since(&mut self, split: &mut Split<'_>, since: Instant, now: Instant) {
+    fn outbound_since(
+        &mut self,
+        split: &mut Split<'_>,
+        flow: Option<&ip::Flow>,
+        since: Instant,
+        now: Instant,
+    ) {
         let mut from = 0;
-        let Err(refusal) = self.seal(split, &mut from, now) else { return };
+        let Err(refusal) = self.seal(split, flow, &mut from, now) else { return };
         let rest = split.count() - from;
         match refusal {
             Refusal::Drop(cause) => self.report.counts.dropped(cause, rest),
@@ -182,11 +295,22 @@ impl Engine {
     }
 
     /// Seals the packets of a super-packet from number `from` on, which moves up to the first that is refused.
-    fn seal(&mut self, split: &mut Split<'_>, from: &mut usize, now: Instant) -> Result<(), Refusal> {
-        let mut flow = *split.flow();
-        let completed = self.fragments_out.complete(0, split.packet(), &mut flow, now);
-        completed.map_err(|_| Refusal::Drop(DropCause::Malformed))?;
-        let flow = ip::Flow { total_len: 0, ..flow };
+    fn seal(
+        &mut self,
+        split: &mut Split<'_>,
+        flow: Option<&ip::Flow>,
+        from: &mut usize,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let flow = match flow {
+            Some(flow) => *flow,
+            None => {
+                let mut flow = *split.flow();
+                let completed = self.fragments_out.complete(0, split.packet(), &mut flow, now);
+                completed.map_err(|_| Refusal::Drop(DropCause::Malformed))?;
+                ip::Flow { total_len: 0, ..flow }
+            }
+        };
         // Each round ends it, or an SA.
         loop {
             let place = match self.latest {
@@ -274,7 +398,15 @@ impl Engine {
         }
         // RFC 7296 2.8: what the peer sends on a new SA shows that it is ready for it.
         if let Some(id) = ready {
-            self.switch(id, now);
+            if self.sas.has_outbound(id) {
+                self.switch(id, now);
+            } else {
+                // Another worker has it. It is told once.
+                if let Some(sa) = self.sas.inbound(spi) {
+                    sa.awaits_no_packet();
+                }
+                self.report.ready.push(id);
+            }
         }
     }
 
@@ -297,7 +429,7 @@ impl Engine {
         let Some(policy) = self.sas.switch(id) else { return };
         for (since, mut inner) in self.held.take(policy) {
             if let Some(mut split) = Split::new(&mut inner, &Offload::default()) {
-                self.outbound_since(&mut split, since, now);
+                self.outbound_since(&mut split, None, since, now);
             }
         }
     }
@@ -357,6 +489,16 @@ impl Engine {
             self.deliveries.push_own(&[], [&message, &[]]);
         }
     }
+}
+
+/// Is it any part of a packet but the whole? IPv6 fragment headers behind other extension headers are not looked for.
+fn is_fragment(packet: &[u8], flow: &ip::Flow) -> bool {
+    flow.fragment
+        || match packet {
+            [first, _, _, _, _, _, flags, ..] if first >> 4 == 4 => flags & 0x20 != 0,
+            [_, _, _, _, _, _, next_header, ..] => *next_header == 44,
+            _ => false,
+        }
 }
 
 /// What becomes of a packet without an SA.

@@ -90,32 +90,43 @@ struct Parts {
     age: Option<u64>,
 }
 
-/// Both halves of a Child SA, ready to work.
+/// The halves of a Child SA that a worker has, ready to work: with several workers one may have one, and another the other.
 pub(crate) struct NewChild {
     pub(crate) id: ChildId,
     pub(crate) policy: PolicyId,
+    /// The SPI of the inbound half, here or elsewhere.
+    pub(crate) spi: u32,
     pub(crate) active: bool,
-    pub(crate) inbound: Inbound,
-    pub(crate) outbound: Outbound,
+    pub(crate) inbound: Option<Inbound>,
+    pub(crate) outbound: Option<Outbound>,
 }
 
 impl Sas {
-    /// Puts both halves in place, the outbound one on standby.
+    /// Puts the halves in place, the outbound one on standby.
     pub(crate) fn install(&mut self, child: NewChild) {
-        let NewChild { id, policy, mut inbound, mut outbound, .. } = child;
-        let spi = inbound.spi();
+        let NewChild { id, policy, spi, mut inbound, mut outbound, .. } = child;
         if self.parts.len() >= AWAKE {
-            inbound.rest();
-            outbound.rest();
+            inbound.iter_mut().for_each(Inbound::rest);
+            outbound.iter_mut().for_each(Outbound::rest);
         }
-        let place = self.free.pop().unwrap_or(Place(self.outbound.len()));
-        match self.outbound.get_mut(place.0) {
-            Some(free) => *free = Some(outbound),
-            None => self.outbound.push(Some(outbound)),
-        }
-        self.parts.insert(id, Parts { spi, policy, outbound: Some(place), age: None });
+        let outbound = outbound.map(|outbound| {
+            let place = self.free.pop().unwrap_or(Place(self.outbound.len()));
+            match self.outbound.get_mut(place.0) {
+                Some(free) => *free = Some(outbound),
+                None => self.outbound.push(Some(outbound)),
+            }
+            place
+        });
+        self.parts.insert(id, Parts { spi, policy, outbound, age: None });
         // The peer may send as soon as it sees our first packet.
-        self.inbound.insert(spi, inbound);
+        if let Some(inbound) = inbound {
+            self.inbound.insert(spi, inbound);
+        }
+    }
+
+    /// Is the outbound half here?
+    pub(crate) fn has_outbound(&self, id: ChildId) -> bool {
+        self.parts.get(&id).is_some_and(|parts| parts.outbound.is_some())
     }
 
     /// Makes the outbound half active, if it is on standby. Returns the policy that it carries the packets of.

@@ -94,7 +94,7 @@ pub struct GatewaySettings {
     pub nat_t_port: u16,
     /// ESP without UDP takes AF_XDP where it can.
     pub xdp: bool,
-    /// Packet workers; `None` means one for each processor.
+    /// Packet workers; `None` means one for every two processors.
     pub workers: Option<usize>,
     /// How long a worker looks for packets before it sleeps.
     pub spin: Duration,

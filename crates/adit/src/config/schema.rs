@@ -202,7 +202,12 @@ pub(super) static GATEWAY: Schema = Schema {
             "no",
             "send and receive ESP without UDP by AF_XDP where the interface can do it: faster, but past packet filter and traffic shaping",
         ),
-        key("workers", Kind::Integer(1, 1024), "", "packet workers; only 1 so far"),
+        key(
+            "workers",
+            Kind::Integer(1, 64),
+            "",
+            "packet workers; half as many as there are processors unless given, and one with `xdp`. What is sent by a policy and what arrives on an SA is the work of one",
+        ),
         key(
             "spin",
             Kind::Integer(0, 10_000),

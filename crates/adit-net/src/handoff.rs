@@ -1,0 +1,210 @@
+//! Packets from the worker that has read them to the worker that seals them, in whole bursts. Between each two workers there
+//! is one line in each direction, with one writer and one reader; emptied bursts come back by another, so that after the first
+//! few nothing is allocated. It keeps the order of what passes between two workers, and never looks into a packet.
+
+use std::ops::Range;
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use crate::engine::{Known, Offload};
+use crate::worker::Wake;
+
+/// Bursts under way between two workers.
+const LINE: usize = 32;
+
+/// Octets after which a burst is sent on its way.
+const FULL: usize = 256 << 10;
+
+/// Octets that wait while the line is full. What comes then is lost.
+const MOST: usize = 2 * FULL;
+
+/// One worker's ends of all lines. A worker has none to itself.
+pub(crate) struct Handoff {
+    exits: Vec<Option<Exit>>,
+    entrances: Vec<Entrance>,
+}
+
+/// Packets in their order.
+#[derive(Default)]
+pub(crate) struct Burst {
+    /// The reader's number for the line that it came by.
+    from: usize,
+    octets: Vec<u8>,
+    packets: Vec<Packet>,
+}
+
+struct Packet {
+    place: Range<usize>,
+    offload: Offload,
+    known: Known,
+}
+
+struct Exit {
+    filling: Burst,
+    full: Producer<Burst>,
+    empty: Consumer<Burst>,
+    reader: Wake,
+}
+
+struct Entrance {
+    full: Consumer<Burst>,
+    empty: Producer<Burst>,
+}
+
+/// The lines between so many workers, each of which is woken by its `wakes`.
+pub(crate) fn lines(wakes: &[Wake]) -> Vec<Handoff> {
+    let mut all: Vec<Handoff> =
+        wakes.iter().map(|_| Handoff { exits: Vec::new(), entrances: Vec::new() }).collect();
+    for from in 0..wakes.len() {
+        for (to, reader) in wakes.iter().enumerate() {
+            let (full, entrance) = RingBuffer::new(LINE);
+            let (empty, back) = RingBuffer::new(LINE);
+            let exit = Exit { filling: Burst::default(), full, empty: back, reader: reader.clone() };
+            if let Some(writer) = all.get_mut(from) {
+                writer.exits.push((from != to).then_some(exit));
+            }
+            if let Some(reader) = all.get_mut(to).filter(|_| from != to) {
+                reader.entrances.push(Entrance { full: entrance, empty });
+            }
+        }
+    }
+    all
+}
+
+impl Handoff {
+    /// Adds a packet for the worker `to`, with what is known of it. Returns how many packets are lost, because that worker
+    /// does not keep up.
+    pub(crate) fn add(&mut self, to: usize, packet: &[u8], offload: &Offload, known: Known) -> usize {
+        let Some(Some(exit)) = self.exits.get_mut(to) else { return 1 };
+        if exit.filling.octets.len() >= MOST {
+            return 1;
+        }
+        let start = exit.filling.octets.len();
+        exit.filling.octets.extend_from_slice(packet);
+        let place = start..exit.filling.octets.len();
+        exit.filling.packets.push(Packet { place, offload: *offload, known });
+        if exit.filling.octets.len() >= FULL {
+            exit.send();
+        }
+        0
+    }
+
+    /// Sends what was added on its way.
+    pub(crate) fn flush(&mut self) {
+        self.exits.iter_mut().flatten().for_each(Exit::send);
+    }
+
+    /// Does something wait for room in a line? Then [`flush`](Self::flush) has to be tried again soon.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.exits.iter().flatten().any(|exit| !exit.filling.packets.is_empty())
+    }
+
+    /// A burst that has come, if there is one.
+    pub(crate) fn take(&mut self) -> Option<Burst> {
+        self.entrances.iter_mut().enumerate().find_map(|(from, entrance)| {
+            let burst = entrance.full.pop().ok()?;
+            Some(Burst { from, ..burst })
+        })
+    }
+
+    /// Lets the writer of a burst fill it again.
+    pub(crate) fn give_back(&mut self, mut burst: Burst) {
+        burst.packets.clear();
+        burst.octets.clear();
+        if let Some(entrance) = self.entrances.get_mut(burst.from) {
+            // If the line back is full, the writer has enough.
+            let _ = entrance.empty.push(burst);
+        }
+    }
+}
+
+impl Burst {
+    /// Hands the packets to `each`, with what is known of them.
+    pub(crate) fn packets(&mut self, mut each: impl FnMut(&mut [u8], &Offload, &Known)) {
+        for Packet { place, offload, known } in &self.packets {
+            if let Some(packet) = self.octets.get_mut(place.clone()) {
+                each(packet, offload, known);
+            }
+        }
+    }
+}
+
+impl Exit {
+    /// Sends the burst that is being filled, or goes on filling it if there is no room in the line.
+    fn send(&mut self) {
+        if self.filling.packets.is_empty() || self.full.is_full() {
+            return;
+        }
+        let next = self.empty.pop().unwrap_or_default();
+        let burst = std::mem::replace(&mut self.filling, next);
+        // There is room: nobody else writes.
+        if self.full.push(burst).is_ok() {
+            self.reader.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::EventfdFlags;
+
+    use super::*;
+
+    fn wakes(count: usize) -> Vec<Wake> {
+        let eventfd = || rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        (0..count).map(|_| Wake::new(eventfd())).collect()
+    }
+
+    fn taken(handoff: &mut Handoff) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        while let Some(mut burst) = handoff.take() {
+            burst.packets(|packet, _, _| all.push(packet.to_vec()));
+            handoff.give_back(burst);
+        }
+        all
+    }
+
+    #[test]
+    fn bursts_arrive_whole_and_in_order_and_only_where_they_are_sent() {
+        let mut workers = lines(&wakes(3));
+        let offload = Offload::default();
+        for number in 0..100_u8 {
+            assert_eq!(workers[0].add(2, &[number, 0], &offload, Known::default()), 0);
+            assert_eq!(workers[1].add(2, &[number, 1], &offload, Known::default()), 0);
+            assert_eq!(workers[2].add(0, &[number, 2], &offload, Known::default()), 0);
+            if number % 7 == 0 {
+                workers.iter_mut().for_each(Handoff::flush);
+            }
+        }
+        workers.iter_mut().for_each(Handoff::flush);
+        assert!(!workers.iter().any(Handoff::has_waiting));
+        let of = |all: &[Vec<u8>], from: u8| -> Vec<u8> {
+            all.iter().filter(|packet| packet[1] == from).map(|packet| packet[0]).collect()
+        };
+        let all = taken(&mut workers[2]);
+        assert!(all.len() == 200 && of(&all, 0).into_iter().eq(0..100) && of(&all, 1).into_iter().eq(0..100));
+        assert!(of(&taken(&mut workers[0]), 2).into_iter().eq(0..100));
+        assert!(taken(&mut workers[1]).is_empty());
+    }
+
+    #[test]
+    fn what_a_worker_does_not_take_in_time_is_lost_and_counted() {
+        let mut workers = lines(&wakes(2));
+        let packet = vec![7; FULL];
+        let lost: usize =
+            (0..100).map(|_| workers[0].add(1, &packet, &Offload::default(), Known::default())).sum();
+        assert_eq!(lost, 100 - LINE - MOST / FULL);
+        assert!(workers[0].has_waiting());
+        assert_eq!(taken(&mut workers[1]).len(), LINE);
+        workers[0].flush();
+        assert!(!workers[0].has_waiting());
+        assert_eq!(taken(&mut workers[1]).len(), MOST / FULL);
+        // Afterwards there is room again.
+        assert_eq!(workers[0].add(1, &packet, &Offload::default(), Known::default()), 0);
+        assert_eq!(
+            workers[0].add(0, &packet, &Offload::default(), Known::default()),
+            1,
+            "nobody hands packets to himself"
+        );
+    }
+}

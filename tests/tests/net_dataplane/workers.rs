@@ -1,0 +1,190 @@
+//! Several workers: whichever reads a packet, the one that owns its SA opens or seals it, and no flow loses its order.
+
+use super::*;
+
+/// Both planes with so many workers, and a policy and an SA for each of eight hosts of each side, so that every worker has
+/// halves of its own, and halves whose other half is another's.
+fn shared(net: &Net, v6: bool, encap: bool, workers: usize) -> Result<[Plane; 2]> {
+    let mut planes = Vec::new();
+    for side in [A, B] {
+        let offload = net.offload;
+        let mut plane = net.plane_with(side, &NetConfig { workers, offload, ..NetConfig::default() })?;
+        let (mut policies, mut children) = (Vec::new(), Vec::new());
+        for host in 0..HOSTS {
+            // Each host of ours to all of theirs from there, and from all of ours to each of theirs, would overlap.
+            let pair = |side: Side| vec![TrafficSelector::subnet(side.inner(false, 10 + host), 32)];
+            let spec = PolicySpec {
+                id: PolicyId(100 + u64::from(host)),
+                ..policy(side, pair(side), pair(side.other()))
+            };
+            children.push(spread(child(side, host + 1, v6, encap, &spec), side, host + 1));
+            policies.push(spec);
+        }
+        plane.plane.set_policies(policies)?;
+        for one in children {
+            plane.plane.install(one)?;
+        }
+        for host in 1..HOSTS {
+            let mut netlink = net.host(side).netlink()?;
+            let lan = netlink.link("lan")?.index;
+            netlink.add_address(lan, side.inner(false, 10 + host), 32)?;
+            let mut inside = net.gateway(side).netlink()?;
+            let lan = inside.link("lan")?.index;
+            let to = Some((side.inner(false, 10 + host), 32));
+            inside.add_route(&route(false, to, lan, side.inner(false, 10)))?;
+        }
+        planes.push(plane);
+    }
+    planes.try_into().map_err(|_| anyhow!("two"))
+}
+
+const HOSTS: u8 = 8;
+
+/// SPIs that belong to different workers from one generation to the next.
+fn spread(mut install: ChildSaInstall, side: Side, generation: u8) -> ChildSaInstall {
+    let spi = |from: Side| Spi(0x5000_0000 + 5 * u32::from(generation) + 2 * u32::from(from.number()));
+    (install.inbound.spi, install.outbound.spi) = (spi(side.other()), spi(side));
+    install
+}
+
+/// Sends numbered datagrams by eight flows for each of the pairs of hosts, and looks at what arrives.
+fn numbered(net: &Net) -> Result<()> {
+    const FLOWS: u16 = 8;
+    const EACH: u32 = 200;
+    let receivers = net.host(B).run(|| {
+        let bind = |host| {
+            let socket = UdpSocket::bind((B.inner(false, 10 + host), 7000))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 8 << 20)?;
+            Ok::<_, std::io::Error>(socket)
+        };
+        (0..HOSTS).map(bind).collect::<Result<Vec<_>, _>>()
+    })??;
+    let senders = net.host(A).run(|| {
+        let bind = |(host, flow)| UdpSocket::bind((A.inner(false, 10 + host), 20_000 + flow));
+        let all = (0..HOSTS).flat_map(|host| (0..FLOWS).map(move |flow| (host, flow)));
+        all.map(bind).collect::<Result<Vec<_>, _>>()
+    })??;
+    let sending = std::thread::spawn(move || -> Result<()> {
+        for number in 0..EACH {
+            for (index, sender) in senders.iter().enumerate() {
+                let host = index as u8 / FLOWS as u8;
+                let padding = vec![0; 16 + (number as usize * 37 + index) % 1200];
+                let datagram = [&number.to_be_bytes()[..], &padding].concat();
+                sender.send_to(&datagram, (B.inner(false, 10 + host), 7000))?;
+            }
+            // Bursts, with room for the receivers in between.
+            if number % 10 == 9 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        Ok(())
+    });
+    for (host, receiver) in receivers.iter().enumerate() {
+        let mut next = [0; FLOWS as usize];
+        for _ in 0..EACH * u32::from(FLOWS) {
+            let mut datagram = [0; 1500];
+            let (len, from) = receiver.recv_from(&mut datagram).context("a packet is missing")?;
+            let flow = usize::from(from.port() - 20_000);
+            let number = datagram.first_chunk().copied().map(u32::from_be_bytes).context("4 octets")?;
+            let next = next.get_mut(flow).context("a stranger")?;
+            ensure!(number == *next, "host {host} flow {flow}: {number} instead of {next}");
+            ensure!(len == 20 + (number as usize * 37 + host * usize::from(FLOWS) + flow) % 1200, "{len}");
+            *next += 1;
+        }
+    }
+    sending.join().map_err(|_| anyhow!("a panic"))?
+}
+
+#[test]
+fn every_flow_arrives_whole_and_in_order_whoever_reads_it() -> Result<()> {
+    for (v6, encap, workers) in
+        [(false, true, 2), (false, true, 5), (true, true, 3), (false, false, 3), (true, false, 2)]
+    {
+        let net = Net::new()?;
+        let [a, b] = shared(&net, v6, encap, workers)?;
+        numbered(&net).with_context(|| {
+            format!("v6 {v6} encap {encap} workers {workers}: {:?} {:?}", a.plane.stats(), b.plane.stats())
+        })?;
+        for host in 0..HOSTS {
+            a.carries(u64::from(host) + 1, (1600, 0))?;
+            b.carries(u64::from(host) + 1, (0, 1600))?;
+        }
+        let nothing = |plane: &Plane| {
+            DropCause::ALL.iter().all(|cause| *cause == DropCause::NoPolicy || plane.drops(*cause) == 0)
+        };
+        ensure!(nothing(&a) && nothing(&b), "{:?} {:?}", a.plane.stats(), b.plane.stats());
+    }
+    Ok(())
+}
+
+#[test]
+fn the_peers_first_packet_switches_an_outbound_half_that_another_worker_has() -> Result<()> {
+    for workers in [2, 3, 4] {
+        let net = Net::new()?;
+        let mut planes = Vec::new();
+        for side in [A, B] {
+            let mut plane = net.plane_with(side, &NetConfig { workers, ..NetConfig::default() })?;
+            let policy = networks_policy(side);
+            plane.plane.set_policies(vec![policy.clone()])?;
+            // Over several generations the SPIs lead to every worker, while the policy stays with one.
+            for generation in 1..=6 {
+                let active = side == A || generation == 1;
+                let one = spread(child(side, generation, false, true, &policy), side, generation);
+                plane.plane.install(ChildSaInstall { active, ..one })?;
+            }
+            planes.push(plane);
+        }
+        let ping = || answered(&net.ping(A, false, &["-c", "1", "-W", "5"])?);
+        for generation in (1..=6).rev() {
+            // A sends on its newest. B answers there as soon as it has seen that.
+            ping()?;
+            ping()?;
+            let (out, _) = planes[1].carried(generation).context("an SA")?;
+            ensure!(out >= 1, "{workers} workers, generation {generation}: B did not switch");
+            for plane in &mut planes {
+                plane.plane.remove(ChildId(generation));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn fragments_find_their_policy_by_the_ports_of_the_first() -> Result<()> {
+    let net = Net::new()?;
+    let mut planes = Vec::new();
+    for side in [A, B] {
+        let mut plane = net.plane_with(side, &NetConfig { workers: 3, ..NetConfig::default() })?;
+        let port = |side: Side| {
+            let mut selector = TrafficSelector::subnet(side.inner(false, 10), 32);
+            selector.protocol = 17;
+            (selector.start_port, selector.end_port) = if side == B { (7000, 7000) } else { (0, u16::MAX) };
+            vec![selector]
+        };
+        let mut policies = Vec::new();
+        for (number, local, remote) in
+            [(1, port(side), port(side.other())), (2, side.networks(), side.other().networks())]
+        {
+            let spec = PolicySpec { id: PolicyId(number), ..policy(side, local, remote) };
+            plane.plane.install(spread(child(side, number as u8, false, true, &spec), side, number as u8))?;
+            policies.push(spec);
+        }
+        plane.plane.set_policies(policies)?;
+        planes.push(plane);
+    }
+    let receiver = net.host(B).run(|| UdpSocket::bind((B.inner(false, 10), 7000)))??;
+    receiver.set_read_timeout(Some(PATIENCE))?;
+    let text: Vec<u8> = (0..6000_u32).map(|i| (i % 251) as u8).collect();
+    for flow in 0..30 {
+        let sender = net.host(A).run(|| UdpSocket::bind((A.inner(false, 10), 30_000 + flow)))??;
+        sender.send_to(&text, (B.inner(false, 10), 7000))?;
+        let mut all = vec![0; 7000];
+        let len = receiver.recv(&mut all)?;
+        ensure!(all[..len] == text, "flow {flow}: {len} octets");
+    }
+    // All of it by the first, which is for that port alone.
+    let (first, second) = (planes[0].carried(1).context("1")?, planes[0].carried(2).context("2")?);
+    ensure!(first.0 >= 150 && second.0 == 0, "{first:?} {second:?}");
+    Ok(())
+}
