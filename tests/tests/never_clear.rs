@@ -4,7 +4,7 @@
 //!
 //! One opening is documented: an orderly end lifts the protection. What bypasses passes all the time, with the daemon dead too.
 //!
-//! `ADIT_LAB_NEVER_CLEAR` says how many events there are to be (400 is the full form, some four minutes), `ADIT_LAB_SEED` which.
+//! `ADIT_LAB_NEVER_CLEAR` says how many events there are to be (400 is the full form, some three minutes), `ADIT_LAB_SEED` which.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
