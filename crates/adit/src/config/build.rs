@@ -9,7 +9,7 @@ use adit_crypto::Secret;
 use adit_esp as esp;
 use adit_esp::Mss;
 use adit_esp::translate::{Renumbering, Translation};
-use adit_esp::tunnel::{DontFragment, Dscp, OuterPolicy, Tfc};
+use adit_esp::tunnel::{Dscp, OuterPolicy, Tfc};
 use adit_ike::config::{
     Action, AddressSpec, Child, ChildLimits, Childless, Configuration, Connection, Fragmentation, Lifetime,
     PostQuantumKey, PpkPolicy, Retransmission, SelectorSpec, SharedSecret, Unique, Volume,
@@ -624,7 +624,7 @@ impl Builder<'_> {
         let outer = OuterPolicy {
             dscp: if section.word("copy_dscp") == "no" { Dscp::Set(0) } else { Dscp::Copy },
             copy_ecn: section.flag("copy_ecn"),
-            df: if section.flag("copy_df") { DontFragment::Copy } else { DontFragment::Clear },
+            ..OuterPolicy::default()
         };
         let tfc = match section.one("tfc_padding") {
             Some(Value::Word(_)) => Tfc::Path,

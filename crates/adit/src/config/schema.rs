@@ -572,12 +572,7 @@ pub(super) static CHILD: Schema = Schema {
             "offload to network cards",
         ),
         only("sha256_96", Kind::Bool, "no", "truncation of broken peers"),
-        key(
-            "copy_df",
-            Kind::Bool,
-            "yes",
-            "outer packets may be fragmented on their way only if those inside may; `no`: all may",
-        ),
+        only("copy_df", Kind::Bool, "yes", "outer packets are never fragmented on their way"),
         key("copy_ecn", Kind::Bool, "yes", "tell congestion on the way to those who cause it (RFC 6040)"),
         key(
             "copy_dscp",

@@ -2,7 +2,7 @@
 
 use adit_esp::Mss;
 use adit_esp::translate::{Renumbering, Translation};
-use adit_esp::tunnel::{DontFragment, Dscp, OuterPolicy, Tfc};
+use adit_esp::tunnel::{Dscp, OuterPolicy, Tfc};
 use adit_net::Treatment;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -481,7 +481,6 @@ fn packets_are_treated_as_asked_for() {
     let of = |outer: OuterPolicy| Treatment { outer, ..Treatment::default() };
     let default = OuterPolicy::default();
     assert_eq!(treatment("mss = auto\n tfc_padding = 0\n copy_df = yes"), Treatment::default());
-    assert_eq!(treatment("copy_df = no"), of(OuterPolicy { df: DontFragment::Clear, ..default }));
     assert_eq!(treatment("copy_ecn = no"), of(OuterPolicy { copy_ecn: false, ..default }));
     assert_eq!(treatment("copy_dscp = no"), of(OuterPolicy { dscp: Dscp::Set(0), ..default }));
     assert_eq!(treatment("tfc_padding = mtu").tfc, Tfc::Path);
