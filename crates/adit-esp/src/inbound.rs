@@ -339,6 +339,12 @@ impl InboundSa {
         self.spi
     }
 
+    /// What its packets carry.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// The traffic it is for.
     #[must_use]
     pub fn selectors(&self) -> &Selectors {

@@ -165,7 +165,10 @@ fn no_packet_is_divided_between_two_sas() {
     sender.push(&v4(100, 2)).unwrap();
     let (mut old, mut new) = (Line::new(3), Line::new(3));
     old.take(1, &filled(&mut sender, 84));
-    sender.restart();
+    let left = sender.take();
+    assert_eq!((left.len(), sender.waiting()), (1, 0));
+    let mut sender = Sender::new(PLENTY, true);
+    sender.push(&left[0]).unwrap();
     new.take(1, &filled(&mut sender, 84));
     new.take(2, &filled(&mut sender, 84));
     assert_eq!((old.took(), new.took()), (vec![v4(50, 1)], vec![v4(100, 2)]));

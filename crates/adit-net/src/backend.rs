@@ -111,6 +111,38 @@ pub struct Treatment {
     /// Networks that have other addresses on our side than those that are negotiated. The inbound half has the selectors
     /// that are negotiated; the outbound half, and the policy, those of our side.
     pub translation: Option<Arc<Translation>>,
+    /// For SAs in IP-TFS mode.
+    pub iptfs: Iptfs,
+}
+
+/// How an SA in IP-TFS mode fills, sends and receives its payloads (RFC 9347).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Iptfs {
+    /// Octets of outer packets with their IP header; 0, and the most: what the path takes.
+    pub packet_size: u16,
+    /// From one payload to the next, whatever there is to send. `None`: payloads leave when there is something in them.
+    pub interval: Option<Duration>,
+    /// How long the first packet waits for others, where payloads leave on demand.
+    pub init_delay: Duration,
+    /// Octets of packets that wait, at the most.
+    pub queue: usize,
+    /// How many payloads that arrive wait for one that is missing.
+    pub reorder_window: u16,
+    /// And for how long.
+    pub drop_time: Duration,
+}
+
+impl Default for Iptfs {
+    fn default() -> Self {
+        Self {
+            packet_size: 0,
+            interval: None,
+            init_delay: Duration::ZERO,
+            queue: 1 << 20,
+            reorder_window: adit_esp::iptfs::Receiver::DEFAULT_WINDOW,
+            drop_time: Duration::from_secs(1),
+        }
+    }
 }
 
 /// How much a Child SA may carry, the larger of both directions; `None`: as much as its sequence numbers allow.

@@ -65,11 +65,15 @@ pub enum DropCause {
     Refused,
     /// The kernel would not take the inner packet.
     Deliver,
+    /// From the TUN device: too much waits for IP-TFS payloads already.
+    QueueFull,
+    /// IP-TFS payloads that have not arrived, or too late.
+    PayloadLost,
 }
 
 impl DropCause {
     /// Every cause.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Malformed,
         Self::NoPolicy,
         Self::Discarded,
@@ -83,6 +87,8 @@ impl DropCause {
         Self::UnknownSpi,
         Self::Refused,
         Self::Deliver,
+        Self::QueueFull,
+        Self::PayloadLost,
     ];
 
     /// A stable name.
@@ -102,6 +108,8 @@ impl DropCause {
             Self::UnknownSpi => "unknown-spi",
             Self::Refused => "refused",
             Self::Deliver => "deliver",
+            Self::QueueFull => "queue-full",
+            Self::PayloadLost => "payload-lost",
         }
     }
 }

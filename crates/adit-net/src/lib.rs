@@ -43,8 +43,8 @@ mod xdp;
 use std::io;
 
 pub use backend::{
-    Backend, ChildCounters, ChildId, ChildSaInstall, Limits, NetConfig, NetEvent, PolicyId, PolicySpec,
-    Treatment, UdpEncap,
+    Backend, ChildCounters, ChildId, ChildSaInstall, Iptfs, Limits, NetConfig, NetEvent, PolicyId,
+    PolicySpec, Treatment, UdpEncap,
 };
 pub use counters::{DropCause, Stats};
 pub use path::DEFAULT_MARK;

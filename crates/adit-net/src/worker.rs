@@ -25,8 +25,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::backend::{ChildId, NetConfig, NetEvent};
 use crate::counters::{Clock, DropCause, WorkerCounts};
 use crate::engine::{
-    Arrival, Delivery, Engine, Head, INTERVAL, MAX_TCP, NewChild, Outbound, Policies, ROUND_OCTETS, Train,
-    Trains, Transport, Whose, WorkerPlace,
+    Arrival, Delivery, Engine, Head, INTERVAL, MAX_TCP, NewChild, Outbound, Policies, ROUND_OCTETS,
+    ROUND_PACKETS, Train, Trains, Transport, Whose, WorkerPlace,
 };
 use crate::handoff::Handoff;
 use crate::path::Path;
@@ -152,6 +152,7 @@ impl Worker {
             }
             self.engine.sweep(now);
             self.orders.handoff.flush();
+            self.on_time(now);
             for (outer, _) in sockets.iter().zip(ready.sockets).filter(|(_, ready)| *ready) {
                 self.inbound_batch(outer, now);
             }
@@ -179,18 +180,29 @@ impl Worker {
         }
         let polled = fds.get_mut(..count).unwrap_or_default();
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let tick = Timespec { tv_sec: INTERVAL.as_secs() as _, tv_nsec: 0 };
+        let second = Timespec { tv_sec: INTERVAL.as_secs() as _, tv_nsec: 0 };
         let soon = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
         let tick = if self.orders.handoff.has_waiting() {
-            Some(&soon)
+            Some(soon)
         } else {
-            self.engine.has_waiting().then_some(&tick)
+            self.engine.has_waiting().then_some(second)
         };
+        let deadline = self.engine.deadline();
         self.spin.begin(Instant::now());
         loop {
-            let patience = if self.spin.goes_on(Instant::now()) { Some(&at_once) } else { tick };
-            match rustix::event::poll(polled, patience) {
-                Ok(0) if self.spin.is_spinning() => rustix::thread::sched_yield(),
+            let now = Instant::now();
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+            let is_late = left.is_some_and(|left| left.is_zero());
+            let patience = match left {
+                _ if is_late || self.spin.goes_on(now) => Some(at_once),
+                Some(left) if left < INTERVAL => {
+                    let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+                    Some(tick.map_or(left, |tick| tick.min(left)))
+                }
+                _ => tick.or_else(|| deadline.map(|_| second)),
+            };
+            match rustix::event::poll(polled, patience.as_ref()) {
+                Ok(0) if self.spin.is_spinning() && !is_late => rustix::thread::sched_yield(),
                 Ok(_) | Err(rustix::io::Errno::INTR) => break,
                 Err(error) => return Err(error.into()),
             }
@@ -199,6 +211,14 @@ impl Worker {
         let xdp = xdp && self.xdp.is_some();
         self.spin.end(tun || xdp || sockets.contains(&true));
         Ok(Ready { wake, tun, xdp, sockets })
+    }
+
+    /// Does what time alone demands. It comes before all else, so that it is as punctual whatever else there is to do.
+    fn on_time(&mut self, now: Instant) {
+        if self.engine.deadline().is_some_and(|deadline| deadline <= now) {
+            self.engine.on_time(now);
+            self.finish(now);
+        }
     }
 
     /// Carries out what is asked for. `false`: stop.
@@ -219,7 +239,7 @@ impl Worker {
                 }
                 Ok(Command::Retire(id, done)) => {
                     // No packet is under way: batches are sent whole.
-                    self.engine.retire(id);
+                    self.engine.retire(id, now);
                     done
                 }
                 Ok(Command::Relocate(id, transport, done)) => {
@@ -246,7 +266,10 @@ impl Worker {
     fn outbound_batch(&mut self, now: Instant) -> io::Result<()> {
         self.engine.follow(&self.policies.load());
         let mut result = Ok(());
-        while !self.engine.trains.is_full() && result.is_ok() {
+        // Payloads that leave by the time do not wait for a round to end.
+        let deadline = self.engine.deadline();
+        let is_late = || deadline.is_some_and(|deadline| deadline <= Instant::now());
+        for _ in 0..ROUND_PACKETS {
             result = match self.tun.read(&mut self.inner) {
                 Ok((packet, offload)) => {
                     match self.engine.whose(packet, None, now) {
@@ -261,8 +284,12 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
                 Err(error) => Err(error),
             };
+            if self.engine.trains.is_full() || result.is_err() || is_late() {
+                break;
+            }
         }
         self.orders.handoff.flush();
+        self.engine.on_time(now);
         self.finish(now);
         match result {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
@@ -283,6 +310,7 @@ impl Worker {
                 }
             });
             self.orders.handoff.give_back(burst);
+            self.engine.on_time(now);
             self.finish(now);
         }
         self.orders.handoff.flush();

@@ -118,10 +118,12 @@ impl Sender {
         self.sent = 0;
     }
 
-    /// Goes on over another SA: the packet of which a part has left starts anew, because no packet may be divided between
-    /// two SAs (RFC 9347 2.2.3).
-    pub fn restart(&mut self) {
+    /// Takes all packets out, for another SA to send. That of which a part has left is whole, because no packet may be divided
+    /// between two SAs (RFC 9347 2.2.3): the receiver drops the part.
+    pub fn take(&mut self) -> Vec<Vec<u8>> {
         self.sent = 0;
+        let lengths = std::mem::take(&mut self.lengths);
+        lengths.into_iter().map(|len| self.octets.drain(..usize::from(len)).collect()).collect()
     }
 
     /// May packets be divided?

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_esp::fragment::{Fragments, may_fragment};
+use adit_esp::iptfs::Receiver;
 use adit_esp::translate::Translation;
 use adit_esp::transport::{Header, OuterHeader, hop_limit};
 use adit_esp::tunnel::{OuterPolicy, believed_path_mtu};
@@ -16,12 +17,13 @@ use adit_esp::{
 use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6};
 use adit_wire::ip;
 
+use super::iptfs::{Payloads, Unpacked};
 use super::sas::{Place, Prefix, prefixes};
 use super::split::Split;
 use super::trains::Trains;
 use super::{Arrival, Report};
 use crate::Error;
-use crate::backend::{ChildId, Limits, NetConfig, NetEvent, PolicyId, Treatment, UdpEncap};
+use crate::backend::{ChildId, Iptfs, Limits, NetConfig, NetEvent, PolicyId, Treatment, UdpEncap};
 use crate::counters::{DropCause, SaCounts};
 use crate::sockets::{Kind, Sockets};
 
@@ -42,6 +44,7 @@ pub(crate) struct Inbound {
     translation: Option<Arc<Translation>>,
     /// As the outbound half knows it.
     max_inner: usize,
+    iptfs: Option<Box<Receiver>>,
     counts: Arc<SaCounts>,
 }
 
@@ -58,9 +61,13 @@ impl Inbound {
         (treatment, tun_mtu): (&Treatment, usize),
         counts: Arc<SaCounts>,
     ) -> Self {
+        let Iptfs { reorder_window, drop_time, .. } = treatment.iptfs;
+        let iptfs = matches!(sa.mode(), Mode::Iptfs { .. })
+            .then(|| Box::new(Receiver::new(reorder_window, drop_time, sa.window().top() + 1)));
         Self {
             id,
             sa,
+            iptfs,
             standby: !active,
             allowance: limits.into(),
             spent: false,
@@ -89,6 +96,48 @@ impl Inbound {
         self.sa.keys().is_resting() && self.sa.keys_mut().wake().is_ok()
     }
 
+    pub(crate) fn is_iptfs(&self) -> bool {
+        self.iptfs.is_some()
+    }
+
+    /// When [`expire`](Self::expire) has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.iptfs.as_ref()?.deadline()
+    }
+
+    /// Gives up IP-TFS payloads that others have waited for.
+    pub(crate) fn expire(&mut self, now: Instant, unpacked: &mut Unpacked, report: &mut Report) {
+        self.unpack(unpacked, report, |receiver, mut deliver| receiver.expire(now, &mut deliver));
+    }
+
+    /// Lets the receiver give out packets, and keeps those that may pass.
+    fn unpack(
+        &mut self,
+        unpacked: &mut Unpacked,
+        report: &mut Report,
+        work: impl FnOnce(&mut Receiver, &mut dyn FnMut(&mut [u8])),
+    ) {
+        let Some(mut receiver) = self.iptfs.take() else { return };
+        let lost = receiver.counters().lost;
+        work(&mut receiver, &mut |inner| match self.sa.admit(inner) {
+            Ok(()) if self.admits(inner.len(), report) => {
+                if let Some(translation) = &self.translation {
+                    translation.inbound(inner);
+                }
+                self.clamp.apply(inner, self.max_inner);
+                unpacked.push(inner);
+            }
+            Ok(()) => {}
+            Err(cause) => {
+                self.counts.dropped(cause);
+                report.counts.dropped(DropCause::Refused, 1);
+            }
+        });
+        // RFC 9347 2.4.1: the operator is to know.
+        report.counts.dropped(DropCause::PayloadLost, (receiver.counters().lost - lost) as usize);
+        self.iptfs = Some(receiver);
+    }
+
     /// The outbound half waits for the peer no longer.
     pub(crate) fn awaits_no_packet(&mut self) {
         self.standby = false;
@@ -106,6 +155,7 @@ impl Inbound {
         arrival: &Arrival,
         now: Instant,
         fragments: &mut FragmentPorts,
+        unpacked: &mut Unpacked,
         report: &mut Report,
     ) -> Arrived<'p> {
         if self.spent {
@@ -132,6 +182,11 @@ impl Inbound {
                     }
                     Opened::Payload(header, payload) if self.admits(header.len() + payload.len(), report) => {
                         (arrived.header, arrived.inner) = (Some(header), Some(payload));
+                    }
+                    Opened::Aggfrag { sequence, payload } => {
+                        self.unpack(unpacked, report, |receiver, mut deliver| {
+                            receiver.receive(sequence, payload, now, &mut deliver);
+                        });
                     }
                     _ => {}
                 }
@@ -266,6 +321,7 @@ pub(crate) struct Outbound {
     /// The longest inner packet that fits the path, as far as it is known, and when that was last looked up.
     max_inner: usize,
     learnt: Option<Instant>,
+    iptfs: Option<Box<Payloads>>,
     counts: Arc<SaCounts>,
 }
 
@@ -329,8 +385,13 @@ impl Outbound {
         counts: Arc<SaCounts>,
     ) -> Result<Self, SaError> {
         let destinations = prefixes(&parameters.remote_ts);
+        let iptfs = match parameters.mode {
+            Mode::Iptfs { fragments } => Some(Box::new(Payloads::new(treatment.iptfs, fragments))),
+            Mode::Tunnel | Mode::Transport => None,
+        };
         Ok(Self {
             id,
+            iptfs,
             mode: parameters.mode,
             sa: OutboundSa::new(parameters)?,
             destinations,
@@ -388,7 +449,10 @@ impl Outbound {
         report: &mut Report,
     ) -> Result<Sealed, Refusal> {
         let largest = split.len(0);
-        if largest > SMALL && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME) {
+        if self.iptfs.is_none()
+            && largest > SMALL
+            && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME)
+        {
             self.learnt = Some(now);
             report.paths.push((self.id, self.transport.destination.ip()));
         }
@@ -396,7 +460,7 @@ impl Outbound {
             return Err(Refusal::TooBig { mtu });
         }
         if split.count() == 1 {
-            let sealed = self.seal_one(split.packet_mut(), place, trains, report)?;
+            let sealed = self.seal_one(split.packet_mut(), (place, now), trains, report)?;
             return Ok(if sealed { Sealed::All } else { Sealed::Spent(0) });
         }
         let in_place =
@@ -409,7 +473,7 @@ impl Outbound {
                 self.seal_segment(split, index, (place, tos), trains, report)
             } else {
                 match split.copy(index, &mut copy) {
-                    Some(()) => self.seal_one(&mut copy, place, trains, report),
+                    Some(()) => self.seal_one(&mut copy, (place, now), trains, report),
                     None => Err(Refusal::Drop(DropCause::Malformed)),
                 }
             };
@@ -423,7 +487,7 @@ impl Outbound {
     fn seal_one(
         &mut self,
         inner: &mut [u8],
-        place: Place,
+        (place, now): (Place, Instant),
         trains: &mut Trains,
         report: &mut Report,
     ) -> Result<bool, Refusal> {
@@ -441,10 +505,10 @@ impl Outbound {
         }
         self.clamp.apply(inner, self.max_inner);
         match fragments {
-            None => self.push(inner, place, trains)?,
+            None => self.push(inner, place, now, trains)?,
             Some(mut fragments) => {
                 while let Some(fragment) = fragments.next_within(inner) {
-                    self.push(fragment, place, trains)?;
+                    self.push(fragment, place, now, trains)?;
                 }
             }
         }
@@ -492,8 +556,11 @@ impl Outbound {
         true
     }
 
-    /// Puts a packet into a slot, sealed.
-    fn push(&mut self, inner: &[u8], place: Place, trains: &mut Trains) -> Result<(), Refusal> {
+    /// Puts a packet into a slot, sealed, or lets it wait for its IP-TFS payload.
+    fn push(&mut self, inner: &[u8], place: Place, now: Instant, trains: &mut Trains) -> Result<(), Refusal> {
+        if let Some(iptfs) = &mut self.iptfs {
+            return iptfs.queue(inner, now);
+        }
         let malformed = || Refusal::Drop(DropCause::Malformed);
         let (next_header, payload) = self.sa.payload_of(inner).map_err(|error| match error {
             SealError::NotPlain => Refusal::Drop(DropCause::NotPlain),
@@ -524,13 +591,84 @@ impl Outbound {
     pub(crate) fn learn_path(&mut self, mtu: usize) -> usize {
         let v6 = self.transport.destination.is_ipv6();
         let mtu = believed_path_mtu(mtu, v6);
+        let mtu = self.iptfs.as_ref().map_or(mtu, |iptfs| iptfs.packet_size(mtu));
         self.max_inner = self.sa.max_inner(mtu, self.transport.kind == Kind::NatT, v6);
+        if let Some(iptfs) = &mut self.iptfs {
+            self.max_inner = iptfs.resize(self.max_inner);
+        }
         self.max_inner
+    }
+
+    pub(crate) fn is_iptfs(&self) -> bool {
+        self.iptfs.is_some()
+    }
+
+    /// It is active: what leaves by the time begins to.
+    pub(crate) fn start(&mut self, now: Instant) {
+        if let Some(iptfs) = &mut self.iptfs {
+            iptfs.start(now);
+        }
+    }
+
+    /// When [`payloads`](Self::payloads) has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.iptfs.as_ref()?.deadline()
+    }
+
+    /// The packets that still wait for a payload.
+    pub(crate) fn take_waiting(&mut self) -> Vec<Vec<u8>> {
+        self.iptfs.as_mut().map_or_else(Vec::new, |iptfs| iptfs.sender.take())
+    }
+
+    /// Seals the IP-TFS payloads that are due. `false`: the SA may carry no more.
+    pub(crate) fn payloads(
+        &mut self,
+        place: Place,
+        now: Instant,
+        trains: &mut Trains,
+        report: &mut Report,
+    ) -> bool {
+        let Some(mut iptfs) = self.iptfs.take() else { return true };
+        let due = iptfs.due(now);
+        if due > 0 && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME) {
+            self.learnt = Some(now);
+            report.paths.push((self.id, self.transport.destination.ip()));
+        }
+        // RFC 9347 2.2.5: nothing of what is inside shows outside.
+        let tos = self.treatment.outer.fields(&[]).traffic_class;
+        let mut goes_on = true;
+        for _ in 0..due {
+            let Some(len) = iptfs.next_len() else { break };
+            goes_on = self.carries(1, 0, report);
+            if !goes_on {
+                break;
+            }
+            let packet_len = self.sa.layout().packet_len(len);
+            match self.sa.seal_aggfrag(trains.slot(packet_len), len, &mut iptfs.sender) {
+                Ok(filled) => {
+                    report.counts.dropped(DropCause::TooBig, filled.unfit as usize);
+                    self.counts.packets_out.add(filled.packets);
+                    trains.push((place, self.transport, tos, None), packet_len, filled.octets as usize);
+                }
+                Err(error) => {
+                    tracing::debug!(id = self.id.0, %error, "a payload is not sealed");
+                    report.counts.dropped(DropCause::Malformed, 1);
+                }
+            }
+        }
+        if due > 0 {
+            iptfs.left(now);
+        }
+        self.iptfs = Some(iptfs);
+        goes_on
     }
 
     /// So many packets have left, with so many octets inside.
     pub(crate) fn sent(&self, packets: usize, bytes: usize, moment: u64) {
-        self.counts.packets_out.add(packets as u64);
+        // The packets in IP-TFS payloads have been counted when they were put in.
+        if self.iptfs.is_none() {
+            self.counts.packets_out.add(packets as u64);
+        }
         self.counts.bytes_out.add(bytes as u64);
         self.counts.last_out.set(moment);
     }

@@ -23,6 +23,7 @@
 mod deliveries;
 mod half;
 mod held;
+mod iptfs;
 mod join;
 #[cfg(test)]
 mod model;
@@ -60,6 +61,7 @@ pub(crate) use trains::{Train, Trains};
 
 use half::{Refusal, Sealed};
 use held::Held;
+use iptfs::{Tunnels, Unpacked};
 use sas::{Place, Sas};
 use split::Split;
 
@@ -79,6 +81,8 @@ pub(crate) struct Engine {
     fragments_out: FragmentPorts,
     fragments_in: FragmentPorts,
     limiter: Limiter,
+    tunnels: Tunnels,
+    unpacked: Unpacked,
     pub(crate) trains: Trains,
     pub(crate) deliveries: Deliveries,
     pub(crate) report: Report,
@@ -175,6 +179,8 @@ impl Engine {
             fragments_out: FragmentPorts::new(secret),
             fragments_in: FragmentPorts::new(secret),
             limiter: Limiter::new(),
+            tunnels: Tunnels::default(),
+            unpacked: Unpacked::default(),
             trains: Trains::default(),
             deliveries: Deliveries::new(joins_tcp, joins_udp),
             report: Report { counts, clock, events: Vec::new(), paths: Vec::new(), ready: Vec::new() },
@@ -383,7 +389,7 @@ impl Engine {
             }
             return;
         };
-        let opened = sa.open(esp, arrival, now, &mut self.fragments_in, &mut self.report);
+        let opened = sa.open(esp, arrival, now, &mut self.fragments_in, &mut self.unpacked, &mut self.report);
         let ready = opened.ready;
         if let Some(inner) = opened.inner {
             let start = inner.as_ptr().addr() - base;
@@ -396,6 +402,7 @@ impl Engine {
                 }
             }
         }
+        self.deliver_unpacked(buffer);
         // RFC 7296 2.8: what the peer sends on a new SA shows that it is ready for it.
         if let Some(id) = ready {
             if self.sas.has_outbound(id) {
@@ -413,6 +420,11 @@ impl Engine {
     /// Puts both halves of a Child SA in place, on a path of this MTU.
     pub(crate) fn install(&mut self, child: NewChild, path_mtu: Option<usize>, now: Instant) {
         let (id, active) = (child.id, child.active);
+        // One half may be another worker's.
+        let inbound = child.inbound.as_ref().is_some_and(Inbound::is_iptfs);
+        if inbound || child.outbound.as_ref().is_some_and(Outbound::is_iptfs) {
+            self.tunnels.add(id, child.spi);
+        }
         self.sas.install(child);
         if let Some(mtu) = path_mtu {
             self.learn_path(id, mtu);
@@ -427,6 +439,13 @@ impl Engine {
     pub(crate) fn switch(&mut self, id: ChildId, now: Instant) {
         self.latest = None;
         let Some(policy) = self.sas.switch(id) else { return };
+        if let Some(outbound) = self.sas.outbound_of(id) {
+            outbound.start(now);
+        }
+        // What has not left on the SA before comes first on the new one.
+        let before = self.sas.second_newest_of(policy).and_then(|place| self.sas.outbound(place));
+        let waiting = before.map_or_else(Vec::new, Outbound::take_waiting);
+        self.outbound_again(waiting, now);
         for (since, mut inner) in self.held.take(policy) {
             if let Some(mut split) = Split::new(&mut inner, &Offload::default()) {
                 self.outbound_since(&mut split, None, since, now);
@@ -434,9 +453,51 @@ impl Engine {
         }
     }
 
-    pub(crate) fn retire(&mut self, id: ChildId) {
+    pub(crate) fn retire(&mut self, id: ChildId, now: Instant) {
         self.latest = None;
+        let waiting = self.sas.outbound_of(id).map_or_else(Vec::new, Outbound::take_waiting);
         self.sas.retire(id);
+        self.outbound_again(waiting, now);
+    }
+
+    /// Packets that have been on their way already look for an SA anew.
+    fn outbound_again(&mut self, packets: Vec<Vec<u8>>, now: Instant) {
+        for mut packet in packets {
+            self.outbound(&mut packet, &Offload::default(), None, now);
+        }
+    }
+
+    /// When [`on_time`](Self::on_time) has something to do.
+    pub(crate) fn deadline(&mut self) -> Option<Instant> {
+        let Self { tunnels, sas, .. } = self;
+        tunnels.all().filter_map(|(id, spi)| sas.deadline(id, spi)).min()
+    }
+
+    /// Seals the IP-TFS payloads that are due, and gives up those of the peers that are overdue.
+    pub(crate) fn on_time(&mut self, now: Instant) {
+        let mut index = 0;
+        while let Some((id, spi)) = self.tunnels.at(index) {
+            index += 1;
+            if let Some(place) = self.sas.place_of(id)
+                && let Some(outbound) = self.sas.outbound(place)
+                && !outbound.payloads(place, now, &mut self.trains, &mut self.report)
+            {
+                self.sas.end(place);
+                self.latest = None;
+            }
+            if let Some(inbound) = self.sas.inbound(spi) {
+                inbound.expire(now, &mut self.unpacked, &mut self.report);
+            }
+        }
+        self.deliver_unpacked(&[]);
+    }
+
+    /// Hands on what came out of payloads. `received` is the buffer of the other packets.
+    fn deliver_unpacked(&mut self, received: &[u8]) {
+        for packet in self.unpacked.all() {
+            self.deliveries.push_own(received, [packet, &[]]);
+        }
+        self.unpacked.clear();
     }
 
     pub(crate) fn relocate(&mut self, id: ChildId, transport: Transport, path_mtu: Option<usize>) {
@@ -448,6 +509,7 @@ impl Engine {
 
     pub(crate) fn remove(&mut self, id: ChildId) {
         self.latest = None;
+        self.tunnels.remove(id);
         self.sas.remove(id);
     }
 

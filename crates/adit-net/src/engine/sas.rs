@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use adit_wire::ikev2::TrafficSelector;
 use adit_wire::ip;
@@ -239,8 +240,27 @@ impl Sas {
 
     /// The outbound half of a Child SA, on standby or active.
     pub(crate) fn outbound_of(&mut self, id: ChildId) -> Option<&mut Outbound> {
-        let place = self.parts.get(&id)?.outbound?;
+        let place = self.place_of(id)?;
         self.outbound(place)
+    }
+
+    /// The same by its place.
+    pub(crate) fn place_of(&self, id: ChildId) -> Option<Place> {
+        self.parts.get(&id)?.outbound
+    }
+
+    /// The active SA of a policy that was the newest before the newest.
+    pub(crate) fn second_newest_of(&self, policy: PolicyId) -> Option<Place> {
+        self.active.get(&policy)?.by_age.values().rev().nth(1).copied()
+    }
+
+    /// When time alone moves a Child SA.
+    pub(crate) fn deadline(&mut self, id: ChildId, spi: u32) -> Option<Instant> {
+        let outbound = self.place_of(id).and_then(|place| self.outbound.get(place.0)?.as_ref());
+        let outbound = outbound.and_then(Outbound::deadline);
+        let inbound = self.inbound.get_mut(spi).and_then(|inbound| inbound.deadline());
+        let deadlines = [outbound, inbound];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The way to the peer of an SA carries outer packets of up to `mtu` octets.

@@ -15,7 +15,7 @@ use adit_ike::config::{
     PostQuantumKey, PpkPolicy, Retransmission, SelectorSpec, SharedSecret, Unique, Volume,
 };
 use adit_ike::identity::{Identity, IdentityPattern};
-use adit_net::Treatment;
+use adit_net::{Iptfs, Treatment};
 use adit_wire::esp::Mode;
 use adit_wire::ikev2::{EsnId, KeId, Proposal, TrafficSelector, TransformType};
 
@@ -550,13 +550,19 @@ impl<'d> Builder<'d> {
             "start" | "restart" => Action::Start,
             _ => Action::None,
         };
+        let mode = match section.word("mode") {
+            "transport" => Mode::Transport,
+            "iptfs" => Mode::Iptfs { fragments: true },
+            _ => Mode::Tunnel,
+        };
+        let is_iptfs = matches!(mode, Mode::Iptfs { .. });
         let child = Child {
             proposals: section.proposals("esp_proposals"),
             local_ts: section.selectors("local_ts"),
             remote_ts: section.selectors("remote_ts"),
-            mode: if section.word("mode") == "transport" { Mode::Transport } else { Mode::Tunnel },
+            mode,
             priority: section.number("priority"),
-            strict_mode: false,
+            strict_mode: is_iptfs && !section.flag("iptfs_fallback"),
             replay_window: section.number("replay_window"),
             limits,
             inactivity: section.time("inactivity"),
@@ -641,7 +647,41 @@ impl Builder<'_> {
             remote: self.renumberings(section, "remote", &child.remote_ts),
         };
         let translation = Some(translation).filter(|all| *all != Translation::default()).map(Arc::new);
-        Treatment { outer, tfc, mss, translation }
+        Treatment { outer, tfc, mss, translation, iptfs: self.iptfs(section, child.mode) }
+    }
+
+    fn iptfs(&mut self, section: &mut Checked, mode: Mode) -> Iptfs {
+        let keys = ["iptfs_rate", "iptfs_packet_size", "iptfs_max_queue_size"];
+        if mode != (Mode::Iptfs { fragments: true })
+            && let Some((key, span)) = keys.into_iter().find_map(|key| Some((key, section.span_of(key)?)))
+        {
+            // Who asks for a rate believes that traffic is hidden.
+            let problem =
+                Problem::new(span, format!("{}.{key}", section.path), "this child is not in IP-TFS mode");
+            self.error(problem.expected("`mode = iptfs` beside it"));
+        }
+        let size = match section.one("iptfs_packet_size") {
+            Some(Value::Integer(size)) => u16::try_from(size).unwrap_or(u16::MAX),
+            _ => 0,
+        };
+        let rate: u32 = section.number("iptfs_rate");
+        let queue = match section.one("iptfs_max_queue_size") {
+            Some(Value::Integer(queue)) => usize::try_from(queue).unwrap_or(usize::MAX),
+            // What leaves in a quarter of a second: longer waiting helps nobody.
+            _ if rate > 0 => {
+                let quarter = rate as usize * usize::from(if size == 0 { 1400 } else { size }) / 4;
+                quarter.clamp(32 << 10, 1 << 20)
+            }
+            _ => 1 << 20,
+        };
+        Iptfs {
+            packet_size: size,
+            interval: (rate > 0).then(|| Duration::from_secs(1) / rate),
+            init_delay: section.time("iptfs_init_delay"),
+            queue,
+            reorder_window: u16::try_from(section.number("iptfs_reorder_window")).unwrap_or(u16::MAX),
+            drop_time: section.time("iptfs_drop_time"),
+        }
     }
 
     /// The networks of one side that have other addresses here than those that are negotiated.

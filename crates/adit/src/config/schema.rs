@@ -424,12 +424,12 @@ pub(super) static CHILD: Schema = Schema {
                 done("transport"),
                 not_yet("transport_proxy"),
                 not_yet("beet"),
-                not_yet("iptfs"),
+                done("iptfs"),
                 done("pass"),
                 done("drop"),
             ]),
             "tunnel",
-            "`tunnel`: whole packets are protected, whoever sent them; `transport`: what two hosts send each other, without its headers; `pass`: what fits the selectors travels in the clear, in both directions; `drop`: it does not travel. Children that pass or drop need no peer",
+            "`tunnel`: whole packets are protected, whoever sent them; `iptfs`: the same, several and parts of them in packets whose size and time say nothing about them (RFC 9347); `transport`: what two hosts send each other, without its headers; `pass`: what fits the selectors travels in the clear, in both directions; `drop`: it does not travel. Children that pass or drop need no peer",
         ),
         key(
             "start_action",
@@ -544,6 +544,45 @@ pub(super) static CHILD: Schema = Schema {
             "auto",
             "largest TCP segment that connections through the tunnel may agree on, in either direction; `auto`: what fits \
              the path, `no`: any",
+        ),
+        key(
+            "iptfs_rate",
+            Kind::Integer(0, 1_000_000),
+            "0",
+            "packets per second that leave, all of one size, whatever there is to send; 0: they leave when there is \
+             something to send, and hide nothing but the sizes of what is inside",
+        ),
+        key(
+            "iptfs_packet_size",
+            Kind::NumberOr(256, 65_535, &["mtu"]),
+            "mtu",
+            "octets of the packets that leave with their outer header, at the most what the path takes; `mtu`: that",
+        ),
+        key(
+            "iptfs_init_delay",
+            Kind::Time,
+            "0s",
+            "without a rate: how long a packet waits for others to travel with",
+        ),
+        key(
+            "iptfs_max_queue_size",
+            Kind::NumberOr(65_536, 1 << 30, &["auto"]),
+            "auto",
+            "octets that may wait to be sent; `auto`: what leaves in a quarter of a second, from 32 KiB to 1 MiB; 1 MiB \
+             without a rate",
+        ),
+        key(
+            "iptfs_reorder_window",
+            Kind::Integer(0, 64),
+            "3",
+            "packets that arrive early wait for so many others",
+        ),
+        key("iptfs_drop_time", Kind::Time, "1s", "and for so long"),
+        key(
+            "iptfs_fallback",
+            Kind::Bool,
+            "no",
+            "be content with tunnel mode where the peer does not agree to IP-TFS; `no`: then there is no SA",
         ),
         key(
             "local_net",

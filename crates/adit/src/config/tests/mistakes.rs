@@ -187,7 +187,7 @@ fn what_is_not_done_yet_is_an_error_that_says_so() {
         (
             "",
             "mode = beet",
-            "10:14: connections.c.children.n.mode: `beet` is not done yet; expected `tunnel` or `transport` or `pass` or `drop`",
+            "10:14: connections.c.children.n.mode: `beet` is not done yet; expected `tunnel` or `transport` or `iptfs` or `pass` or `drop`",
         ),
         (
             "",
