@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use adit_wire::natt;
+use rustix::net::RecvFlags;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -182,6 +183,10 @@ impl Outer {
                 // Raw sockets cannot be asked, and are so anyway.
                 socket.set_only_v6(true)?;
             }
+            if kind == Kind::Esp {
+                // Linux believes a packet-too-big about a raw IPv6 socket's packets only if the socket asks for errors.
+                sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
+            }
             sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
             sockopt::set_ipv6_recvtclass(fd, true)?;
             sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1)?;
@@ -229,6 +234,25 @@ impl Outer {
             }
             other => SocketAddr::new(other, self.port),
         })
+    }
+
+    /// Is it told of errors that routers send?
+    pub(crate) fn hears_errors(&self) -> bool {
+        self.kind == Kind::Esp && self.v6
+    }
+
+    /// Lets go of the errors that routers have sent. The kernel has learnt from them what there was to learn; only as long as
+    /// some wait does the socket count as ready.
+    pub(crate) fn forget_errors(&self) {
+        if !self.hears_errors() {
+            return;
+        }
+        let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
+        for _ in 0..BATCH {
+            if rustix::net::recv(&self.socket, &mut [0_u8; 0][..], flags).is_err() {
+                break;
+            }
+        }
     }
 
     /// Sends packets; returns how many the kernel took. An error is about the first.

@@ -320,7 +320,11 @@ impl Worker {
     fn inbound_batch(&mut self, outer: &Outer, now: Instant) {
         // A message of a socket that takes trains can be a whole train.
         let limit = if outer.takes_trains() { ROUND_OCTETS >> 16 } else { BATCH };
-        match self.received.receive(outer.as_fd(), limit) {
+        let received = self.received.receive(outer.as_fd(), limit);
+        if received.is_err() {
+            outer.forget_errors();
+        }
+        match received {
             Ok(_) => {}
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return;
@@ -459,7 +463,7 @@ impl Worker {
         let Self { engine, sockets, counts, xdp, .. } = self;
         let trains = std::mem::take(&mut engine.trains);
         let mut messages = Messages::new(&trains);
-        let mut waited = false;
+        let (mut waited, mut forgot) = (false, false);
         while let Some(train) = messages.train() {
             let Some(outer) = sockets.find(train.transport.kind, train.transport.destination.is_ipv6())
             else {
@@ -496,6 +500,11 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && !waited => {
                     waited = true;
                     wait_writable(outer.as_fd());
+                }
+                // It may be about an earlier packet, or about none of ours.
+                Err(_) if outer.hears_errors() && !forgot => {
+                    forgot = true;
+                    outer.forget_errors();
                 }
                 Err(error) if messages.is_whole() && is_refusal(&error) => {
                     tracing::debug!(%error, "the kernel does not cut a train");
