@@ -198,8 +198,9 @@ impl Peer for StrongSwan {
 pub fn copy_of(program: &str, package: &str, dir: &Path) -> Result<PathBuf> {
     let installed = need(program, package)?;
     let copy = dir.join(program);
-    std::fs::copy(&installed, &copy)?;
-    ensure!(copy.exists(), "no copy of {}", installed.display());
+    // By another process: while this one had the copy open for writing, a child that it starts just then would inherit that,
+    // and nobody could run the copy ("text file busy").
+    run(Command::new("cp").arg(&installed).arg(&copy))?;
     Ok(copy)
 }
 
