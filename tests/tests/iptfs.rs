@@ -124,7 +124,8 @@ fn notes<'p>(
         let (start, end) = (since(start)? + 0.2, since(end)? - 0.2);
         let inside: Vec<_> = packets.iter().filter(|(at, _)| (start..end).contains(at)).collect();
         notes.sizes.extend(inside.iter().map(|(_, size)| *size));
-        notes.gaps.extend(inside.windows(2).map(|pair| (pair[1].0 - pair[0].0) * 1000.0));
+        let next = inside.iter().skip(1);
+        notes.gaps.extend(inside.iter().zip(next).map(|((one, _), (next, _))| (next - one) * 1000.0));
         let windows = ((end - start) / 0.1) as usize;
         notes.counts.extend((0..windows).map(|window| {
             let from = start + window as f64 * 0.1;
@@ -173,12 +174,13 @@ impl fmt::Display for Apart {
 }
 
 fn compare(notes: &[Notes]) -> Vec<Apart> {
-    [(0, 1), (0, 2), (1, 2)]
-        .into_iter()
-        .map(|(one, two)| {
-            let (a, b) = (&notes[one], &notes[two]);
+    let all: Vec<(Load, &Notes)> = LOADS.into_iter().zip(notes).collect();
+    let pairs =
+        all.iter().enumerate().flat_map(|(at, one)| all.iter().skip(at + 1).map(move |two| (one, two)));
+    pairs
+        .map(|((one, a), (two, b))| {
             let apart = Apart {
-                loads: [LOADS[one], LOADS[two]],
+                loads: [*one, *two],
                 sizes: distance(&a.sizes, &b.sizes),
                 gaps: distance(&a.gaps, &b.gaps),
                 counts: distance(&a.counts, &b.counts),
