@@ -11,7 +11,7 @@ use adit_lab::lab::{FAMILIES, Family, Lab, Node, SIDES, Side, Topology, with_lab
 use adit_lab::peer::{Connection, Peer, Rekey, rekey_and_wait};
 use adit_lab::process::{eventually, tell};
 use adit_lab::traffic::{Stream, transfer};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 const IKE: &str = "aes256gcm16-prfsha384-x25519";
 const ESP: &str = "aes256gcm16";
@@ -210,21 +210,31 @@ fn summary(load: Load, notes: &Notes) -> String {
 fn at_a_constant_rate_nothing_shows_what_is_inside() -> Result<()> {
     with_lab("iptfs-constant", Topology::default(), |lab| {
         let _pair = pair(lab, CONSTANT)?;
-        let notes = observe(lab)?;
-        for (load, notes) in LOADS.into_iter().zip(&notes) {
-            tell(&summary(load, notes));
-            let other: Vec<_> = notes.sizes.iter().filter(|size| **size != SIZE as f64).collect();
-            ensure!(other.is_empty(), "{load:?}: sizes other than {SIZE}: {other:?}");
-            // What the machine is too late for is left out; it must be little.
-            let expected = notes.counts.len() as f64 / 10.0 * RATE as f64;
-            ensure!(notes.sizes.len() as f64 > 0.95 * expected, "{load:?}: {} packets", notes.sizes.len());
+        // What depends on the load shows every time. What other tests do to this machine meanwhile does not.
+        const TRIES: usize = 3;
+        let mut seen = String::new();
+        for _ in 0..TRIES {
+            let notes = observe(lab)?;
+            let mut regular = true;
+            for (load, notes) in LOADS.into_iter().zip(&notes) {
+                tell(&summary(load, notes));
+                let other: Vec<_> = notes.sizes.iter().filter(|size| **size != SIZE as f64).collect();
+                ensure!(other.is_empty(), "{load:?}: sizes other than {SIZE}: {other:?}");
+                // What the machine is too late for is left out; it must be little.
+                let expected = notes.counts.len() as f64 / 10.0 * RATE as f64;
+                regular &= notes.sizes.len() as f64 > 0.95 * expected;
+                seen += &format!("{}; ", summary(load, notes));
+            }
+            for apart in compare(&notes) {
+                ensure!(apart.sizes == 0.0, "{apart}");
+                regular &= apart.gaps < CHANCE && apart.counts < 3.0 * CHANCE;
+                seen += &format!("{apart}; ");
+            }
+            if regular {
+                return Ok(());
+            }
         }
-        for apart in compare(&notes) {
-            ensure!(apart.sizes == 0.0, "{apart}");
-            ensure!(apart.gaps < CHANCE, "{apart}");
-            ensure!(apart.counts < 3.0 * CHANCE, "{apart}");
-        }
-        Ok(())
+        bail!("told apart {TRIES} times: {seen}")
     })
 }
 
