@@ -278,6 +278,10 @@ fn adversarial_42_log_flood() {
         pair.link = Box::new(|_, _| Fate::Lose);
         // From one address, and from many; refused, malformed, unknown, of another version.
         for n in 0..100_000_u32 {
+            // A test on another thread that comes by the same place at the same moment can leave it marked as of interest to nobody.
+            if n % 1000 == 1 {
+                tracing::callsite::rebuild_interest_cache();
+            }
             let mut packet = first.clone();
             packet.source = if n % 2 == 0 { at("198.51.100.1", 500) } else { from(n) };
             packet.datagram[..4].copy_from_slice(&(n + 1).to_be_bytes());
