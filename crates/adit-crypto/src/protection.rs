@@ -219,14 +219,8 @@ impl Protection {
         match &self.0 {
             Method::Aead(aead) => {
                 check_aead(mac_trailer, icv)?;
-                let made;
-                let key = match &aead.expanded {
-                    Some(key) => key,
-                    None => {
-                        made = aead.expand()?;
-                        &made
-                    }
-                };
+                let mut made = None;
+                let key = aead.key(&mut made)?;
                 let (nonce, associated_data) = (nonce(&aead.salt, iv)?, Aad::from(associated_data));
                 key.seal_in_place_scatter(nonce, associated_data, buf, &[], icv)
                     .map_err(|_| Error::BadKey)?;
@@ -265,14 +259,8 @@ impl Protection {
         match &self.0 {
             Method::Aead(aead) => {
                 check_aead(mac_trailer, icv)?;
-                let made;
-                let key = match &aead.expanded {
-                    Some(key) => key,
-                    None => {
-                        made = aead.expand()?;
-                        &made
-                    }
-                };
+                let mut made = None;
+                let key = aead.key(&mut made)?;
                 let (nonce, associated_data) = (nonce(&aead.salt, iv)?, Aad::from(associated_data));
                 key.open_in_place_separate_tag(nonce, associated_data, icv, buf)
                     .map_err(|_| Error::Authentication)?;
@@ -296,6 +284,15 @@ impl Protection {
 }
 
 impl Aead {
+    /// The expanded key; where that rests, one that is made in `place`.
+    #[inline]
+    fn key<'k>(&'k self, place: &'k mut Option<LessSafeKey>) -> Result<&'k LessSafeKey, Error> {
+        match &self.expanded {
+            Some(key) => Ok(key),
+            None => Ok(place.insert(self.expand()?)),
+        }
+    }
+
     fn expand(&self) -> Result<LessSafeKey, Error> {
         let key = self.key.get(..self.algorithm.key_len()).ok_or(Error::BadKey)?;
         UnboundKey::new(self.algorithm, key).map(LessSafeKey::new).map_err(|_| Error::BadKey)

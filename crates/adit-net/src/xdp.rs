@@ -51,6 +51,8 @@ pub(crate) struct Xdp {
     addresses: HashMap<IpAddr, usize>,
     /// By local and remote address.
     ways: HashMap<(IpAddr, IpAddr), Way>,
+    /// That of the packet before.
+    latest: Option<((IpAddr, IpAddr), Way)>,
     /// Ready when one of the sockets is.
     ready: OwnedFd,
 }
@@ -63,6 +65,7 @@ struct Interface {
 }
 
 /// How to reach a peer.
+#[derive(Clone, Copy)]
 struct Way {
     learnt: Instant,
     /// Interface and link-layer header; `None`: by the raw socket.
@@ -84,6 +87,7 @@ impl Xdp {
             ends: HashMap::new(),
             addresses: HashMap::new(),
             ways: HashMap::new(),
+            latest: None,
             ready,
         })
     }
@@ -103,6 +107,7 @@ impl Xdp {
         }
         if let Some((local, remote)) = before {
             self.ways.remove(&(local, remote));
+            self.latest = None;
             self.leave(local);
         }
     }
@@ -137,14 +142,10 @@ impl Xdp {
             return false;
         };
         let remote = packet.destination.ip();
-        let fresh = |way: &Way| now.duration_since(way.learnt) < WAY_LIFETIME;
-        if !self.ways.get(&(local, remote)).is_some_and(fresh) {
-            self.learn(local, remote, now);
-        }
-        let Some(Way { to: Some((interface, ethernet)), mtu, .. }) = self.ways.get(&(local, remote)) else {
+        let Way { to: Some((interface, ethernet)), mtu, .. } = self.way((local, remote), now) else {
             return false;
         };
-        let Some(Some(interface)) = self.interfaces.get_mut(interface) else { return false };
+        let Some(Some(interface)) = self.interfaces.get_mut(&interface) else { return false };
         let Some(socket) = interface.sockets.first_mut() else { return false };
         let mut header = [0; Ipv6Header::LEN];
         let fields = (tos.unwrap_or(0), hop_limit.unwrap_or(TTL));
@@ -153,7 +154,7 @@ impl Xdp {
         };
         let frame = [&ethernet[..], header, esp];
         // A full line is sent on its way first.
-        header.len() + esp.len() <= *mtu
+        header.len() + esp.len() <= mtu
             && (socket.push(&frame) || (socket.flush().is_ok() && socket.push(&frame)))
     }
 
@@ -169,13 +170,27 @@ impl Xdp {
         });
     }
 
-    fn learn(&mut self, local: IpAddr, remote: IpAddr, now: Instant) {
+    /// The way between two addresses, looked up again if it was too long ago.
+    fn way(&mut self, ends: (IpAddr, IpAddr), now: Instant) -> Way {
+        let fresh = |way: &Way| now.duration_since(way.learnt) < WAY_LIFETIME;
+        if let Some((_, way)) = self.latest.filter(|(latest, way)| *latest == ends && fresh(way)) {
+            return way;
+        }
+        let known = self.ways.get(&ends).copied().filter(fresh);
+        let way = known.unwrap_or_else(|| self.learn(ends.0, ends.1, now));
+        self.latest = Some((ends, way));
+        way
+    }
+
+    fn learn(&mut self, local: IpAddr, remote: IpAddr, now: Instant) -> Way {
         let to = self.hop(local, remote).and_then(|hop| {
             let header = hop.ethernet_header(remote.is_ipv6())?;
             self.open(hop.interface).then_some((hop.interface, header))
         });
         let mtu = Path::to(remote, self.mark).and_then(|path| path.mtu()).unwrap_or(0);
-        self.ways.insert((local, remote), Way { learnt: now, to, mtu });
+        let way = Way { learnt: now, to, mtu };
+        self.ways.insert((local, remote), way);
+        way
     }
 
     fn hop(&mut self, local: IpAddr, remote: IpAddr) -> Option<Hop> {

@@ -221,7 +221,7 @@ impl Engine {
                 ip::Flow { total_len: 0, ..flow }
             }
         };
-        let policies = Arc::clone(&self.policies);
+        let policies = &*self.policies;
         let owner = |policy| steering::worker_of_policy(policy, workers);
         let mut owners = policies.of(&flow).map(owner);
         let Some(first) = owners.next() else { return Whose::Ours };
@@ -238,7 +238,7 @@ impl Engine {
             if owner != index {
                 return Whose::Theirs(owner, Known { flow: Some(flow), none });
             }
-            if self.sas.select(&policies, &flow).is_some() {
+            if self.sas.select(policies, &flow).is_some() {
                 return Whose::Ours;
             }
             none |= bit;
