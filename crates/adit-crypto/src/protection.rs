@@ -30,10 +30,11 @@ enum Method {
 }
 
 /// The key of an AEAD cipher, and what the library works with: some 600 octets, which are far away if they have not been
-/// used lately. To make them again takes less time than to fetch them from there, and less memory.
+/// used lately. To make them again takes less time than to fetch them from there, and less memory. The key never moves:
+/// what is moved leaves a copy behind that nobody erases.
 struct Aead {
     algorithm: &'static aead::Algorithm,
-    key: Zeroizing<[u8; AEAD_MAX_KEY_LEN]>,
+    key: Box<Zeroizing<[u8; AEAD_MAX_KEY_LEN]>>,
     salt: Zeroizing<[u8; SALT_LEN]>,
     expanded: Option<LessSafeKey>,
 }
@@ -79,7 +80,7 @@ impl Protection {
         let method = match (suite.cipher, mac) {
             (Cipher::Aead(algorithm), None) => {
                 let (bytes, salt) = encr_key.split_last_chunk::<SALT_LEN>().ok_or(Error::BadKey)?;
-                let mut key = Zeroizing::new([0; _]);
+                let mut key = Box::new(Zeroizing::new([0; _]));
                 key.get_mut(..bytes.len()).ok_or(Error::BadKey)?.copy_from_slice(bytes);
                 let mut aead = Aead { algorithm, key, salt: Zeroizing::new(*salt), expanded: None };
                 aead.expanded = Some(aead.expand()?);
