@@ -242,6 +242,7 @@ fn planes(lab: &Lab, outer: Family, encap: bool, window: u32) -> Result<[Box<Use
             active: true,
             limits: Limits::default(),
             treatment: Treatment::default(),
+            worker: None,
         })?;
         Ok(Box::new(plane))
     };

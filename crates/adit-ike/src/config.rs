@@ -250,6 +250,15 @@ pub struct ChildLimits {
     pub packets: Volume,
 }
 
+/// What a child has SAs of their own for (RFC 9611): worker threads, for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// How many we have, up to 64. With a single one, none is asked for.
+    pub own: u16,
+    /// So many SAs beside the first there may be; the peer may have more resources than we have.
+    pub most: u16,
+}
+
 /// What is done about a child that is down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Action {
@@ -281,6 +290,8 @@ pub struct Child {
     pub strict_mode: bool,
     /// Anti-replay window in packets (RFC 4303 3.4.3); 0 switches the check off.
     pub replay_window: u32,
+    /// `per_cpu_sas`: more SAs beside the first, one for each resource (RFC 9611). `None`: none.
+    pub resources: Option<Resources>,
     /// When its SAs are rekeyed, and when they are not used any more.
     pub limits: ChildLimits,
     /// It is deleted after this long without traffic; zero means never.
@@ -308,6 +319,7 @@ impl Child {
             priority: _,
             strict_mode,
             replay_window,
+            resources: _,
             limits: _,
             inactivity: _,
             start: _,
@@ -366,6 +378,7 @@ impl Default for Child {
             priority: 0,
             strict_mode: false,
             replay_window: 1024,
+            resources: None,
             limits: ChildLimits::default(),
             inactivity: Duration::ZERO,
             start: false,

@@ -118,6 +118,8 @@ pub struct InstallChild {
     pub remote: IpAddr,
     /// UDP ports (ours, the peer's) if ESP is encapsulated in UDP (RFC 3948), `None` for IP protocol 50.
     pub encap: Option<(u16, u16)>,
+    /// The resource of ours that alone is to send on it, if it is its own (RFC 9611). Without one it is for all that have none.
+    pub resource: Option<u16>,
     /// Is the outbound half used from now on? If not, it is once [`Output::SwitchChild`] says so, or the first authentic
     /// packet arrives on the inbound half: then the peer can take what we send (RFC 7296 2.8).
     pub active: bool,
@@ -300,6 +302,8 @@ pub struct ChildSaView {
     pub ke: Option<KeId>,
     /// Additional key exchanges of its own (RFC 9370), in their order.
     pub additional_kes: Vec<KeId>,
+    /// The resource of ours whose own it is (RFC 9611).
+    pub resource: Option<u16>,
     /// ESP in UDP?
     pub encap: bool,
     /// Negotiated selectors of our side.

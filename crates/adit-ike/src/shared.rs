@@ -17,7 +17,7 @@ use crate::ike_sa::{Core, Wanted};
 use crate::lookup::{Connections, Secrets};
 use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, RequestId, Transmit};
 use crate::rate::RateLimit;
-use crate::spis::Spis;
+use crate::spis::{Lane, Spis};
 
 /// Counts since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -422,9 +422,9 @@ impl Shared {
     }
 
     /// An inbound ESP SPI that nobody else has.
-    pub(crate) fn take_inbound_spi(&mut self) -> Spi {
+    pub(crate) fn take_inbound_spi(&mut self, lane: Lane) -> Spi {
         let Self { inbound_spis, entropy, .. } = self;
-        inbound_spis.take(|| {
+        inbound_spis.take(lane, || {
             let mut number = [0; 4];
             entropy.fill(&mut number);
             u32::from_be_bytes(number)

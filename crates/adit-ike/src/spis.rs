@@ -14,6 +14,9 @@ const SLOT_BITS: u32 = 20;
 /// So many free slots are left alone: the longest free is used again first, and only when there are more.
 const RESTING: usize = 256;
 
+/// The low bits of a slot by which a data plane may leave an SA to a worker.
+const LANES: u32 = 64;
+
 /// RFC 4303 2.1: those below are reserved.
 const FIRST: u32 = 256;
 
@@ -27,6 +30,27 @@ pub(crate) struct Spis {
     beyond: HashSet<u32>,
 }
 
+/// Which lane an SPI is to have. Where all slots are taken it may have another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Any,
+    /// That of another SPI.
+    Of(Spi),
+    /// This one, or any so many after it.
+    Every(u32, u32),
+}
+
+impl Lane {
+    fn has(self, slot: u32) -> bool {
+        let lane = slot % LANES;
+        match self {
+            Self::Any => true,
+            Self::Of(Spi(other)) => lane == other % LANES,
+            Self::Every(first, step) => lane % step.clamp(1, LANES) == first,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Slot {
     /// That has it, or had it last.
@@ -36,10 +60,9 @@ struct Slot {
 
 impl Spis {
     /// An SPI that nobody else has. `random` gives random numbers.
-    pub(crate) fn take(&mut self, mut random: impl FnMut() -> u32) -> Spi {
+    pub(crate) fn take(&mut self, lane: Lane, mut random: impl FnMut() -> u32) -> Spi {
         let slots = 1 << SLOT_BITS;
-        let new = self.slots.len() as u32;
-        let slot = if self.free.len() > RESTING || new == slots { self.free.pop_front() } else { Some(new) };
+        let slot = self.slot(lane, slots);
         loop {
             let spi = match slot {
                 Some(slot) => random() & !(slots - 1) | slot,
@@ -57,6 +80,24 @@ impl Spis {
             }
             return Spi(spi);
         }
+    }
+
+    /// A slot, free or new; `None` if all are taken.
+    fn slot(&mut self, lane: Lane, slots: u32) -> Option<u32> {
+        let rested = self.free.len().saturating_sub(RESTING).min(RESTING);
+        if let Some(place) = self.free.iter().take(rested).position(|slot| lane.has(*slot)) {
+            return self.free.remove(place);
+        }
+        // Those left out are for others.
+        let next = self.slots.len() as u32;
+        for new in next..slots.min(next + LANES) {
+            if lane.has(new) {
+                return Some(new);
+            }
+            self.slots.push(Slot { spi: 0, taken: false });
+            self.free.push_front(new);
+        }
+        self.free.pop_front()
     }
 
     /// It is no longer used. One that is not taken changes nothing.
@@ -83,6 +124,8 @@ mod tests {
 
     use super::*;
 
+    const ANY: Lane = Lane::Any;
+
     /// Numbers that look random.
     fn source() -> impl FnMut() -> u32 {
         let mut state = 1_u64;
@@ -99,12 +142,12 @@ mod tests {
     #[test]
     fn slots_are_dense_and_rest_before_they_are_used_again() {
         let (mut spis, mut random) = (Spis::default(), source());
-        let mut taken: Vec<Spi> = (0..1000).map(|_| spis.take(&mut random)).collect();
+        let mut taken: Vec<Spi> = (0..1000).map(|_| spis.take(ANY, &mut random)).collect();
         assert!(taken.iter().map(|spi| slot(*spi)).eq(0..1000));
         for round in 0..10_000 {
             let gone = taken.remove(round * 7 % 1000);
             spis.release(gone);
-            taken.push(spis.take(&mut random));
+            taken.push(spis.take(ANY, &mut random));
             assert_ne!(slot(taken[999]), slot(gone), "at once again");
         }
         assert!(taken.iter().all(|spi| slot(*spi) <= 1000 + RESTING as u32), "as dense as they were");
@@ -118,28 +161,51 @@ mod tests {
         let mut numbers =
             [5 << SLOT_BITS; 300].into_iter().chain([5 << SLOT_BITS, 5 << SLOT_BITS, 6 << SLOT_BITS]);
         let mut random = || numbers.next().unwrap();
-        let all: Vec<Spi> = (0..300).map(|_| spis.take(&mut random)).collect();
+        let all: Vec<Spi> = (0..300).map(|_| spis.take(ANY, &mut random)).collect();
         all.iter().for_each(|spi| spis.release(*spi));
-        assert_eq!((all[0], spis.take(&mut random)), (Spi(5 << SLOT_BITS), Spi(6 << SLOT_BITS)));
+        assert_eq!((all[0], spis.take(ANY, &mut random)), (Spi(5 << SLOT_BITS), Spi(6 << SLOT_BITS)));
+    }
+
+    /// However many come and go, each in its lane; and the slots stay dense.
+    #[test]
+    fn a_successor_has_the_lane_of_what_it_replaces() {
+        let (mut spis, mut random) = (Spis::default(), source());
+        let mut taken: Vec<Spi> = (0..100).map(|_| spis.take(ANY, &mut random)).collect();
+        for own in 0..7 {
+            let spi = spis.take(Lane::Every(own, 7), &mut random);
+            assert_eq!(spi.0 % 64 % 7, own);
+            taken.push(spi);
+        }
+        let lanes: Vec<u32> = taken.iter().map(|spi| spi.0 % 64).collect();
+        for round in 0..20_000 {
+            let spi = &mut taken[round * 7 % 107];
+            let new = spis.take(Lane::Of(*spi), &mut random);
+            spis.release(std::mem::replace(spi, new));
+        }
+        assert!(taken.iter().map(|spi| spi.0 % 64).eq(lanes));
+        assert!(spis.slots.len() < 2000, "{}", spis.slots.len());
+        // What no lane is, is any.
+        assert!(spis.take(Lane::Every(9, 7), &mut random).0 >= FIRST);
+        assert_eq!(spis.len(), 108);
     }
 
     #[test]
     fn what_is_reserved_is_not_given_out() {
         let mut spis = Spis::default();
         let mut numbers = [0, 7, 1 << SLOT_BITS, 3 << SLOT_BITS].into_iter();
-        assert_eq!(spis.take(|| numbers.next().unwrap()), Spi(1 << SLOT_BITS));
+        assert_eq!(spis.take(ANY, || numbers.next().unwrap()), Spi(1 << SLOT_BITS));
     }
 
     #[test]
     fn more_than_there_are_slots() {
         let (mut spis, mut random) = (Spis::default(), source());
-        let mut taken: Vec<Spi> = (0..(1 << SLOT_BITS) + 1000).map(|_| spis.take(&mut random)).collect();
+        let mut taken: Vec<Spi> = (0..(1 << SLOT_BITS) + 1000).map(|_| spis.take(ANY, &mut random)).collect();
         let all: HashSet<Spi> = taken.iter().copied().collect();
         assert_eq!((all.len(), spis.len()), (taken.len(), taken.len()));
         // One of them goes, and the next has its slot.
         let gone = taken.swap_remove(77);
         spis.release(gone);
-        let next = spis.take(&mut random);
+        let next = spis.take(ANY, &mut random);
         assert_eq!(slot(next), 77);
         assert!(next != gone && !taken.contains(&next));
         taken.push(next);
@@ -163,7 +229,7 @@ mod tests {
                         spis.release(gone);
                     }
                     None => {
-                        let spi = spis.take(&mut random);
+                        let spi = spis.take(ANY, &mut random);
                         prop_assert!(spi.0 >= FIRST && !taken.contains(&spi) && !last.contains(&spi));
                         taken.push(spi);
                     }

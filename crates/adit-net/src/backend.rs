@@ -97,6 +97,9 @@ pub struct ChildSaInstall {
     pub limits: Limits,
     /// What happens to packets beside encryption.
     pub treatment: Treatment,
+    /// The worker, counted beyond the last one from the first again, that sends its packets on it (RFC 9611). `None`: it is
+    /// for all workers of the policy that have no own one.
+    pub worker: Option<usize>,
 }
 
 /// What an SA does to the packets it carries, beside protecting them. Nothing of it is negotiated.
@@ -184,6 +187,8 @@ pub struct PolicySpec {
     pub priority: u32,
     /// Report a packet that finds no SA as [`NetEvent::Acquire`], and keep it, and a few more, for the SA to come.
     pub trap: bool,
+    /// Workers may have SAs of their own ([`ChildSaInstall::worker`]).
+    pub spread: bool,
 }
 
 impl PolicySpec {
@@ -200,7 +205,7 @@ impl PolicySpec {
         remote_ts: Vec<TrafficSelector>,
     ) -> Self {
         let (name, action) = (name.into(), Action::Protect);
-        Self { id, name, action, local_ts, remote_ts, priority: 0, trap: false }
+        Self { id, name, action, local_ts, remote_ts, priority: 0, trap: false, spread: false }
     }
 
     /// What decides about packets.
@@ -253,7 +258,7 @@ pub struct NetConfig {
     /// UDP port of IKE and ESP with NAT traversal.
     pub nat_t_port: u16,
     /// Worker threads, 1 to 64. What the peer sends on an SA is the work of one, told by the SPI, and what is sent by a policy is
-    /// the work of one, so that no flow is ever spread.
+    /// the work of one, so that no flow is ever spread; unless workers have SAs of their own.
     pub workers: usize,
     /// Open sockets for IP protocol 50 as well; without them all ESP has to travel in UDP.
     pub raw_esp: bool,

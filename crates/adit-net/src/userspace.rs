@@ -147,8 +147,19 @@ impl Userspace {
 
 impl Backend for Userspace {
     fn install(&mut self, child: ChildSaInstall) -> Result<(), Error> {
-        let ChildSaInstall { id, policy, inbound, outbound, local, remote, encap, active, limits, treatment } =
-            child;
+        let ChildSaInstall {
+            id,
+            policy,
+            inbound,
+            outbound,
+            local,
+            remote,
+            encap,
+            active,
+            limits,
+            treatment,
+            worker,
+        } = child;
         let spi = inbound.spi.0;
         if self.children.contains_key(&id) {
             return Err(Error::Configuration(format!("Child SA {} is installed already", id.0)));
@@ -165,8 +176,11 @@ impl Backend for Userspace {
         let outbound =
             Outbound::new(id, outbound, limits, transport, (treatment, tun_mtu), Arc::clone(&counts))?;
         let all = self.workers.len();
-        let workers = [steering::worker_of(spi, all), steering::worker_of_policy(policy, all)];
-        let halves = |inbound, outbound| Box::new(NewChild { id, policy, spi, active, inbound, outbound });
+        let sealer = worker.map_or_else(|| steering::worker_of_policy(policy, all), |own| own % all.max(1));
+        let workers = [steering::worker_of(spi, all), sealer];
+        let own = worker.is_some();
+        let halves =
+            |inbound, outbound| Box::new(NewChild { id, policy, spi, own, active, inbound, outbound });
         let install = |worker: usize, child| {
             let worker = self.workers.get(worker).ok_or(Error::Stopped)?;
             worker.order(|done| Command::Install(child, done))
@@ -219,7 +233,8 @@ impl Backend for Userspace {
         let ids = policies.iter().map(|policy| policy.id).collect();
         let traps = policies.iter().filter(|policy| policy.trap).map(|policy| policy.id).collect();
         let ports = policies.iter().any(PolicySpec::looks_at_ports);
-        let published = Arc::new(Policies { table: PolicyTable::new(&table), ports, ids, traps });
+        let spread = policies.iter().filter(|policy| policy.spread).map(|policy| policy.id).collect();
+        let published = Arc::new(Policies { table: PolicyTable::new(&table), ports, ids, traps, spread });
         // Closed before open: the fence, then the table that the worker reads, then the way into the tunnel.
         lock(&self.protection).replace(policies, || self.policies.store(published))
     }

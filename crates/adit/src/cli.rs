@@ -163,11 +163,6 @@ fn reload(uri: &ControlUri) -> Result<Exit, ClientError> {
     Ok(mistake(answer.text("errmsg").unwrap_or_default()))
 }
 
-/// One packet worker for every two processors: the kernel's half of the work needs the other.
-fn usual_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).clamp(1, 16))
-}
-
 fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exit {
     let Some(configuration) = load(path) else { return Exit::Usage };
     let hub = Hub::default();
@@ -198,7 +193,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
             mark: gateway.mark,
             ike_port: gateway.ike_port,
             nat_t_port: gateway.nat_t_port,
-            workers: gateway.workers.unwrap_or_else(|| if gateway.xdp { 1 } else { usual_workers() }),
+            workers: gateway.workers,
             spin: gateway.spin,
             offload: gateway.offload,
             xdp: gateway.xdp,

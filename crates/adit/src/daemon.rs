@@ -614,8 +614,12 @@ impl Daemon {
             self.paths_changed(now);
         }
         let traffic = |child: ChildHandle| {
-            let counters = self.backend.counters(ChildId(child.0))?;
-            counters.last_in.max(counters.last_out)
+            // Where workers have SAs of their own, the one for all may have nothing to do.
+            let names = self.installed.get(&child).map(|policy| self.policies.children(*policy));
+            let mut all = names.into_iter().flatten().map(|name| self.reconciler.sas(name));
+            let all = all.find(|all| all.contains(&child)).unwrap_or_default().iter().chain([&child]);
+            let counters = all.filter_map(|one| self.backend.counters(ChildId(one.0)));
+            counters.filter_map(|counters| counters.last_in.max(counters.last_out)).max()
         };
         for child in self.idle.expired(now, traffic) {
             self.end_child(now, child);
@@ -890,6 +894,7 @@ impl Daemon {
                 hard_packets: child.limits.hard_packets,
             },
             treatment,
+            worker: child.resource.map(usize::from),
         })?;
         self.installed.insert(handle, policy);
         Ok(())

@@ -223,6 +223,7 @@ impl<'l> Scene<'l> {
             active: true,
             limits: Limits::default(),
             treatment: Treatment::default(),
+            worker: None,
         })?;
         self.plane.remove(previous);
         Ok((id, outbound))

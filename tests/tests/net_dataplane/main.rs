@@ -327,6 +327,7 @@ fn child(side: Side, generation: u8, v6: bool, encap: bool, policy: &PolicySpec)
         active: true,
         limits: Limits::default(),
         treatment: Treatment::default(),
+        worker: None,
     }
 }
 

@@ -429,7 +429,7 @@ impl AwaitAuthResponse {
                     Install::New,
                 ) {
                     Ok(child) => {
-                        established.add_child(child);
+                        established.add_child(cx, child, true);
                         offer.succeed(cx);
                     }
                     Err(error) => {
@@ -771,7 +771,7 @@ impl AwaitAuthRequest {
         let mut established = Established::new(core, self.secured, (0, id + 1), Some(answered));
         established.ike.set_windows(peer_window(c), cx.settings.window);
         for child in children {
-            established.add_child(child);
+            established.add_child(cx, child, false);
         }
         State::Established(Box::new(established))
     }
@@ -803,7 +803,7 @@ impl AwaitAuthRequest {
             let code = OutcomeCode::NoProposalChosen;
             return Err((notify, outcome(core, &self.handshake, code, Blame::PeerIncompatible, message)));
         }
-        let agreed = child::respond(core, cx, c, (sa, ts_i, ts_r), false, None)?;
+        let agreed = child::respond(core, cx, c, (sa, ts_i, ts_r), false, (None, &[]))?;
         let payloads = agreed.payloads().into_iter().chain(agreed.notifies()).collect();
         let failed = agreed.outcome(
             OutcomeCode::NoProposalChosen,

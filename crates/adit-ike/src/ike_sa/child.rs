@@ -15,6 +15,7 @@ use adit_wire::ikev2::{
 use super::established::retry_at;
 use super::mobike::EspPath;
 use super::mode;
+use super::resources::{self, Beside, Role};
 use super::secured::Secured;
 use super::{Contents, Core};
 use crate::config::Child;
@@ -28,6 +29,7 @@ use crate::proposal::{
 use crate::record::Outcome;
 use crate::selector::{Selectors, resolve};
 use crate::shared::{Effect, Shared};
+use crate::spis::Lane;
 
 /// A child somebody wants up.
 #[derive(Debug)]
@@ -66,6 +68,8 @@ pub(crate) struct ChildSa {
     pub(super) transforms: EspTransforms,
     pub(super) ke: Option<KeId>,
     pub(super) additional_kes: Vec<KeId>,
+    /// What it is among the SAs of its child.
+    pub(super) role: Role,
     /// Where its packets go.
     pub(super) path: EspPath,
     pub(super) selectors: Selectors,
@@ -117,6 +121,7 @@ impl ChildSa {
             transforms: self.transforms,
             ke: self.ke,
             additional_kes: self.additional_kes.clone(),
+            resource: self.role.own,
             encap: self.path.encap.is_some(),
             local_ts: self.selectors.local.clone(),
             remote_ts: self.selectors.remote.clone(),
@@ -209,6 +214,10 @@ pub(super) struct Offer {
     proposals: Vec<Proposal>,
     mode: Mode,
     selectors: Selectors,
+    /// Beside which it is one more.
+    pub(super) beside: Option<Beside>,
+    /// What it replaces has this role.
+    role: Option<Role>,
 }
 
 /// The ESP proposals of a child as they can be used now.
@@ -232,27 +241,39 @@ impl Offer {
     pub(super) fn new(core: &Core, cx: &mut Shared, wanted: Wanted, with_ke: bool) -> Self {
         let selectors = selectors_of(&wanted.child, core);
         let mode = wanted.child.mode;
-        Self::with_selectors(core, cx, wanted, with_ke, (mode, selectors))
+        let spi = cx.take_inbound_spi(Lane::Any);
+        Self::with_selectors(core, wanted, with_ke, (mode, selectors), spi)
     }
 
     /// An offer for the successor of a child: what it protects stays the same (RFC 7296 2.9.2), and its mode.
     pub(super) fn successor(core: &Core, cx: &mut Shared, wanted: Wanted, old: &ChildSa) -> Self {
+        let spi = cx.take_inbound_spi(old.role.lane(None, Some(old.inbound_spi)));
+        Self { role: Some(old.role), ..Self::like(core, wanted, old, spi) }
+    }
+
+    /// An offer for one more of these (RFC 9611).
+    pub(super) fn beside(core: &Core, cx: &mut Shared, first: &ChildSa, beside: Beside) -> Self {
+        let wanted = Wanted::new(Arc::clone(&first.config), Vec::new());
+        let spi = cx.take_inbound_spi(beside.role().lane(first.config.resources, None));
+        Self { beside: Some(beside), ..Self::like(core, wanted, first, spi) }
+    }
+
+    fn like(core: &Core, wanted: Wanted, old: &ChildSa, spi: Spi) -> Self {
         let mode = match old.mode {
             // With our own flags, not the peer's.
             Mode::Iptfs { .. } => wanted.child.mode,
             mode => mode,
         };
-        Self::with_selectors(core, cx, wanted, true, (mode, old.selectors.clone()))
+        Self::with_selectors(core, wanted, true, (mode, old.selectors.clone()), spi)
     }
 
     fn with_selectors(
         core: &Core,
-        cx: &mut Shared,
         wanted: Wanted,
         with_ke: bool,
         (mode, selectors): (Mode, Selectors),
+        spi: Spi,
     ) -> Self {
-        let spi = cx.take_inbound_spi();
         let mut proposals = usable_proposals(&wanted.child, with_ke);
         for proposal in &mut proposals {
             proposal.spi = spi.0.to_be_bytes().to_vec();
@@ -261,7 +282,7 @@ impl Offer {
             Mode::Transport if !core.is_between_hosts(&selectors) => Mode::Tunnel,
             mode => mode,
         };
-        Self { wanted, spi, proposals, mode, selectors }
+        Self { wanted, spi, proposals, mode, selectors, beside: None, role: None }
     }
 
     pub(super) fn proposals(&self) -> &[Proposal] {
@@ -278,9 +299,9 @@ impl Offer {
         ]
     }
 
-    /// What the request says beside them: its mode.
+    /// What the request says beside them: its mode, and that there may be several.
     pub(super) fn notifies(&self) -> impl Iterator<Item = Payload> {
-        mode::notify(self.mode).into_iter()
+        mode::notify(self.mode).into_iter().chain(resources::notify(&self.wanted.child, self.spi))
     }
 
     /// The child is up.
@@ -311,6 +332,10 @@ impl Offer {
 
     /// What a peer's refusal means for the operator.
     pub(super) fn refusal(&self, notify: NotifyType) -> Box<Outcome> {
+        if notify == NotifyType::TS_MAX_QUEUE && self.beside.is_some() {
+            let message = "the peer takes no more SAs (TS_MAX_QUEUE): those that there are carry the traffic";
+            return self.outcome(OutcomeCode::Success, Blame::Nobody, message).notify(notify);
+        }
         let (code, message) = match notify {
             NotifyType::NO_PROPOSAL_CHOSEN => (
                 OutcomeCode::NoProposalChosen,
@@ -374,9 +399,20 @@ impl Offer {
         if selectors.local.is_empty() || selectors.remote.is_empty() || !self.selectors.covers(&selectors) {
             return Err(invalid("its traffic selectors are not within ours"));
         }
+        let role = match (&self.beside, self.role) {
+            (Some(beside), _) => {
+                if !beside.is_met_by(&transforms, mode) || selectors != self.selectors {
+                    return Err(invalid("it is not like the first one of them (RFC 9611)"));
+                }
+                beside.role()
+            }
+            (None, Some(role)) => role,
+            (None, None) => Role::of_first(&self.wanted.child, c),
+        };
         Ok(Agreed {
             child: Arc::clone(&self.wanted.child),
             requests: self.wanted.requests.clone(),
+            role,
             proposal: proposal.clone(),
             mode,
             pads: takes_padding(c),
@@ -428,6 +464,7 @@ pub(super) struct Agreed {
     pub(super) child: Arc<Child>,
     /// Who waits for it.
     requests: Vec<RequestId>,
+    role: Role,
     /// As the responder answers it.
     pub(super) proposal: Proposal,
     mode: Mode,
@@ -469,7 +506,8 @@ impl Agreed {
     /// What our response says beside them.
     pub(super) fn notifies(&self) -> impl Iterator<Item = Payload> + use<> {
         let ours = if self.mode == Mode::Tunnel { self.mode } else { self.child.mode };
-        mode::notify(ours).into_iter()
+        let resource = resources::notify(&self.child, self.inbound_spi).filter(|_| self.role.spreads);
+        mode::notify(ours).into_iter().chain(resource)
     }
 
     /// Derives the keys and puts it into the data plane. `initiator` tells whether the exchange was ours.
@@ -522,6 +560,7 @@ impl Agreed {
             transforms: self.transforms,
             ke: self.ke,
             additional_kes: additional_kes(&self.proposal).unwrap_or_default(),
+            role: self.role,
             path,
             selectors: self.selectors,
             installed: cx.now,
@@ -560,6 +599,7 @@ impl Agreed {
             local: path.local,
             remote: path.remote,
             encap: path.encap,
+            resource: self.role.own,
             active: install != Install::Standby && !waits,
             limits: usage,
         })));
@@ -587,8 +627,9 @@ impl Agreed {
             (Mode::Iptfs { .. }, Mode::Tunnel) => ", tunnel mode (the peer does not agree to IP-TFS)",
             (Mode::Tunnel, Mode::Tunnel) => "",
         };
+        let own = self.role.own.map_or_else(String::new, |own| format!(", own SA of worker {own}"));
         let message = format!(
-            "Child SA up, {} in {} out, {}{mode}, for {}{note}",
+            "Child SA up, {} in {} out, {}{mode}{own}, for {}{note}",
             child.inbound_spi,
             child.outbound_spi,
             NotationList(std::slice::from_ref(&self.proposal)),
@@ -638,14 +679,15 @@ struct Fit {
 }
 
 /// Chooses a child of the connection for what a peer asks for; `Err` is the notify to answer with, and why. For the
-/// successor of a child there is no choice, and it must protect all that the old one does (RFC 7296 2.9.2).
+/// successor of a child there is no choice, and it must protect all that the old one does (RFC 7296 2.9.2). `others` are
+/// the SAs of the same IKE SA.
 pub(super) fn respond(
     core: &Core,
     cx: &mut Shared,
     c: &Contents<'_>,
     (sa, ts_i, ts_r): (&SecurityAssociation, &TrafficSelectors, &TrafficSelectors),
     with_ke: bool,
-    old: Option<&ChildSa>,
+    (old, others): (Option<&ChildSa>, &[ChildSa]),
 ) -> Result<Agreed, (Notify, Box<Outcome>)> {
     let asked = Selectors { local: ts_r.selectors.clone(), remote: ts_i.selectors.clone() };
     // RFC 7296 2.23.1: transport mode with the addresses as they are here, else tunnel mode with those of the peer.
@@ -702,17 +744,30 @@ pub(super) fn respond(
         else {
             continue;
         };
+        let role = match old {
+            Some(old) => old.role,
+            None if !c.has(NotifyType::SA_RESOURCE_INFO) => Role::default(),
+            None => match resources::place(others, child, (&fit.selectors, &transforms, fit.mode)) {
+                Ok(role) => role,
+                Err(refused) => {
+                    let outcome = refused.outcome().child(&child.name).proposals(&ours, &theirs);
+                    return Err((refused.notify(), outcome.selectors(own, &asked)));
+                }
+            },
+        };
+        let lane = role.lane(child.resources, old.map(|old| old.inbound_spi));
         return Ok(Agreed {
             child: old
                 .map_or_else(|| cx.connections.child(&core.connection, child), |old| Arc::clone(&old.config)),
             requests: Vec::new(),
+            role,
             proposal: choice.proposal,
             mode: fit.mode,
             pads: takes_padding(c),
             original: fit.original,
             transforms,
             ke,
-            inbound_spi: cx.take_inbound_spi(),
+            inbound_spi: cx.take_inbound_spi(lane),
             outbound_spi,
             narrowed: !fit.selectors.covers(&fit.asked) || !fit.selectors.covers(own),
             selectors: fit.selectors.clone(),

@@ -11,7 +11,9 @@ use adit_wire::ikev2::{
 use super::child::{self, Agreed, Install, Nonces, Offer};
 use super::established::{Established, Handled};
 use super::followup::{Awaited, Followup, Half, Step};
+use super::informational::Deletion;
 use super::init::NONCE_LEN;
+use super::resources::Beside;
 use super::secured::Secured;
 use super::{ChildSa, Contents, Core, Wanted};
 use crate::output::{Blame, ChildHandle, ChildSaView, DownReason, OutcomeCode, RequestId};
@@ -75,7 +77,7 @@ pub(super) fn lowest<'a>(a: &'a [u8], b: &'a [u8]) -> &'a [u8] {
 /// What came of it.
 pub(super) enum Answer {
     Child {
-        child: ChildSa,
+        child: Box<ChildSa>,
         replaces: Option<Replaces>,
         /// The collision is lost: this successor is one too many.
         lost: bool,
@@ -101,6 +103,12 @@ impl CreateChild {
     pub(super) fn new(core: &Core, cx: &mut Shared, wanted: Wanted) -> Option<Self> {
         let offer = Offer::new(core, cx, wanted, true);
         Self::start(core, cx, offer, None, None)
+    }
+
+    /// A request for one more of these (RFC 9611).
+    pub(super) fn beside(core: &Core, cx: &mut Shared, first: &ChildSa, beside: Beside) -> Option<Self> {
+        let offer = Offer::beside(core, cx, first, beside);
+        Self::start(core, cx, offer, first.ke, None)
     }
 
     /// A request for the successor of a child. The key exchange method that served it comes first.
@@ -146,6 +154,17 @@ impl CreateChild {
     /// The handle of the child that it replaces.
     pub(super) fn replaced(&self) -> Option<ChildHandle> {
         self.replaces.as_ref().map(|r| r.handle)
+    }
+
+    /// What it is to be one more of.
+    pub(super) fn is_beside(&self) -> Option<Beside> {
+        self.offer.beside
+    }
+
+    /// Does its outcome matter to whoever deletes this child?
+    pub(super) fn concerns(&self, deletion: &Deletion) -> bool {
+        let old = self.replaced().or_else(|| self.offer.beside.map(|beside| beside.first));
+        old.is_some_and(|old| deletion.concerns(old))
     }
 
     /// Are there additional key exchanges to come, CREATE_CHILD_SA being answered?
@@ -360,7 +379,7 @@ impl CreateChild {
         match agreed.install(core, cx, secured, shared, nonces, true, install) {
             Ok(child) => {
                 self.offer.succeed(cx);
-                Answer::Child { child, replaces: self.replaces, lost }
+                Answer::Child { child: Box::new(child), replaces: self.replaces, lost }
             }
             Err(error) => {
                 let outcome =
@@ -420,7 +439,12 @@ impl Established {
         }
         let old = match c.notify(NotifyType::REKEY_SA) {
             None if self.children.len() >= MOST_CHILDREN => {
-                return Handled::refuse(NotifyType::NO_ADDITIONAL_SAS);
+                // RFC 9611 3: of several SAs one more is refused as such.
+                let one_more = c.has(NotifyType::SA_RESOURCE_INFO) && !self.children.is_empty();
+                return Handled::refuse(match one_more {
+                    true => NotifyType::TS_MAX_QUEUE,
+                    false => NotifyType::NO_ADDITIONAL_SAS,
+                });
             }
             None => None,
             Some(notify) => {
@@ -438,7 +462,7 @@ impl Established {
                 Some(old)
             }
         };
-        let agreed = match child::respond(core, cx, c, (sa, ts_i, ts_r), true, old) {
+        let agreed = match child::respond(core, cx, c, (sa, ts_i, ts_r), true, (old, &self.children)) {
             // Two children with one SPI could not be told apart, neither in packets nor in Deletes.
             Ok(agreed) if self.children.iter().any(|c| c.outbound_spi == agreed.outbound_spi) => {
                 agreed.abandon(cx);
@@ -513,7 +537,7 @@ impl Established {
                 if let Some(old) = old {
                     self.replaced_by_peer(old, child.handle, lowest(&peer_nonce.0, &nonce));
                 }
-                self.children.push(child);
+                self.add_child(cx, child, false);
             }
             Err(_) => return Handled::refuse(NotifyType::NO_PROPOSAL_CHOSEN),
         }

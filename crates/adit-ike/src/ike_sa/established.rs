@@ -53,6 +53,8 @@ pub(super) type Ike = Generation<Exchange>;
 /// Something to ask the peer.
 pub(super) enum Task {
     CreateChild(Wanted),
+    /// One more SA beside this one, if one is missing, and how often the peer has put that off.
+    Spread(ChildHandle, u32),
     /// The successor of a child.
     RekeyChild(ChildHandle, Vec<RequestId>),
     /// CREATE_CHILD_SA once more, with another key exchange method.
@@ -130,10 +132,6 @@ impl Established {
         }
     }
 
-    pub(super) fn add_child(&mut self, child: ChildSa) {
-        self.children.push(child);
-    }
-
     /// The peer believes in a child of ours that is none.
     pub(super) fn discard(&mut self, spi: Spi) {
         self.queue.push_back(Task::Delete(Deletion::of_spi(spi)));
@@ -177,7 +175,8 @@ impl Established {
 
     fn want(&mut self, core: &Core, cx: &mut Shared, wanted: Wanted) {
         let name = &wanted.child.name;
-        if self.children.iter().any(|c| c.phase != Phase::Deleting && c.config.name == *name) {
+        let is_it = |c: &ChildSa| c.config.name == *name && c.role.own.is_none();
+        if self.children.iter().any(|c| c.phase != Phase::Deleting && is_it(c)) {
             let line = format!("CHILD_SA {name} is established already on IKE_SA [{}]", core.handle.0);
             cx.progress(&wanted.requests, &line);
             for request in wanted.requests {
@@ -186,14 +185,18 @@ impl Established {
             return;
         }
         let mut pending = self.ike.exchanges_mut().find_map(|exchange| match exchange {
-            Exchange::CreateChild(create) if create.name() == *name => Some(create.requests()),
+            Exchange::CreateChild(create) if create.name() == *name && create.is_beside().is_none() => {
+                Some(create.requests())
+            }
             _ => None,
         });
         let waiting = self.queue.iter_mut().chain(self.later.iter_mut().map(|(_, task)| task));
         for task in waiting {
             match task {
                 Task::CreateChild(other) if other.child.name == *name => pending = Some(&mut other.requests),
-                Task::CreateChildAgain(create) if create.name() == *name => pending = Some(create.requests()),
+                Task::CreateChildAgain(create) if create.name() == *name && create.is_beside().is_none() => {
+                    pending = Some(create.requests());
+                }
                 _ => {}
             }
         }
@@ -330,11 +333,11 @@ impl Established {
     /// Whoever wants a child gone wants its successor gone, which is known when the peer has answered. And what the
     /// peer is about to replace is no place to ask anything new (RFC 7296 2.8).
     fn must_wait(&self, task: &Task) -> bool {
-        let replaces = |exchange: &Exchange, deletion: &Deletion| matches!(exchange, Exchange::CreateChild(c) if c.replaced().is_some_and(|old| deletion.concerns(old)));
+        let concerns = |exchange: &Exchange, deletion: &Deletion| matches!(exchange, Exchange::CreateChild(create) if create.concerns(deletion));
         match task {
             Task::RekeyIkeAgain(_) => false,
             _ if self.pending.as_ref().is_some_and(Pending::is_ike) => true,
-            Task::Delete(deletion) => self.ike.exchanges().any(|exchange| replaces(exchange, deletion)),
+            Task::Delete(deletion) => self.ike.exchanges().any(|exchange| concerns(exchange, deletion)),
             _ => false,
         }
     }
@@ -353,6 +356,11 @@ impl Established {
                     return Ok(());
                 }
             },
+            Task::Spread(first, put_off) => {
+                let Some((first, beside)) = self.lacks(first, put_off) else { return Ok(()) };
+                let Some(create) = CreateChild::beside(core, cx, first, beside) else { return Ok(()) };
+                (ExchangeType::CREATE_CHILD_SA, create.payloads(), Exchange::CreateChild(Box::new(create)))
+            }
             Task::RekeyChild(handle, requests) => {
                 // The peer is about to replace it; if nothing comes of that, we do.
                 if let Some(pending) = self.pending.as_ref().filter(|p| p.replaces(Some(handle))) {
@@ -488,7 +496,7 @@ impl Established {
                 Task::RekeyIkeAgain(create) => create.abandon(core, cx, failure),
                 // With the IKE SA all children go.
                 Task::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
-                Task::Liveness | Task::Path(_) => {}
+                Task::Liveness | Task::Path(_) | Task::Spread(..) => {}
             }
         }
     }
@@ -858,10 +866,14 @@ impl Established {
             if creating { self.deleted_early.clone() } else { std::mem::take(&mut self.deleted_early) };
         self.count_forgotten(cx, c);
         let taken: Vec<Spi> = self.children.iter().map(|c| c.outbound_spi).collect();
+        let beside = create.is_beside();
         match create.answered(core, cx, &self.ike.secured, c, (&deleted_early, &taken)) {
-            Answer::Child { child, replaces: None, .. } => self.children.push(child),
+            Answer::Child { child, replaces: None, .. } => match beside {
+                Some(beside) => self.spread(core, *child, beside),
+                None => self.add_child(cx, *child, true),
+            },
             Answer::Child { child, replaces: Some(replaces), lost } => {
-                self.succeeded(core, cx, child, replaces, lost);
+                self.succeeded(core, cx, *child, replaces, lost);
             }
             Answer::Again(create) => {
                 if create.is_following_up() {
@@ -880,6 +892,9 @@ impl Established {
                 }
             }
             Answer::Later(mut wanted, None) => {
+                if let Some(beside) = beside {
+                    return self.spread_later(cx, beside);
+                }
                 wanted.put_off += 1;
                 if wanted.put_off < MOST_PUT_OFF {
                     self.later.push((retry_at(cx), Task::CreateChild(wanted)));
@@ -941,7 +956,7 @@ impl Established {
             debug!(handle = core.handle.0, child = child.handle.0, "lost a collision of rekeyings");
             child.redundant = true;
             self.queue.push_front(Task::Delete(Deletion::of_replaced(child.handle)));
-            self.children.push(child);
+            self.add_child(cx, child, false);
             self.not_rekeying(replaces.handle, None);
             return;
         }
@@ -965,7 +980,7 @@ impl Established {
         if let Some(theirs) = self.children.iter_mut().find(|c| Some(c.handle) == theirs) {
             theirs.redundant = true;
         }
-        self.children.push(child);
+        self.add_child(cx, child, true);
     }
 
     /// Our request for a successor has failed: the old one stays until its end, and it is asked for again.

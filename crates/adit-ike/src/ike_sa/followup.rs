@@ -263,7 +263,7 @@ impl Established {
                     if let Some(old) = old {
                         self.replaced_by_peer(old, child.handle, lowest(&nonce_i, &nonce_r));
                     }
-                    self.children.push(child);
+                    self.add_child(cx, child, false);
                 })
             }
             Half::Ike(spis, transforms, additional) => {

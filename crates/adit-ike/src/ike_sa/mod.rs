@@ -22,6 +22,7 @@ mod mobike;
 mod mode;
 mod ppk;
 mod rekey_ike;
+mod resources;
 mod secured;
 mod succession;
 mod window;

@@ -28,6 +28,7 @@ mod refusals;
 mod rekey;
 mod reload;
 mod repetition;
+mod resources;
 mod sim;
 mod states;
 mod strangers;

@@ -127,6 +127,8 @@ pub(crate) struct Policies {
     pub(crate) ids: Vec<PolicyId>,
     /// Those whose packets wait for an SA.
     pub(crate) traps: HashSet<PolicyId>,
+    /// Those for which workers may have SAs of their own.
+    pub(crate) spread: HashSet<PolicyId>,
 }
 
 impl Policies {
@@ -196,13 +198,15 @@ impl Engine {
     }
 
     /// Which worker seals a packet from the TUN device? The one that has the outbound halves of its policy; and so all packets of a
-    /// flow are sealed by one. Where several policies describe a packet equally well, the first that has an SA for it.
+    /// flow are sealed by one. A worker with an SA of its own does it itself: the kernel gives it all packets of a flow. Where
+    /// several policies describe a packet equally well, the first that has an SA for it.
     pub(crate) fn whose(&mut self, packet: &[u8], known: Option<&Known>, now: Instant) -> Whose {
         let WorkerPlace { index, workers } = self.place;
         if workers == 1 || known.is_some_and(|known| known.none == Known::SETTLED) {
             return Whose::Ours;
         }
         let flow = match known.and_then(|known| known.flow) {
+            Some(flow) if self.latest.is_some_and(|(latest, _)| latest == flow) => return Whose::Ours,
             Some(flow) => flow,
             None => {
                 // What is wrong with a packet is found out when it is sealed.
@@ -225,12 +229,19 @@ impl Engine {
         let owner = |policy| steering::worker_of_policy(policy, workers);
         let mut owners = policies.of(&flow).map(owner);
         let Some(first) = owners.next() else { return Whose::Ours };
-        if owners.all(|other| other == first) {
+        let is_spread = |policy: &PolicyId| policies.spread.contains(policy);
+        let spread = !policies.spread.is_empty() && policies.of(&flow).any(|policy| is_spread(&policy));
+        if !spread && owners.all(|other| other == first) {
             let settled = Known { flow: Some(flow), none: Known::SETTLED };
             return if first == index { Whose::Ours } else { Whose::Theirs(first, settled) };
         }
         let mut none = known.map_or(0, |known| known.none);
-        for owner in policies.of(&flow).map(owner) {
+        // An own SA, then the one for all, and if that is gone whichever there is.
+        let owners = |policy| {
+            let all = if is_spread(&policy) { workers } else { 0 };
+            (0..all.min(1)).map(|_| index).chain([owner(policy)]).chain(0..all)
+        };
+        for owner in policies.of(&flow).flat_map(owners) {
             let bit = 1 << owner;
             if none & bit != 0 {
                 continue;
@@ -238,7 +249,8 @@ impl Engine {
             if owner != index {
                 return Whose::Theirs(owner, Known { flow: Some(flow), none });
             }
-            if self.sas.select(policies, &flow).is_some() {
+            if let Some(place) = self.sas.select(policies, &flow) {
+                self.latest = Some((flow, place));
                 return Whose::Ours;
             }
             none |= bit;
@@ -443,7 +455,7 @@ impl Engine {
             outbound.start(now);
         }
         // What has not left on the SA before comes first on the new one.
-        let before = self.sas.second_newest_of(policy).and_then(|place| self.sas.outbound(place));
+        let before = self.sas.before(id).and_then(|place| self.sas.outbound(place));
         let waiting = before.map_or_else(Vec::new, Outbound::take_waiting);
         self.outbound_again(waiting, now);
         for (since, mut inner) in self.held.take(policy) {
@@ -628,7 +640,133 @@ impl Limiter {
 
 #[cfg(test)]
 mod tests {
+    use adit_crypto::{EspKeys, EspTransforms, Secret};
+    use adit_esp::SaParameters;
+    use adit_wire::ikev2::{EncrId, TrafficSelector};
+
     use super::*;
+
+    const HOME: PolicyId = PolicyId(7);
+
+    fn engine(index: usize, workers: usize) -> Engine {
+        let clock = Clock::new(Instant::now());
+        let place = WorkerPlace { index, workers };
+        let mut engine = Engine::new(place, Arc::default(), clock, false, false);
+        let everything = vec![TrafficSelector::any_v4()];
+        let policy = adit_esp::Policy {
+            priority: 0,
+            action: Action::Protect,
+            local_ts: everything.clone(),
+            remote_ts: everything,
+        };
+        let table = PolicyTable::new(&[policy]);
+        let policies =
+            Policies { table, ids: vec![HOME], spread: HashSet::from([HOME]), ..Policies::default() };
+        engine.follow(&Arc::new(policies));
+        engine
+    }
+
+    /// The outbound half of an SA.
+    fn outbound(engine: &mut Engine, id: u64, own: bool, now: Instant) {
+        let transforms =
+            EspTransforms { encr: EncrId::AES_GCM_16, key_bits: Some(128), integ: None, esn: false };
+        let keys = EspKeys { encr: Secret::new(vec![1; 20]), integ: Secret::new(Vec::new()) };
+        let parameters = SaParameters {
+            spi: Spi(0x1000 + id as u32),
+            mode: adit_esp::Mode::Tunnel,
+            transforms,
+            keys,
+            replay_window: 64,
+            local_ts: vec![TrafficSelector::any_v4()],
+            remote_ts: vec![TrafficSelector::any_v4()],
+            original: None,
+        };
+        let address = "192.0.2.1".parse().unwrap();
+        let transport =
+            Transport { kind: Kind::NatT, source: address, destination: SocketAddr::new(address, 4500) };
+        let treatment = (crate::backend::Treatment::default(), 1500);
+        let limits = crate::backend::Limits::default();
+        let half =
+            Outbound::new(ChildId(id), parameters, limits, transport, treatment, Arc::default()).unwrap();
+        let child = NewChild {
+            id: ChildId(id),
+            policy: HOME,
+            spi: 0x2000 + id as u32,
+            own,
+            active: true,
+            inbound: None,
+            outbound: Some(half),
+        };
+        engine.install(child, None, now);
+    }
+
+    /// Which workers a packet goes to that the worker `first` has read, and which SA seals it there.
+    fn way(engines: &mut [Engine], first: usize, port: u16, now: Instant) -> (Vec<usize>, Option<ChildId>) {
+        let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1];
+        packet.extend([&port.to_be_bytes()[..], &[0, 7, 0, 8, 0, 0]].concat());
+        let (mut way, mut known) = (vec![first], None);
+        loop {
+            let engine = &mut engines[*way.last().unwrap()];
+            match engine.whose(&packet, known.as_ref(), now) {
+                Whose::Theirs(to, found) => {
+                    way.push(to);
+                    known = Some(found);
+                    assert!(way.len() < 8 + engines.len(), "for ever: {way:?}");
+                }
+                Whose::Ours => {
+                    engine.outbound(&mut packet, &Offload::default(), known.as_ref(), now);
+                    let place = engine.trains.all().first().map(|train| train.sa);
+                    let sealed = place.and_then(|place| engine.sas.outbound(place)).map(|sa| sa.id());
+                    engine.all_sent();
+                    return (way, sealed);
+                }
+            }
+        }
+    }
+
+    /// RFC 9611: a worker uses its own SA, else the one for all, which is at home; and if there is none for all, any other.
+    #[test]
+    fn workers_use_their_own_sas_and_those_without_one_the_one_for_all() {
+        let now = Instant::now();
+        for workers in [2, 3, 5, 64] {
+            let home = steering::worker_of_policy(HOME, workers);
+            let mut engines: Vec<Engine> = (0..workers).map(|index| engine(index, workers)).collect();
+            outbound(&mut engines[home], 100, false, now);
+            let with_own = [0, workers - 1];
+            for own in with_own {
+                outbound(&mut engines[own], own as u64, true, now);
+            }
+            // A successor of the one for all is younger, and changes nothing for those with their own.
+            outbound(&mut engines[home], 101, false, now);
+            for port in 1..20 {
+                for first in 0..workers {
+                    let at = if with_own.contains(&first) { first } else { home };
+                    let expected = if with_own.contains(&at) { at as u64 } else { 101 };
+                    let way = way(&mut engines, first, port, now);
+                    assert_eq!((way.0.last(), way.1), (Some(&at), Some(ChildId(expected))), "{way:?}");
+                    assert!(way.0.len() <= 2, "{way:?}");
+                }
+            }
+            // An own one goes: its worker does as those without.
+            engines[0].retire(ChildId(0), now);
+            let (at, sealed) = way(&mut engines, 0, 1, now);
+            let with_own = home == workers - 1;
+            let expected = if with_own { workers as u64 - 1 } else { 101 };
+            assert_eq!((at.last(), sealed), (Some(&home), Some(ChildId(expected))));
+            // The ones for all go: whichever there is serves.
+            engines[home].retire(ChildId(100), now);
+            engines[home].retire(ChildId(101), now);
+            for first in 0..workers {
+                assert_eq!(way(&mut engines, first, 1, now).1, Some(ChildId(workers as u64 - 1)));
+            }
+            // None is left: the packet ends somewhere.
+            engines[workers - 1].retire(ChildId(workers as u64 - 1), now);
+        }
+        let mut engines: Vec<Engine> = (0..4).map(|index| engine(index, 4)).collect();
+        for first in 0..4 {
+            assert_eq!(way(&mut engines, first, 1, now).1, None);
+        }
+    }
 
     #[test]
     fn the_limit_holds_for_a_second() {

@@ -73,6 +73,9 @@ impl Place {
     }
 }
 
+/// The worker's own SAs are younger than all others.
+const OWN: u64 = 1 << 63;
+
 /// The active SAs of one policy.
 #[derive(Default)]
 struct Active {
@@ -87,6 +90,8 @@ struct Parts {
     policy: PolicyId,
     /// Of the outbound half, until it is retired.
     outbound: Option<Place>,
+    /// Is it this worker's own?
+    own: bool,
     /// In [`Active::by_age`], while it is there.
     age: Option<u64>,
 }
@@ -97,6 +102,8 @@ pub(crate) struct NewChild {
     pub(crate) policy: PolicyId,
     /// The SPI of the inbound half, here or elsewhere.
     pub(crate) spi: u32,
+    /// Is the outbound half for its worker alone? It is then used before those for all.
+    pub(crate) own: bool,
     pub(crate) active: bool,
     pub(crate) inbound: Option<Inbound>,
     pub(crate) outbound: Option<Outbound>,
@@ -105,7 +112,7 @@ pub(crate) struct NewChild {
 impl Sas {
     /// Puts the halves in place, the outbound one on standby.
     pub(crate) fn install(&mut self, child: NewChild) {
-        let NewChild { id, policy, spi, mut inbound, mut outbound, .. } = child;
+        let NewChild { id, policy, spi, own, mut inbound, mut outbound, .. } = child;
         if self.parts.len() >= AWAKE {
             inbound.iter_mut().for_each(Inbound::rest);
             outbound.iter_mut().for_each(Outbound::rest);
@@ -118,7 +125,7 @@ impl Sas {
             }
             place
         });
-        self.parts.insert(id, Parts { spi, policy, outbound, age: None });
+        self.parts.insert(id, Parts { spi, policy, outbound, own, age: None });
         // The peer may send as soon as it sees our first packet.
         if let Some(inbound) = inbound {
             self.inbound.insert(spi, inbound);
@@ -139,10 +146,11 @@ impl Sas {
             inbound.awaits_no_packet();
         }
         self.activations += 1;
-        parts.age = Some(self.activations);
+        let age = if parts.own { self.activations | OWN } else { self.activations };
+        parts.age = Some(age);
         let active = self.active.entry(parts.policy).or_default();
-        active.by_destination.insert(self.activations, outbound.destinations());
-        active.by_age.insert(self.activations, place);
+        active.by_destination.insert(age, outbound.destinations());
+        active.by_age.insert(age, place);
         Some(parts.policy)
     }
 
@@ -172,7 +180,7 @@ impl Sas {
 
     /// Takes the outbound half out of everything that leads to it.
     fn unlink(&mut self, id: ChildId) {
-        let Some(Parts { spi, policy, outbound, age }) = self.parts.get_mut(&id) else { return };
+        let Some(Parts { spi, policy, outbound, age, .. }) = self.parts.get_mut(&id) else { return };
         if let Some(inbound) = self.inbound.get_mut(*spi) {
             inbound.awaits_no_packet();
         }
@@ -249,9 +257,11 @@ impl Sas {
         self.parts.get(&id)?.outbound
     }
 
-    /// The active SA of a policy that was the newest before the newest.
-    pub(crate) fn second_newest_of(&self, policy: PolicyId) -> Option<Place> {
-        self.active.get(&policy)?.by_age.values().rev().nth(1).copied()
+    /// The active SA that was the newest of its policy before this one.
+    pub(crate) fn before(&self, id: ChildId) -> Option<Place> {
+        let Parts { policy, age: Some(age), .. } = self.parts.get(&id)? else { return None };
+        let (before, place) = self.active.get(policy)?.by_age.range(..age).next_back()?;
+        (before & OWN == age & OWN).then_some(*place)
     }
 
     /// When time alone moves a Child SA.
@@ -306,14 +316,16 @@ struct Destinations {
 pub(super) type Prefix = (IpAddr, u8);
 
 impl Destinations {
-    /// `age` is above all others.
+    /// `age` is none of the others.
     fn insert(&mut self, age: u64, prefixes: &[Prefix]) {
         for prefix in prefixes {
             let ages = self.prefixes.entry(*prefix).or_insert_with(|| {
                 *self.lengths.entry((prefix.0.is_ipv6(), prefix.1)).or_default() += 1;
                 Vec::new()
             });
-            ages.push(age);
+            if let Err(place) = ages.binary_search(&age) {
+                ages.insert(place, age);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use adit_esp::translate::{Renumbering, Translation};
 use adit_esp::tunnel::{Dscp, OuterPolicy, Tfc};
 use adit_ike::config::{
     Action, AddressSpec, Child, ChildLimits, Childless, Configuration, Connection, Fragmentation, Lifetime,
-    PostQuantumKey, PpkPolicy, Retransmission, SelectorSpec, SharedSecret, Unique, Volume,
+    PostQuantumKey, PpkPolicy, Resources, Retransmission, SelectorSpec, SharedSecret, Unique, Volume,
 };
 use adit_ike::identity::{Identity, IdentityPattern};
 use adit_net::{Iptfs, Treatment};
@@ -132,6 +132,7 @@ impl<'d> Builder<'d> {
         let ports = (section.span_of("ike_port"), section.span_of("nat_t_port"));
         let table = section.span_of("routing_table");
         let half_open = section.span_of("half_open_timeout");
+        let xdp = section.flag("xdp");
         let settings = GatewaySettings {
             control: match section.one("control") {
                 Some(Value::Control(control)) => control,
@@ -153,8 +154,12 @@ impl<'d> Builder<'d> {
             fragment_size: section.small("fragment_size").unwrap_or(1280),
             ike_port: section.small("ike_port").unwrap_or(500),
             nat_t_port: section.small("nat_t_port").unwrap_or(4500),
-            xdp: section.flag("xdp"),
-            workers: section.small("workers").map(usize::from),
+            workers: match (section.small("workers"), xdp) {
+                (Some(workers), _) => workers.into(),
+                (None, true) => 1,
+                (None, false) => usual_workers(),
+            },
+            xdp,
             spin: Duration::from_micros(section.number("spin").into()),
             offload: section.flag("offload"),
             log: section.word("log"),
@@ -308,7 +313,7 @@ impl<'d> Builder<'d> {
                 child.span_of("local_ts").or(local_span).unwrap_or(child.span),
                 child.span_of("remote_ts").or(remote_span).unwrap_or(span),
             );
-            let child = self.child(&section.name, child);
+            let child = self.child(&section.name, child, gateway.workers);
             let own = format!("{path}.children.{}", child.name);
             // What is missing because it is misspelt is reported already.
             if self.diagnostics.errors.is_empty() {
@@ -518,7 +523,7 @@ impl<'d> Builder<'d> {
         Some(Round { auth, id: round.one("id") })
     }
 
-    fn child(&mut self, connection: &str, mut section: Checked) -> Child {
+    fn child(&mut self, connection: &str, mut section: Checked, workers: usize) -> Child {
         let path = section.path.clone();
         let window_span = section.span_of("replay_window");
         let proposals_span = section.span_of("esp_proposals");
@@ -564,6 +569,7 @@ impl<'d> Builder<'d> {
             priority: section.number("priority"),
             strict_mode: is_iptfs && !section.flag("iptfs_fallback"),
             replay_window: section.number("replay_window"),
+            resources: (section.word("per_cpu_sas") == "yes").then(|| resources(workers)),
             limits,
             inactivity: section.time("inactivity"),
             start,
@@ -718,6 +724,17 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// One packet worker for every two processors: the kernel's half of the work needs the other.
+fn usual_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).clamp(1, 16))
+}
+
+/// RFC 9611 5: a peer that asks at the same time is to have room for as many.
+fn resources(workers: usize) -> Resources {
+    let own = u16::try_from(workers).unwrap_or(u16::MAX);
+    Resources { own, most: own.saturating_mul(2).max(16) }
 }
 
 /// A selector that is a whole prefix and nothing else.

@@ -94,8 +94,8 @@ pub struct GatewaySettings {
     pub nat_t_port: u16,
     /// ESP without UDP takes AF_XDP where it can.
     pub xdp: bool,
-    /// Packet workers; `None` means one for every two processors.
-    pub workers: Option<usize>,
+    /// Packet workers.
+    pub workers: usize,
     /// How long a worker looks for packets before it sleeps.
     pub spin: Duration,
     /// Are packets joined and cut by the kernel?

@@ -206,7 +206,7 @@ pub(super) static GATEWAY: Schema = Schema {
             "workers",
             Kind::Integer(1, 64),
             "",
-            "packet workers; half as many as there are processors unless given, and one with `xdp`. What is sent by a policy and what arrives on an SA is the work of one",
+            "packet workers; half as many as there are processors unless given, and one with `xdp`. What is sent by a policy and what arrives on an SA is the work of one; `per_cpu_sas` spreads it",
         ),
         key(
             "spin",
@@ -597,7 +597,13 @@ pub(super) static CHILD: Schema = Schema {
             "",
             "the networks as which our side sees those of `remote_ts`, if they are others: one of equal length for each",
         ),
-        only("per_cpu_sas", Kind::Choice(&[done("no"), not_yet("yes"), not_yet("encap")]), "no", "RFC 9611"),
+        key(
+            "per_cpu_sas",
+            Kind::Choice(&[done("no"), done("yes"), not_yet("encap")]),
+            "no",
+            "`yes`: beside the first, one more SA for each packet worker, if the peer takes part (RFC 9611): the traffic of one child \
+             becomes the work of all workers. The peer gets up to twice as many as there are workers, at least 16",
+        ),
         only(
             "hw_offload",
             Kind::Choice(&[

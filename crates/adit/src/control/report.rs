@@ -92,6 +92,10 @@ pub fn child_sa(child: &ChildSaView, facts: &ChildFacts, now: Instant) -> Messag
     message.put("mode", mode(child.mode));
     message.put("protocol", "ESP");
     message.put_flag("encap", child.encap);
+    if let Some(worker) = child.resource {
+        message.put_flag("per-cpu-sas", true);
+        message.put_display("cpu", worker);
+    }
     message.put_display("spi-in", child.inbound_spi);
     message.put_display("spi-out", child.outbound_spi);
     let EspTransforms { encr, key_bits, integ, esn } = child.transforms;
@@ -390,6 +394,7 @@ mod tests {
             },
             ke: Some(KeId::ECP_256),
             additional_kes: vec![KeId::ML_KEM_768],
+            resource: None,
             encap: true,
             local_ts: vec![TrafficSelector::subnet("10.1.0.0".parse().unwrap(), 16)],
             remote_ts: vec![TrafficSelector::subnet("10.2.0.0".parse().unwrap(), 16)],

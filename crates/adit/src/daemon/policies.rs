@@ -55,7 +55,18 @@ impl Policies {
                 let name = ChildName::new(&connection.name, &child.name);
                 let trap = child.trap || [child.on_close, child.on_dead_peer].contains(&Action::Trap);
                 let action = esp::Action::Protect;
-                self.configure_child(name, action, selectors(connection, child), (child.priority, trap));
+                self.configure_child(
+                    name.clone(),
+                    action,
+                    selectors(connection, child),
+                    (child.priority, trap),
+                );
+                if child.resources.is_some()
+                    && let Some(id) = self.by_name.get(&name)
+                    && let Some(policy) = self.policies.get_mut(id)
+                {
+                    policy.spread = true;
+                }
             }
         }
         for shunt in shunts {
@@ -322,6 +333,7 @@ mod tests {
             local_ts: vec![subnet("10.1.0.0/16")],
             remote_ts: vec![subnet(remote_ts)],
             tfc_padding: true,
+            resource: None,
             original: None,
             local: "192.0.2.1".parse().unwrap(),
             remote: "192.0.2.2".parse().unwrap(),

@@ -272,6 +272,11 @@ impl Reconciler {
         self.children.get(name).map_or(Duration::ZERO, |entry| entry.wish.inactivity)
     }
 
+    /// The SAs of a child that are up.
+    pub(super) fn sas(&self, name: &ChildName) -> &[ChildHandle] {
+        self.children.get(name).map_or(&[], |entry| &entry.up)
+    }
+
     /// A Child SA has taken the place of another.
     pub(super) fn rekeyed(&mut self, name: &ChildName, old: ChildHandle, new: ChildHandle) {
         let Some(entry) = self.children.get_mut(name) else { return };
@@ -454,6 +459,7 @@ mod tests {
             priority: 0,
             strict_mode: false,
             replay_window: 0,
+            resources: None,
             limits: adit_ike::config::ChildLimits {
                 time: adit_ike::config::Lifetime {
                     soft: Duration::ZERO,

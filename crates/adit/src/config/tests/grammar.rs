@@ -142,7 +142,7 @@ fn includes_on_disk_are_relative_sorted_and_may_match_nothing() {
     let configuration = crate::config::load(&dir.path().join("main.conf")).unwrap();
     assert_eq!(configuration.gateway.tun, "second");
     assert_eq!(configuration.gateway.mtu, Some(1400));
-    assert_eq!(configuration.gateway.workers, Some(3));
+    assert_eq!(configuration.gateway.workers, 3);
     assert_eq!(configuration.files.len(), 5);
 }
 

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use adit_ike::config::{
-    Action, AddressSpec, ChildLimits, Childless, Fragmentation, Lifetime, PpkPolicy, Retransmission,
-    SelectorSpec, Unique, Volume,
+    Action, AddressSpec, ChildLimits, Childless, Fragmentation, Lifetime, PpkPolicy, Resources,
+    Retransmission, SelectorSpec, Unique, Volume,
 };
 use adit_ike::identity::{Identity, IdentityPattern};
 use adit_ike::proposal::{parse_esp, parse_ike};
@@ -44,7 +44,8 @@ fn an_empty_file_is_a_gateway_with_defaults() {
     assert_eq!((gateway.half_open_limit, gateway.nat_keepalive), (10_000, Duration::from_secs(20)));
     assert_eq!(gateway.fragment_size, 1280);
     assert_eq!((gateway.spin, gateway.offload), (Duration::from_micros(50), true));
-    assert_eq!((gateway.key_log, gateway.workers, gateway.xdp), (None, None, false));
+    assert_eq!((gateway.key_log, gateway.xdp), (None, false));
+    assert!((1..=16).contains(&gateway.workers));
     assert!(configuration.ike.connections.is_empty() && configuration.ike.secrets.is_empty());
 }
 
@@ -81,8 +82,26 @@ fn every_key_of_the_gateway_is_heard() {
     assert_eq!((gateway.cookie_threshold, gateway.half_open_timeout), (0, Duration::from_secs(120)));
     assert_eq!((gateway.half_open_limit, gateway.nat_keepalive), (500, Duration::ZERO));
     assert_eq!((gateway.fragment_size, gateway.xdp), (576, true));
-    assert_eq!((gateway.key_log, gateway.workers), (Some(PathBuf::from("/run/adit/keys")), Some(4)));
+    assert_eq!((gateway.key_log, gateway.workers), (Some(PathBuf::from("/run/adit/keys")), 4));
     assert_eq!((gateway.spin, gateway.offload), (Duration::ZERO, false));
+}
+
+/// RFC 9611: one for each worker, and room for twice as many.
+#[test]
+fn children_may_have_an_sa_for_each_worker() {
+    for (settings, expected) in [
+        ("workers = 4", Some(Resources { own: 4, most: 16 })),
+        ("workers = 20", Some(Resources { own: 20, most: 40 })),
+        ("xdp = yes", Some(Resources { own: 1, most: 16 })),
+    ] {
+        let text = format!(
+            "gateway {{ {settings} }} connections {{ c {{ local {{ auth = psk }} remote {{ auth = psk }} children {{
+                n {{ per_cpu_sas = yes }} m {{ per_cpu_sas = no }} }} }} }} secrets {{ ike {{ secret = x }} }}"
+        );
+        let configuration = good(&text);
+        let children = &configuration.ike.connections[0].children;
+        assert_eq!((children[0].resources, children[1].resources), (expected, None));
+    }
 }
 
 #[test]
