@@ -71,20 +71,24 @@ fn nft_reads_what_was_meant() -> Result<()> {
 		counter packets 0 bytes 0 drop
 	}
 
+	chain fragments {
+		tproxy to :1 return
+	}
+
 	chain inbound {
-		iifname "lo" return
-		iifname "adit0" return
-		ip6 saddr fd00:4:: ip6 daddr fd00:3:: udp sport 53 goto dropped-in
-		ip6 saddr fd00:4:: ip6 daddr fd00:3:: meta l4proto udp frag frag-off != 0 goto dropped-in
-		ip6 saddr fd00:2:: ip6 daddr fd00:1::-fd00:1::ffff goto dropped-in
-		ip saddr 10.4.0.0 ip daddr 10.3.0.0 tcp sport 1024-65535 tcp dport 22 goto dropped-in
-		ip saddr 10.4.0.0 ip daddr 10.3.0.0 meta l4proto tcp ip frag-off & 8191 != 0 goto dropped-in
-		ip saddr 10.1.0.3-10.1.0.9 ip daddr 10.1.0.3-10.1.0.9 fib saddr . iif oif != missing return
+		ip6 daddr fd00:3:: ip6 saddr fd00:4:: udp sport 53 goto dropped-in
+		ip6 daddr fd00:3:: ip6 saddr fd00:4:: meta l4proto udp frag frag-off != 0 goto dropped-in
+		ip6 daddr fd00:1::-fd00:1::ffff ip6 saddr fd00:2:: goto dropped-in
+		ip daddr 10.3.0.0 ip saddr 10.4.0.0 tcp dport 22 tcp sport 1024-65535 goto dropped-in
+		ip daddr 10.3.0.0 ip saddr 10.4.0.0 meta l4proto tcp ip frag-off & 8191 != 0 goto dropped-in
+		ip daddr 10.1.0.3-10.1.0.9 ip saddr 10.1.0.3-10.1.0.9 fib saddr . iif oif != missing return
 		ip daddr 10.1.0.3-10.1.0.9 goto dropped-in
 	}
 
 	chain input {
 		type filter hook input priority filter; policy accept;
+		iifname "lo" accept
+		iifname "adit0" accept
 		meta l4proto esp accept
 		udp dport 500 accept
 		udp dport 4500 accept
@@ -92,19 +96,20 @@ fn nft_reads_what_was_meant() -> Result<()> {
 		icmp type destination-unreachable accept
 		icmp type 11-12 accept
 		icmpv6 type 1-4 accept
-		jump inbound
+		goto inbound
 	}
 
 	chain forward {
 		type filter hook forward priority filter; policy accept;
-		jump inbound
+		iifname "adit0" accept
+		goto inbound
 	}
 
 	chain outbound {
 		type filter hook postrouting priority filter; policy accept;
-		oifname "lo" accept
 		oifname "adit0" accept
 		meta mark 0x00001234 accept
+		oifname "lo" accept
 		icmpv6 type 133-137 ip6 hoplimit 255 accept
 		ip6 saddr fd00:3:: ip6 daddr fd00:4:: udp dport 53 goto dropped-out
 		ip6 saddr fd00:3:: ip6 daddr fd00:4:: meta l4proto udp frag frag-off != 0 goto dropped-out
@@ -139,9 +144,11 @@ fn a_thousand_policies_fit_one_transaction() -> Result<()> {
         .collect();
     fence.replace(&many)?;
     let found = listed(&namespace)?;
-    ensure!(
-        found.matches("goto dropped-in").count() == 1000 && found.matches("goto dropped-out").count() == 1000
-    );
+    // A rule each way, and one list for both.
+    for rule in ["goto dropped-in", "goto dropped-out", "set values-0"] {
+        ensure!(found.matches(rule).count() == 1, "{rule}:\n{found}");
+    }
+    ensure!(found.matches("10.1.0.0 . 10.").count() == 1000);
     fence.remove()?;
     Ok(())
 }
@@ -152,7 +159,7 @@ fn a_thousand_policies_fit_one_transaction() -> Result<()> {
 /// near 10.1.0.10 -- 10.1.0.1 router 192.0.2.1 -- 192.0.2.2 far
 /// ```
 #[test]
-fn ports_decide_and_later_fragments_are_not_trusted() -> Result<()> {
+fn ports_decide_and_fragments_alone_are_not_trusted() -> Result<()> {
     let (near, router, far) = (namespace()?, namespace()?, namespace()?);
     router.set_forwarding()?;
     let mut netlink = router.netlink()?;
@@ -201,11 +208,19 @@ fn ports_decide_and_later_fragments_are_not_trusted() -> Result<()> {
     send(b"open", &open)?;
     ensure!(open.recv(&mut buffer)? == 4);
     ensure!(fence.dropped()? == (0, 1));
-    // Of two fragments the later could belong to anything.
+    // Put together, fragments have the ports of the first.
+    send(&[2; 2000], &guarded)?;
+    send(&[2; 2000], &open)?;
+    ensure!(open.recv(&mut buffer)? == 2000, "divided again as it was");
+    ensure!(fence.dropped()? == (0, 2));
+    // Where nothing puts them together, the later of two could belong to anything.
+    let apart = "table ip apart { chain c { type filter hook prerouting priority -450; notrack;\n}\n}";
+    let output = router.run(|| Command::new("nft").arg(apart).output())??;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     send(&[2; 2000], &open)?;
     send(b"end", &open)?;
     ensure!(open.recv(&mut buffer)? == 3, "a later fragment got out");
-    ensure!(fence.dropped()? == (0, 2));
+    ensure!(fence.dropped()? == (0, 3));
     guarded.set_nonblocking(true)?;
     ensure!(guarded.recv(&mut buffer).is_err(), "a protected packet got out");
     Ok(())

@@ -1,7 +1,6 @@
 //! The few messages and expressions of nf_tables that the fence needs, as netlink attributes
 //! (`linux/netfilter/nf_tables.h`). It owns the encoding; what the rules are is decided in [`crate::fence`].
 
-use std::io;
 use std::ops::RangeInclusive;
 
 use crate::netlink::HEADER_LEN;
@@ -13,6 +12,32 @@ pub(crate) struct Batch {
     last: usize,
     first_sequence: u32,
     sequence: u32,
+    sets: u32,
+}
+
+/// A set of values that fields of a packet can have.
+pub(crate) struct Set<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) key: Vec<Part>,
+    /// Each is as long as the key.
+    pub(crate) elements: Vec<Vec<u8>>,
+}
+
+/// A field of a packet in the key of a set, and which of its bits count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) base: Base,
+    pub(crate) offset: u32,
+    pub(crate) mask: Vec<u8>,
+    /// How `nft` calls such a field: 7, 8 and 13 are IPv4 and IPv6 addresses and ports.
+    pub(crate) kind: u32,
+}
+
+impl Part {
+    /// In the key, where fields take whole registers.
+    pub(crate) fn width(&self) -> u32 {
+        self.mask.len().next_multiple_of(4) as u32
+    }
 }
 
 /// The last part of a rule.
@@ -21,7 +46,6 @@ pub(crate) enum Verdict<'a> {
     Accept,
     Drop,
     Return,
-    Jump(&'a str),
     Goto(&'a str),
 }
 
@@ -75,6 +99,8 @@ const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
 const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
 const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
+const NEW_SET: u16 = SUBSYSTEM << 8 | 9;
+const NEW_ELEMENTS: u16 = SUBSYSTEM << 8 | 12;
 
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
@@ -89,11 +115,16 @@ const OWNER: u32 = 0x2;
 const NESTED: u16 = 0x8000;
 /// The register that tests work in.
 const REGISTER: u32 = 1;
+/// The first of the registers of four octets. They are the same memory.
+const KEY_REGISTER: u32 = 8;
+
+/// The elements of a set that one message carries: an attribute is shorter than 64 KiB.
+const ELEMENTS: usize = 48 << 10;
 
 impl Batch {
     /// Begins a transaction; its messages are numbered from `sequence` on.
     pub(crate) fn new(sequence: u32) -> Self {
-        let mut batch = Self { octets: Vec::new(), last: 0, first_sequence: sequence, sequence };
+        let mut batch = Self { octets: Vec::new(), last: 0, first_sequence: sequence, sequence, sets: 0 };
         batch.message(BATCH_BEGIN, 0, 0, SUBSYSTEM, |_| ());
         batch
     }
@@ -146,6 +177,37 @@ impl Batch {
             a.text(2, chain);
             a.octets(NESTED | 4, &expressions);
         });
+    }
+
+    /// No rule changes it: see [`Rule::in_set`].
+    pub(crate) fn create_set(&mut self, table: &str, Set { name: set, key, elements }: &Set<'_>) {
+        let key_len: u32 = key.iter().map(|part| part.width()).sum();
+        // How the fields are written for people.
+        let types = key.iter().fold(0, |types, part| types << 6 | part.kind);
+        self.sets += 1;
+        let number = self.sets;
+        self.message(NEW_SET, CREATE, FAMILY_INET, 0, |a| {
+            a.text(1, table);
+            a.text(2, set);
+            a.number(3, 0);
+            a.number(4, types);
+            a.number(5, key_len);
+            a.number(10, number);
+            // With its size known, it has its place at once.
+            a.nested(9, |a| a.number(1, elements.len() as u32));
+        });
+        // Attributes around the key take 12 octets.
+        for some in elements.chunks(ELEMENTS / (key_len as usize + 12)) {
+            self.message(NEW_ELEMENTS, CREATE, FAMILY_INET, 0, |a| {
+                a.text(1, table);
+                a.text(2, set);
+                a.nested(3, |a| {
+                    for element in some {
+                        a.nested(1, |a| a.nested(1, |a| a.octets(1, element)));
+                    }
+                });
+            });
+        }
     }
 
     /// Ends the transaction: its octets, and the numbers of its messages. The last of them is acknowledged if all goes
@@ -254,7 +316,7 @@ impl Rule {
 
     /// Tests that a field of the packet lies between two values of equal length, both included.
     pub(crate) fn range(self, base: Base, offset: u32, first: &[u8], last: &[u8]) -> Self {
-        let rule = self.load(base, offset, first.len());
+        let rule = self.load(REGISTER, base, offset, first.len() as u32);
         if first == last {
             rule.compare(Compare::Equal, first)
         } else {
@@ -264,7 +326,7 @@ impl Rule {
 
     /// Tests that a field of the packet has one of the bits of `mask`.
     pub(crate) fn any_bit(self, base: Base, offset: u32, mask: &[u8]) -> Self {
-        self.load(base, offset, mask.len()).masked_not_zero(mask)
+        self.load(REGISTER, base, offset, mask.len() as u32).not_zero(mask)
     }
 
     /// Tests that the packet is an IPv6 fragment other than the first.
@@ -278,7 +340,7 @@ impl Rule {
             a.number(6, 0);
             a.number(5, 0);
         });
-        self.masked_not_zero(&[0xff, 0xf8])
+        self.not_zero(&[0xff, 0xf8])
     }
 
     /// Tests that the way back to the packet's source is the interface it came in by (`fib saddr . iif oif != missing`).
@@ -292,33 +354,70 @@ impl Rule {
         self.compare(Compare::NotEqual, &[0; 4])
     }
 
+    /// Tests that the fields have values that are one of the elements of a set.
+    pub(crate) fn in_set(mut self, set: &str, key: &[Part]) -> Self {
+        let mut register = KEY_REGISTER;
+        for Part { base, offset, mask, .. } in key {
+            let len = mask.len() as u32;
+            self = self.load(register, *base, *offset, len);
+            if mask.iter().any(|octet| *octet != 0xff) {
+                self = self.masked(register, mask);
+            }
+            register += len.div_ceil(4);
+        }
+        self.expressions.expression("lookup", |a| {
+            a.text(1, set);
+            a.number(2, KEY_REGISTER);
+        });
+        self
+    }
+
+    /// Not for packets: while there is such a rule, the kernel puts fragments together before it decides their way, and
+    /// divides them again as they were. That is so for whoever redirects packets (`tproxy`), and needs no connection tracking.
+    pub(crate) fn joins_fragments(mut self) -> Self {
+        self.expressions.expression("immediate", |a| {
+            a.number(1, REGISTER);
+            a.nested(2, |a| a.octets(1, &1_u16.to_be_bytes()));
+        });
+        self.expressions.expression("tproxy", |a| {
+            // Any family, to a port.
+            a.number(1, 0);
+            a.number(3, REGISTER);
+        });
+        self
+    }
+
     /// Counts what got so far.
     pub(crate) fn counter(mut self) -> Self {
         self.expressions.expression("counter", |_| ());
         self
     }
 
-    fn load(mut self, base: Base, offset: u32, len: usize) -> Self {
+    fn load(mut self, register: u32, base: Base, offset: u32, len: u32) -> Self {
         self.expressions.expression("payload", |a| {
-            a.number(1, REGISTER);
+            a.number(1, register);
             a.number(2, base as u32);
             a.number(3, offset);
-            a.number(4, len as u32);
+            a.number(4, len);
         });
         self
     }
 
-    fn masked_not_zero(mut self, mask: &[u8]) -> Self {
+    fn masked(mut self, register: u32, mask: &[u8]) -> Self {
         let zero = vec![0; mask.len()];
         self.expressions.expression("bitwise", |a| {
-            a.number(1, REGISTER);
-            a.number(2, REGISTER);
+            a.number(1, register);
+            a.number(2, register);
             a.number(6, 0);
             a.number(3, mask.len() as u32);
             a.nested(4, |a| a.octets(1, mask));
             a.nested(5, |a| a.octets(1, &zero));
         });
-        self.compare(Compare::NotEqual, &zero)
+        self
+    }
+
+    fn not_zero(self, mask: &[u8]) -> Self {
+        self.masked(REGISTER, mask).compare(Compare::NotEqual, &vec![0; mask.len()])
     }
 
     fn compare(mut self, compare: Compare, value: &[u8]) -> Self {
@@ -334,7 +433,6 @@ impl Rule {
         let (code, chain) = match verdict {
             Verdict::Drop => (0, None),
             Verdict::Accept => (1, None),
-            Verdict::Jump(chain) => (-3, Some(chain)),
             Verdict::Goto(chain) => (-4, Some(chain)),
             Verdict::Return => (-5_i32, None),
         };
@@ -401,9 +499,9 @@ pub(crate) fn is_about(kind: u16, payload: &[u8], table: &str) -> bool {
             == Some(table.as_bytes())
 }
 
-/// Does this answer mean that the kernel has no nf_tables?
-pub(crate) fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT))
+/// Does this error number mean that the kernel has no nf_tables?
+pub(crate) fn is_unsupported(error: Option<i32>) -> bool {
+    matches!(error, Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What is protected stays closed: nothing in the clear, whatever happens to the daemon, and nothing else in the way.
 
 use super::*;
+use adit_esp::Action;
 
 #[test]
 fn nothing_leaves_or_enters_in_the_clear() -> Result<()> {
@@ -55,6 +56,50 @@ fn nothing_leaves_or_enters_in_the_clear() -> Result<()> {
         .filter(|one| one.source == A.inner(one.source.is_ipv6(), 10))
         .collect();
     ensure!(out.is_empty(), "in the clear: {out:?}");
+    Ok(())
+}
+
+/// RFC 4301 5.2: what a policy discards is so as well where a peer sends it on an SA that may carry more; whole or in fragments, to
+/// hosts or to the gateway.
+#[test]
+fn what_is_discarded_does_not_arrive_on_an_sa() -> Result<()> {
+    let net = Net::new()?;
+    let (mut a, b) = tunnel(&net, false, true)?;
+    let port = |all: TrafficSelector| TrafficSelector { protocol: 17, start_port: 701, end_port: 701, ..all };
+    let discarded = PolicySpec {
+        id: PolicyId(8),
+        action: Action::Discard,
+        ..policy(A, A.networks().into_iter().map(port).collect(), B.networks())
+    };
+    a.plane.set_policies(vec![networks_policy(A), discarded])?;
+    let mut fenced = 0;
+    for v6 in [false, true] {
+        for (namespace, host) in [(net.host(A), 10), (net.gateway(A), 1)] {
+            let bind = |namespace: &Namespace, address, port| -> Result<UdpSocket> {
+                let socket = namespace.run(|| UdpSocket::bind((address, port)))??;
+                socket.set_read_timeout(Some(PATIENCE))?;
+                Ok(socket)
+            };
+            let open = bind(namespace, A.inner(v6, host), 700)?;
+            let closed = bind(namespace, A.inner(v6, host), 701)?;
+            let sender = bind(net.host(B), B.inner(v6, 10), 0)?;
+            // So that it knows how long fragments may be.
+            arrives(&sender, &open, &[0; 3000])?;
+            open.set_read_timeout(Some(PATIENCE))?;
+            for len in [10, 3000] {
+                sender.send_to(&vec![1; len], closed.local_addr()?)?;
+                sender.send_to(&vec![2; len], open.local_addr()?)?;
+                // They keep their order.
+                let mut buffer = [0; 4000];
+                ensure!(open.recv(&mut buffer)? == len);
+                fenced += 1;
+                ensure!(a.plane.stats().fenced_in == fenced, "{:?}", a.plane.stats());
+            }
+            closed.set_nonblocking(true)?;
+            ensure!(closed.recv(&mut [0; 10]).is_err(), "v6 {v6} {host}: delivered");
+        }
+    }
+    drop(b);
     Ok(())
 }
 

@@ -345,6 +345,24 @@ fn tunnel(net: &Net, v6: bool, encap: bool) -> Result<(Plane, Plane)> {
     Ok((planes.pop().context("two")?, b))
 }
 
+/// A datagram arrives whole; not perhaps the first, of which a sender learns how long fragments may be.
+fn arrives(from: &UdpSocket, to: &UdpSocket, datagram: &[u8]) -> Result<()> {
+    to.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let (deadline, mut received) = (Instant::now() + PATIENCE, vec![0; 10_000]);
+    loop {
+        from.send_to(datagram, to.local_addr()?)?;
+        match to.recv_from(&mut received) {
+            Ok((len, sender)) if received.get(..len) == Some(datagram) => {
+                ensure!(sender == from.local_addr()?, "{sender}");
+                return Ok(());
+            }
+            // One of before, that came late.
+            Ok(_) => {}
+            Err(error) => ensure!(Instant::now() < deadline, "{error}"),
+        }
+    }
+}
+
 /// An outer packet, as far as the tests look at it.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {

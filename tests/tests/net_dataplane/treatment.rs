@@ -134,6 +134,72 @@ fn what_may_be_divided_is_divided_inside() -> Result<()> {
     b.carries(1, (30, 30))
 }
 
+/// RFC 4301 7.4: an SA for one port carries all fragments of what is for it, and none of anything else, which travels as if there were
+/// no SA: in both directions, through the gateways and between themselves.
+#[test]
+fn fragments_pass_by_the_ports_of_their_first() -> Result<()> {
+    let net = Net::new()?;
+    net.route_in_the_clear(A)?;
+    net.route_in_the_clear(B)?;
+    let port = |side: Side, own: bool| -> Vec<TrafficSelector> {
+        let (start_port, end_port) = if own { (700, 700) } else { (0, u16::MAX) };
+        side.networks()
+            .into_iter()
+            .map(|all| TrafficSelector { protocol: 17, start_port, end_port, ..all })
+            .collect()
+    };
+    // For port 700 of B.
+    let for_port = |side: Side| policy(side, port(side, side == B), port(side.other(), side == A));
+    let one = |side: Side| -> Result<Plane> {
+        // Less than between hosts and gateways, so that fragments are divided again.
+        let config = NetConfig { tun_mtu: Some(1390), offload: net.offload, ..NetConfig::default() };
+        let mut plane = net.plane_with(side, &config)?;
+        plane.plane.install(child(side, 1, false, true, &for_port(side)))?;
+        plane.plane.set_policies(vec![for_port(side)])?;
+        Ok(plane)
+    };
+    let (a, b) = (one(A)?, one(B)?);
+    let mut capture = net.capture(A)?;
+    let (inside, open) = (SECRET.repeat(6000 / SECRET.len()), vec![b'o'; 6000]);
+    for v6 in [false, true] {
+        for (near, far) in [(10, 10), (1, 10), (10, 1), (1, 1)] {
+            let bind = |side: Side, host: u8, port| -> Result<UdpSocket> {
+                let namespace = if host == 1 { net.gateway(side) } else { net.host(side) };
+                let socket = namespace.run(|| UdpSocket::bind((side.inner(v6, host), port)))??;
+                if !v6 {
+                    use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
+                    set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
+                }
+                Ok(socket)
+            };
+            let sockets = (bind(A, near, 5000)?, bind(B, far, 700)?, bind(B, far, 701)?);
+            for (from, to, datagram) in [
+                (&sockets.0, &sockets.1, &inside),
+                (&sockets.1, &sockets.0, &inside),
+                (&sockets.0, &sockets.2, &open),
+                (&sockets.2, &sockets.0, &open),
+            ] {
+                arrives(from, to, datagram).with_context(|| {
+                    format!("v6 {v6} {near} {far} {:?} {:?}", a.plane.stats(), b.plane.stats())
+                })?;
+            }
+        }
+    }
+    let is_open = |one: &Seen| one.payload.windows(64).any(|part| part == [b'o'; 64]);
+    let (open, all): (Vec<_>, Vec<_>) = passed(&mut capture)?.into_iter().partition(is_open);
+    // Six thousand octets take five fragments; two datagrams for each pair.
+    ensure!(open.len() >= 2 * 4 * 2 * 5, "{} in the clear", open.len());
+    ensure!(
+        !all.iter().any(|one| one.payload.windows(SECRET.len()).any(|part| part == SECRET)),
+        "in the clear"
+    );
+    for plane in [a, b] {
+        let (sent, received) = plane.carried(1).context("SA")?;
+        ensure!(sent >= 4 * 2 * 5 && received >= 4 * 2 * 5, "{sent} {received}");
+    }
+    Ok(())
+}
+
 /// Both sides have 192.168.1.0/24. Gateway A shows its own as 10.11.0.0/24, and shows the other's to its hosts as
 /// 10.12.0.0/24. B knows nothing of it.
 #[test]
