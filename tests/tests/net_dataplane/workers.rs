@@ -24,18 +24,24 @@ fn shared(net: &Net, v6: bool, encap: bool, workers: usize) -> Result<[Plane; 2]
         for one in children {
             plane.plane.install(one)?;
         }
-        for host in 1..HOSTS {
-            let mut netlink = net.host(side).netlink()?;
-            let lan = netlink.link("lan")?.index;
-            netlink.add_address(lan, side.inner(false, 10 + host), 32)?;
-            let mut inside = net.gateway(side).netlink()?;
-            let lan = inside.link("lan")?.index;
-            let to = Some((side.inner(false, 10 + host), 32));
-            inside.add_route(&route(false, to, lan, side.inner(false, 10)))?;
-        }
+        more_hosts(net, side)?;
         planes.push(plane);
     }
     planes.try_into().map_err(|_| anyhow!("two"))
+}
+
+/// The host of a side has the addresses of all.
+fn more_hosts(net: &Net, side: Side) -> Result<()> {
+    for host in 1..HOSTS {
+        let mut netlink = net.host(side).netlink()?;
+        let lan = netlink.link("lan")?.index;
+        netlink.add_address(lan, side.inner(false, 10 + host), 32)?;
+        let mut inside = net.gateway(side).netlink()?;
+        let lan = inside.link("lan")?.index;
+        let to = Some((side.inner(false, 10 + host), 32));
+        inside.add_route(&route(false, to, lan, side.inner(false, 10)))?;
+    }
+    Ok(())
 }
 
 const HOSTS: u8 = 8;
@@ -114,6 +120,55 @@ fn every_flow_arrives_whole_and_in_order_whoever_reads_it() -> Result<()> {
             DropCause::ALL.iter().all(|cause| *cause == DropCause::NoPolicy || plane.drops(*cause) == 0)
         };
         ensure!(nothing(&a) && nothing(&b), "{:?} {:?}", a.plane.stats(), b.plane.stats());
+    }
+    Ok(())
+}
+
+/// RFC 9611: one policy, an SA for all workers, and one for each of those with their own. Who has none hands over; without the SA
+/// for all whichever there is serves.
+#[test]
+fn workers_with_sas_of_their_own_keep_every_flow_in_order() -> Result<()> {
+    const FIRST: u8 = 100;
+    for (workers, owners, with_first) in
+        [(2, 0..2, true), (5, 0..5, true), (4, 1..3, true), (1, 0..3, true), (3, 1..2, false)]
+    {
+        let net = Net::new()?;
+        let mut planes = Vec::new();
+        for side in [A, B] {
+            let offload = net.offload;
+            let mut plane = net.plane_with(side, &NetConfig { workers, offload, ..NetConfig::default() })?;
+            let policy = PolicySpec { spread: true, ..networks_policy(side) };
+            plane.plane.set_policies(vec![policy.clone()])?;
+            for own in owners.clone() {
+                let one = spread(child(side, own, false, true, &policy), side, own);
+                plane.plane.install(ChildSaInstall {
+                    worker: Some(own.into()),
+                    id: ChildId(own.into()),
+                    ..one
+                })?;
+            }
+            plane.plane.install(child(side, FIRST, false, true, &policy))?;
+            if !with_first {
+                plane.plane.remove(ChildId(FIRST.into()));
+            }
+            more_hosts(&net, side)?;
+            planes.push(plane);
+        }
+        let [a, b] = &planes[..] else { bail!("two") };
+        let about = || format!("{workers} workers, {owners:?}: {:?} {:?}", a.plane.stats(), b.plane.stats());
+        numbered(&net).with_context(about)?;
+        let own: Vec<u64> = owners.clone().filter_map(|own| Some(a.carried(own.into())?.0)).collect();
+        let first = a.carried(FIRST.into()).map_or(0, |(out, _)| out);
+        ensure!(own.iter().sum::<u64>() + first == 8 * 1600, "{own:?} {first} {}", about());
+        let all_have = owners.len() >= workers;
+        ensure!((first == 0) == (all_have || !with_first), "{own:?} {first} {}", about());
+        if workers > 1 {
+            ensure!(own.iter().all(|packets| *packets > 0), "{own:?} {first} {}", about());
+        }
+        let nothing = |plane: &Plane| {
+            DropCause::ALL.iter().all(|cause| *cause == DropCause::NoPolicy || plane.drops(*cause) == 0)
+        };
+        ensure!(nothing(a) && nothing(b), "{}", about());
     }
     Ok(())
 }
