@@ -55,6 +55,14 @@ pub trait Backend: Send {
     /// earlier protection, nothing of which is lifted.
     fn set_policies(&mut self, policies: Vec<PolicySpec>) -> Result<(), Error>;
 
+    /// Makes the interfaces these, in place of those of before. One that stays keeps its routes and its SAs; one that is gone is
+    /// deleted. Called in the network namespace that the data plane was started in.
+    ///
+    /// # Errors
+    /// Something else has such a name, or the kernel refused. Then some of the new ones may be there, and none of the old
+    /// ones is gone.
+    fn set_interfaces(&mut self, interfaces: Vec<InterfaceSpec>) -> Result<(), Error>;
+
     /// What a Child SA has carried; `None` if there is no such SA.
     fn counters(&self, id: ChildId) -> Option<ChildCounters>;
 
@@ -189,6 +197,25 @@ pub struct PolicySpec {
     pub trap: bool,
     /// Workers may have SAs of their own ([`ChildSaInstall::worker`]).
     pub spread: bool,
+    /// The interface that its traffic takes, one of [`Backend::set_interfaces`]: neither routes nor fence know it then, and
+    /// only what is routed to the interface is its traffic. `None`: the one of all such policies.
+    pub interface: Option<String>,
+}
+
+/// An interface for the traffic of some policies alone. What is routed to it travels by these, or not at all, and what
+/// their SAs deliver comes from it. It outlives SAs, and the process: whoever starts next takes it over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceSpec {
+    /// Its name.
+    pub name: String,
+    /// Whose it is, for people.
+    pub owner: String,
+    /// Its MTU in octets; `None` derives it as [`NetConfig::tun_mtu`] does.
+    pub mtu: Option<u16>,
+    /// Its addresses, with the lengths of their prefixes.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// What is routed to it in the main table: addresses with all host bits zero, and lengths.
+    pub routes: Vec<(IpAddr, u8)>,
 }
 
 impl PolicySpec {
@@ -205,7 +232,8 @@ impl PolicySpec {
         remote_ts: Vec<TrafficSelector>,
     ) -> Self {
         let (name, action) = (name.into(), Action::Protect);
-        Self { id, name, action, local_ts, remote_ts, priority: 0, trap: false, spread: false }
+        let (priority, trap, spread, interface) = (0, false, false, None);
+        Self { id, name, action, local_ts, remote_ts, priority, trap, spread, interface }
     }
 
     /// What decides about packets.
@@ -337,6 +365,8 @@ pub enum NetEvent {
         /// The policy.
         policy: PolicyId,
     },
+    /// Someone deleted an interface of [`Backend::set_interfaces`], which makes it again if it is called again.
+    InterfaceLost,
     /// Addresses, links or routes of the system changed: the way to a peer may be another one.
     PathsChanged,
     /// The data plane can no longer work, for example because someone deleted the TUN device.
@@ -357,6 +387,7 @@ impl fmt::Debug for NetEvent {
             Self::LimitReached { id } => write!(f, "LimitReached({})", id.0),
             Self::PeerMoved { id, local, remote } => write!(f, "PeerMoved({}, {remote} -> {local})", id.0),
             Self::Acquire { policy } => write!(f, "Acquire({})", policy.0),
+            Self::InterfaceLost => f.write_str("InterfaceLost"),
             Self::PathsChanged => f.write_str("PathsChanged"),
             Self::Failed { reason } => write!(f, "Failed({reason})"),
         }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use crate::engine::{Known, Offload};
+use crate::engine::{Device, Known, Offload};
 use crate::worker::Wake;
 
 /// Bursts under way between two workers.
@@ -34,6 +34,7 @@ pub(crate) struct Burst {
 }
 
 struct Packet {
+    device: Device,
     place: Range<usize>,
     offload: Offload,
     known: Known,
@@ -72,9 +73,16 @@ pub(crate) fn lines(wakes: &[Wake]) -> Vec<Handoff> {
 }
 
 impl Handoff {
-    /// Adds a packet for the worker `to`, with what is known of it. Returns how many packets are lost, because that worker
+    /// Adds a packet that was read from `device` for the worker `to`, with what is known of it. Returns how many packets are lost, because that worker
     /// does not keep up.
-    pub(crate) fn add(&mut self, to: usize, packet: &[u8], offload: &Offload, known: Known) -> usize {
+    pub(crate) fn add(
+        &mut self,
+        to: usize,
+        device: Device,
+        packet: &[u8],
+        offload: &Offload,
+        known: Known,
+    ) -> usize {
         let Some(Some(exit)) = self.exits.get_mut(to) else { return 1 };
         if exit.filling.octets.len() >= MOST {
             return 1;
@@ -82,7 +90,7 @@ impl Handoff {
         let start = exit.filling.octets.len();
         exit.filling.octets.extend_from_slice(packet);
         let place = start..exit.filling.octets.len();
-        exit.filling.packets.push(Packet { place, offload: *offload, known });
+        exit.filling.packets.push(Packet { device, place, offload: *offload, known });
         if exit.filling.octets.len() >= FULL {
             exit.send();
         }
@@ -120,10 +128,10 @@ impl Handoff {
 
 impl Burst {
     /// Hands the packets to `each`, with what is known of them.
-    pub(crate) fn packets(&mut self, mut each: impl FnMut(&mut [u8], &Offload, &Known)) {
-        for Packet { place, offload, known } in &self.packets {
+    pub(crate) fn packets(&mut self, mut each: impl FnMut(Device, &mut [u8], &Offload, &Known)) {
+        for Packet { device, place, offload, known } in &self.packets {
             if let Some(packet) = self.octets.get_mut(place.clone()) {
-                each(packet, offload, known);
+                each(*device, packet, offload, known);
             }
         }
     }
@@ -150,6 +158,8 @@ mod tests {
 
     use super::*;
 
+    const DEVICE: Device = Device(3);
+
     fn wakes(count: usize) -> Vec<Wake> {
         let eventfd = || rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         (0..count).map(|_| Wake::new(eventfd())).collect()
@@ -158,7 +168,10 @@ mod tests {
     fn taken(handoff: &mut Handoff) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(mut burst) = handoff.take() {
-            burst.packets(|packet, _, _| all.push(packet.to_vec()));
+            burst.packets(|device, packet, _, _| {
+                assert_eq!(device, DEVICE);
+                all.push(packet.to_vec());
+            });
             handoff.give_back(burst);
         }
         all
@@ -169,9 +182,9 @@ mod tests {
         let mut workers = lines(&wakes(3));
         let offload = Offload::default();
         for number in 0..100_u8 {
-            assert_eq!(workers[0].add(2, &[number, 0], &offload, Known::default()), 0);
-            assert_eq!(workers[1].add(2, &[number, 1], &offload, Known::default()), 0);
-            assert_eq!(workers[2].add(0, &[number, 2], &offload, Known::default()), 0);
+            assert_eq!(workers[0].add(2, DEVICE, &[number, 0], &offload, Known::default()), 0);
+            assert_eq!(workers[1].add(2, DEVICE, &[number, 1], &offload, Known::default()), 0);
+            assert_eq!(workers[2].add(0, DEVICE, &[number, 2], &offload, Known::default()), 0);
             if number % 7 == 0 {
                 workers.iter_mut().for_each(Handoff::flush);
             }
@@ -192,7 +205,7 @@ mod tests {
         let mut workers = lines(&wakes(2));
         let packet = vec![7; FULL];
         let lost: usize =
-            (0..100).map(|_| workers[0].add(1, &packet, &Offload::default(), Known::default())).sum();
+            (0..100).map(|_| workers[0].add(1, DEVICE, &packet, &Offload::default(), Known::default())).sum();
         assert_eq!(lost, 100 - LINE - MOST / FULL);
         assert!(workers[0].has_waiting());
         assert_eq!(taken(&mut workers[1]).len(), LINE);
@@ -200,9 +213,9 @@ mod tests {
         assert!(!workers[0].has_waiting());
         assert_eq!(taken(&mut workers[1]).len(), MOST / FULL);
         // Afterwards there is room again.
-        assert_eq!(workers[0].add(1, &packet, &Offload::default(), Known::default()), 0);
+        assert_eq!(workers[0].add(1, DEVICE, &packet, &Offload::default(), Known::default()), 0);
         assert_eq!(
-            workers[0].add(0, &packet, &Offload::default(), Known::default()),
+            workers[0].add(0, DEVICE, &packet, &Offload::default(), Known::default()),
             1,
             "nobody hands packets to himself"
         );

@@ -22,9 +22,11 @@
 mod backend;
 pub mod capture;
 mod counters;
+mod devices;
 mod engine;
 pub mod fence;
 mod handoff;
+mod interfaces;
 pub mod netlink;
 pub mod netns;
 mod nft;
@@ -43,8 +45,8 @@ mod xdp;
 use std::io;
 
 pub use backend::{
-    Backend, ChildCounters, ChildId, ChildSaInstall, Iptfs, Limits, NetConfig, NetEvent, PolicyId,
-    PolicySpec, Treatment, UdpEncap,
+    Backend, ChildCounters, ChildId, ChildSaInstall, InterfaceSpec, Iptfs, Limits, NetConfig, NetEvent,
+    PolicyId, PolicySpec, Treatment, UdpEncap,
 };
 pub use counters::{DropCause, Stats};
 pub use path::DEFAULT_MARK;

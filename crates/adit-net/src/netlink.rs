@@ -46,6 +46,8 @@ pub struct Link {
     pub up: bool,
     /// Is it the loopback interface?
     pub loopback: bool,
+    /// What it is for, in its maker's words; empty if nobody has said.
+    pub alias: String,
 }
 
 /// An address of an interface.
@@ -59,6 +61,8 @@ pub struct InterfaceAddress {
     pub prefix_len: u8,
     /// May it be the source of packets? Not while its uniqueness is being checked, nor if it failed the check.
     pub usable: bool,
+    /// Who gave it (`IFAPROT_*`); 0 if that is not known, as before Linux 5.18.
+    pub protocol: u8,
 }
 
 /// A route.
@@ -219,6 +223,13 @@ impl Netlink {
         )
     }
 
+    /// Says what an interface is for.
+    pub(crate) fn set_alias(&mut self, index: u32, alias: &str) -> Result<(), Error> {
+        let mut message = link_message(index);
+        message.attributes.push(LinkAttribute::IfAlias(alias.into()));
+        self.request(format!("describe interface {index}"), RouteNetlinkMessage::SetLink(message), 0)
+    }
+
     /// Sets how many packets an interface queues.
     pub fn set_queue_length(&mut self, index: u32, packets: u32) -> Result<(), Error> {
         let mut message = link_message(index);
@@ -261,16 +272,33 @@ impl Netlink {
 
     /// Gives an interface an address. IPv6 addresses are usable at once, without a check for duplicates.
     pub fn add_address(&mut self, index: u32, address: IpAddr, prefix_len: u8) -> Result<(), Error> {
-        let mut message = AddressMessage::default();
-        message.header.index = index;
-        message.header.prefix_len = prefix_len;
-        message.header.family = family(address.is_ipv6());
+        self.add_address_as(index, (address, prefix_len), 0)
+    }
+
+    /// The same, by whom (`IFAPROT_*`).
+    pub(crate) fn add_address_as(
+        &mut self,
+        index: u32,
+        (address, prefix_len): (IpAddr, u8),
+        protocol: u8,
+    ) -> Result<(), Error> {
+        let mut message = address_message(index, (address, prefix_len));
         if address.is_ipv6() {
             message.header.flags = AddressHeaderFlags::Nodad;
         }
-        message.attributes.push(AddressAttribute::Local(address));
-        message.attributes.push(AddressAttribute::Address(address));
+        if protocol != 0 {
+            message.attributes.push(AddressAttribute::Protocol(protocol.into()));
+        }
         self.create(format!("add address {address}/{prefix_len}"), RouteNetlinkMessage::NewAddress(message))
+    }
+
+    /// Takes an address from an interface, if it is still there.
+    pub(crate) fn delete_address(&mut self, index: u32, address: (IpAddr, u8)) -> Result<(), Error> {
+        let message = RouteNetlinkMessage::DelAddress(address_message(index, address));
+        match self.request(format!("delete address {}/{}", address.0, address.1), message, 0) {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            result => result,
+        }
     }
 
     /// The routes that `wanted` asks for, of all tables and both families.
@@ -680,11 +708,13 @@ fn link(message: &LinkMessage) -> Link {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        alias: String::new(),
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
             _ => {}
         }
     }
@@ -712,8 +742,18 @@ fn neighbour_address(message: &NeighbourMessage) -> Option<[u8; 6]> {
     })
 }
 
+fn address_message(index: u32, (address, prefix_len): (IpAddr, u8)) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = prefix_len;
+    message.header.family = family(address.is_ipv6());
+    message.attributes.push(AddressAttribute::Local(address));
+    message.attributes.push(AddressAttribute::Address(address));
+    message
+}
+
 fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {
-    let mut address = None;
+    let (mut address, mut protocol) = (None, 0);
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     for attribute in &message.attributes {
         match attribute {
@@ -721,6 +761,7 @@ fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {
             AddressAttribute::Local(local) => address = Some(*local),
             AddressAttribute::Address(other) => address = address.or(Some(*other)),
             AddressAttribute::Flags(more) => flags |= *more,
+            AddressAttribute::Protocol(number) => protocol = (*number).into(),
             _ => {}
         }
     }
@@ -730,6 +771,7 @@ fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {
         prefix_len: message.header.prefix_len,
         usable: !flags
             .intersects(AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated),
+        protocol,
     })
 }
 

@@ -16,6 +16,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use crate::Error;
 use crate::backend::{NetEvent, PolicySpec};
 use crate::fence::Fence;
+use crate::interfaces::{self, Interfaces};
 use crate::netlink::{Framed, NetlinkSocket};
 use crate::nft;
 use crate::routes::{self, Routes};
@@ -25,13 +26,14 @@ use crate::routes::{self, Routes};
 pub(crate) struct Protection {
     pub(crate) fence: Fence,
     pub(crate) routes: Routes,
+    pub(crate) interfaces: Interfaces,
     /// `None` until they are first told: what a killed predecessor left stays till then.
     policies: Option<Vec<PolicySpec>>,
 }
 
 impl Protection {
-    pub(crate) fn new(fence: Fence, routes: Routes) -> Self {
-        Self { fence, routes, policies: None }
+    pub(crate) fn new(fence: Fence, routes: Routes, interfaces: Interfaces) -> Self {
+        Self { fence, routes, interfaces, policies: None }
     }
 
     /// Protects the traffic of these policies from now on. `publish` is called when the fence stands, and before anything
@@ -39,7 +41,13 @@ impl Protection {
     ///
     /// # Errors
     /// As [`Fence::replace`] and [`Routes::replace`]; one that fails does not keep the other back.
-    pub(crate) fn replace(&mut self, policies: Vec<PolicySpec>, publish: impl FnOnce()) -> Result<(), Error> {
+    pub(crate) fn replace(
+        &mut self,
+        mut policies: Vec<PolicySpec>,
+        publish: impl FnOnce(),
+    ) -> Result<(), Error> {
+        // What is routed to an interface is all that its policies are about.
+        policies.retain(|policy| policy.interface.is_none());
         let fenced = self.fence.replace(&policies);
         publish();
         let routed = self.routes.replace(&policies);
@@ -51,7 +59,8 @@ impl Protection {
         let Some(policies) = &self.policies else { return Ok(()) };
         let fenced = if found.fence { self.fence.replace(policies) } else { Ok(()) };
         let routed = if found.routes { self.routes.repair(policies) } else { Ok(()) };
-        fenced.and(routed)
+        let arranged = if found.interfaces { self.interfaces.arrange() } else { Ok(()) };
+        fenced.and(routed).and(arranged)
     }
 }
 
@@ -94,9 +103,9 @@ impl Monitor {
                 sockets.extend(filter.inspect_err(|error| {
                     tracing::warn!(%error, "packet filter rules that someone removes stay away");
                 }));
-                vec![protection.routes.port(), port]
+                vec![protection.routes.port(), protection.interfaces.port(), port]
             } else {
-                vec![protection.routes.port()]
+                vec![protection.routes.port(), protection.interfaces.port()]
             }
         };
         let listener = Listener { stop: Arc::clone(&stop), sockets, own, interface, protection, events };
@@ -143,6 +152,7 @@ struct Listener {
 struct Found {
     fence: bool,
     routes: bool,
+    interfaces: bool,
     paths: bool,
 }
 
@@ -161,7 +171,7 @@ impl Listener {
             if found == Found::default() {
                 continue;
             }
-            if found.fence || found.routes {
+            if found.fence || found.routes || found.interfaces {
                 match lock(&self.protection).repair(found) {
                     Ok(()) => tracing::debug!(?found, "someone changed the system; protection is in place"),
                     // A device that is down has no routes; when it comes up again, it is told.
@@ -202,16 +212,17 @@ impl Listener {
 
     fn read(&mut self) -> Found {
         let mut found = Found::default();
+        let protection = lock(&self.protection);
         for socket in &mut self.sockets {
             let all = socket.notifications(AT_ONCE, |message| {
                 if !self.own.contains(&message.port) {
-                    found.note(message, self.interface);
+                    found.note(message, self.interface, &protection.interfaces);
                 }
             });
             if let Err(error) = all {
                 // More came than the socket holds (ENOBUFS): anything may have changed.
                 tracing::debug!(%error, "notifications of the kernel are lost");
-                found = Found { fence: true, routes: true, paths: true };
+                found = Found { fence: true, routes: true, interfaces: true, paths: true };
             }
         }
         found
@@ -219,11 +230,18 @@ impl Listener {
 }
 
 impl Found {
-    fn note(&mut self, message: &Framed<'_>, interface: u32) {
+    fn note(&mut self, message: &Framed<'_>, shared: u32, interfaces: &Interfaces) {
         // Both begin with four octets and the index of the interface.
-        let ours =
-            || message.payload.get(4..).and_then(|rest| rest.first_chunk()) == Some(&interface.to_ne_bytes());
+        let index = message.payload.get(4..).and_then(|rest| rest.first_chunk()).copied();
+        let index = index.map(u32::from_ne_bytes);
+        let ours = || index == Some(shared);
         match message.kind {
+            libc::RTM_NEWLINK | libc::RTM_DELLINK | libc::RTM_NEWADDR | libc::RTM_DELADDR
+                if index.is_some_and(|index| interfaces.has(index)) =>
+            {
+                // Routes into the tunnel prefer a source among all addresses.
+                (self.interfaces, self.routes) = (true, true);
+            }
             libc::RTM_NEWLINK | libc::RTM_DELLINK | libc::RTM_NEWADDR | libc::RTM_DELADDR if ours() => {
                 self.routes = true;
             }
@@ -233,6 +251,11 @@ impl Found {
             // rtmsg: family, two lengths, TOS, table, protocol
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE if message.payload.get(5) == Some(&routes::PROTOCOL) => {
                 self.routes = true;
+            }
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE
+                if message.payload.get(5) == Some(&interfaces::PROTOCOL) =>
+            {
+                self.interfaces = true;
             }
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.paths = true,
             libc::RTM_NEWRULE | libc::RTM_DELRULE => (self.paths, self.routes) = (true, true),

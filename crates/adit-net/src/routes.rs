@@ -452,6 +452,7 @@ mod tests {
             address: IpAddr::from([10, 1, 0, 1]),
             prefix_len: 16,
             usable: true,
+            protocol: 0,
         };
         let routes = wanted(policies, &[ours], 220, 7);
         rules(policies, &routes, &[ours], false, (220, 220, 1)).iter().map(ToString::to_string).collect()

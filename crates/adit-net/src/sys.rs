@@ -466,6 +466,13 @@ pub(crate) fn attach_tun(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Re
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets a TUN device outlive whoever has it open.
+pub(crate) fn keep_tun(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETPERSIST as _, 1 as libc::c_ulong) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// `TUNSETOFFLOAD`, which libc does not have: `_IOW('T', 208, unsigned int)`.
 const TUNSETOFFLOAD: u32 = 1 << 30 | (size_of::<libc::c_uint>() as u32) << 16 | (b'T' as u32) << 8 | 208;
 

@@ -1,5 +1,6 @@
-//! A queue of the TUN device: whole IP packets, or super-packets that stand for many, one per read and write. The device is not
-//! persistent: it is gone, and the routes through it with it, when the last queue is closed, however the process ends.
+//! A queue of a TUN device: whole IP packets, or super-packets that stand for many, one per read and write. The device is not
+//! persistent: it is gone, and the routes through it with it, when the last queue is closed, however the process ends. One that
+//! is to stay is told so.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,6 +55,11 @@ impl Tun {
             ))),
             Err(error) => Err(Error::system(format!("create the TUN device {name}"), error)),
         }
+    }
+
+    /// Lets the device outlive its queues, and the process.
+    pub(crate) fn keep(&self) -> Result<(), Error> {
+        sys::keep_tun(self.as_fd()).map_err(|error| Error::system("make the TUN device persistent", error))
     }
 
     pub(crate) fn offloads(&self) -> Offloads {

@@ -2,13 +2,13 @@
 //! It does not touch packets.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
-use std::{fmt, fs};
 
 use adit_crypto::EspTransforms;
 use adit_esp::tunnel::Encapsulation;
@@ -18,11 +18,13 @@ use arc_swap::ArcSwap;
 use rustix::event::EventfdFlags;
 
 use crate::backend::{
-    Backend, ChildCounters, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicySpec, UdpEncap,
+    Backend, ChildCounters, ChildId, ChildSaInstall, InterfaceSpec, NetConfig, NetEvent, PolicyId,
+    PolicySpec, UdpEncap,
 };
 use crate::counters::{Clock, DropCause, SaCounts, Stats, WorkerCounts};
-use crate::engine::{Inbound, NewChild, Outbound, Policies, Transport, WorkerPlace};
+use crate::engine::{Device, Inbound, NewChild, Outbound, Policies, Table, Transport, WorkerPlace};
 use crate::fence::{Claim, Fence};
+use crate::interfaces::{self, Change, Interfaces};
 use crate::netlink::Netlink;
 use crate::protection::{Monitor, Protection, lock};
 use crate::routes::Routes;
@@ -40,6 +42,8 @@ pub struct Userspace {
     children: HashMap<ChildId, Child>,
     /// The inbound SPIs of the children.
     spis: HashSet<u32>,
+    /// The interfaces of policies that have one.
+    interfaces: HashMap<PolicyId, String>,
     protection: Arc<Mutex<Protection>>,
     monitor: Monitor,
     clock: Clock,
@@ -48,6 +52,7 @@ pub struct Userspace {
 
 struct Child {
     spi: u32,
+    device: Device,
     /// The workers that have its halves.
     workers: [usize; 2],
     counts: Arc<SaCounts>,
@@ -80,20 +85,15 @@ impl Userspace {
             .collect::<Result<_, _>>()?;
         let mut netlink = Netlink::open()?;
         let interface = netlink.link(&config.tun_name)?.index;
-        let mtu =
-            config.tun_mtu.map_or_else(|| tun_mtu(path::default_mtu(config.mark)), |mtu| Ok(mtu.into()))?;
-        netlink.set_mtu(interface, mtu)?;
-        config.tun_mtu = u16::try_from(mtu).ok();
-        // Room for the bursts of a TCP sender while the worker is busy.
-        netlink.set_queue_length(interface, 5000)?;
-        // In containers IPv6 is often off for new devices. If it has to stay off, IPv6 policies will say so.
-        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", config.tun_name), "0");
-        if let Err(error) = netlink.set_no_link_local(interface) {
-            tracing::debug!(%error, "the kernel may send router solicitations into the tunnel; they are dropped");
-        }
+        let mtu = config.tun_mtu.map_or_else(|| tun_mtu(path::default_mtu(config.mark)), Ok)?;
+        netlink.set_mtu(interface, mtu.into())?;
+        config.tun_mtu = Some(mtu);
+        interfaces::prepare(&mut netlink, &config.tun_name, interface)?;
         netlink.set_up(interface)?;
         let routes = Routes::new(&config, interface)?;
-        let protection = Arc::new(Mutex::new(Protection::new(Fence::new(&config), routes)));
+        let interfaces = Interfaces::new(&config, mtu)?;
+        let protection = Protection::new(Fence::new(&config), routes, interfaces);
+        let protection = Arc::new(Mutex::new(protection));
         let events: Arc<dyn Fn(NetEvent) + Send + Sync> = Arc::from(events);
         let monitor = Monitor::spawn(Arc::clone(&protection), interface, Arc::clone(&events))?;
         let policies = Arc::new(ArcSwap::from_pointee(Policies::default()));
@@ -108,6 +108,7 @@ impl Userspace {
             workers,
             children: HashMap::new(),
             spis: HashSet::new(),
+            interfaces: HashMap::new(),
             protection,
             monitor,
             clock,
@@ -139,6 +140,12 @@ impl Userspace {
         }
     }
 
+    /// The device of an interface, and its MTU.
+    fn device(&self, name: &str) -> Result<(Device, u16), Error> {
+        let found = lock(&self.protection).interfaces.find(name);
+        found.ok_or_else(|| Error::Configuration(format!("there is no interface {name}")))
+    }
+
     /// Ends all workers. `false`: one had failed before.
     fn stop(&mut self) -> bool {
         self.workers.iter_mut().map(WorkerHandle::stop).fold(true, |all, one| all & one)
@@ -168,13 +175,32 @@ impl Backend for Userspace {
             return Err(Error::Configuration(format!("inbound SPI {} is in use", inbound.spi)));
         }
         let transport = Transport::new(&self.config, &self.sockets, local, remote, encap)?;
-        let tun_mtu = self.config.tun_mtu.map_or(usize::MAX, usize::from);
+        let (device, tun_mtu) = match self.interfaces.get(&policy) {
+            None => (Device::SHARED, self.config.tun_mtu.map_or(usize::MAX, usize::from)),
+            Some(name) => {
+                let (device, mtu) = self.device(name)?;
+                (device, mtu.into())
+            }
+        };
         let counts = Arc::new(SaCounts::default());
         let inbound = InboundSa::new(inbound)?;
-        let inbound =
-            Inbound::new(id, inbound, active, limits, transport, (&treatment, tun_mtu), Arc::clone(&counts));
-        let outbound =
-            Outbound::new(id, outbound, limits, transport, (treatment, tun_mtu), Arc::clone(&counts))?;
+        let inbound = Inbound::new(
+            id,
+            inbound,
+            active,
+            limits,
+            transport,
+            (&treatment, device, tun_mtu),
+            Arc::clone(&counts),
+        );
+        let outbound = Outbound::new(
+            id,
+            outbound,
+            limits,
+            transport,
+            (treatment, device, tun_mtu),
+            Arc::clone(&counts),
+        )?;
         let all = self.workers.len();
         let sealer = worker.map_or_else(|| steering::worker_of_policy(policy, all), |own| own % all.max(1));
         let workers = [steering::worker_of(spi, all), sealer];
@@ -193,7 +219,7 @@ impl Backend for Userspace {
             install(workers[1], halves(None, Some(outbound)))?;
         }
         self.spis.insert(spi);
-        self.children.insert(id, Child { spi, workers, counts });
+        self.children.insert(id, Child { spi, device, workers, counts });
         Ok(())
     }
 
@@ -229,14 +255,56 @@ impl Backend for Userspace {
         if let Some(twice) = policies.iter().find(|policy| !ids.insert(policy.id)) {
             return Err(Error::Configuration(format!("two policies have the id {}", twice.id.0)));
         }
-        let table: Vec<adit_esp::Policy> = policies.iter().map(PolicySpec::selectors).collect();
-        let ids = policies.iter().map(|policy| policy.id).collect();
+        let mut by_device: Vec<Vec<&PolicySpec>> = vec![Vec::new()];
+        for policy in &policies {
+            let device = match &policy.interface {
+                None => Device::SHARED,
+                Some(name) => match self.device(name) {
+                    Ok((device, _)) => device,
+                    // It is gone, and with it all that was routed to it.
+                    Err(_) => continue,
+                },
+            };
+            if device.0 >= by_device.len() {
+                by_device.resize_with(device.0 + 1, Vec::new);
+            }
+            if let Some(of_device) = by_device.get_mut(device.0) {
+                of_device.push(policy);
+            }
+        }
+        let tables = by_device.into_iter().map(|policies| Table {
+            table: PolicyTable::new(&policies.iter().map(|policy| policy.selectors()).collect::<Vec<_>>()),
+            ids: policies.iter().map(|policy| policy.id).collect(),
+        });
+        let tables = tables.collect();
+        let named = policies.iter().filter_map(|policy| Some((policy.id, policy.interface.clone()?)));
+        self.interfaces = named.collect();
         let traps = policies.iter().filter(|policy| policy.trap).map(|policy| policy.id).collect();
         let ports = policies.iter().any(PolicySpec::looks_at_ports);
         let spread = policies.iter().filter(|policy| policy.spread).map(|policy| policy.id).collect();
-        let published = Arc::new(Policies { table: PolicyTable::new(&table), ports, ids, traps, spread });
+        let published = Arc::new(Policies { tables, ports, traps, spread });
         // Closed before open: the fence, then the table that the worker reads, then the way into the tunnel.
         lock(&self.protection).replace(policies, || self.policies.store(published))
+    }
+
+    fn set_interfaces(&mut self, interfaces: Vec<InterfaceSpec>) -> Result<(), Error> {
+        let taken = self.children.values().map(|child| child.device).collect();
+        let mut change = Change::default();
+        let changed = lock(&self.protection).interfaces.change(&interfaces, &taken, &mut change);
+        for (device, tuns) in change.attach {
+            for (worker, tun) in self.workers.iter().zip(tuns) {
+                let attached = worker.order(|done| Command::Attach(device, tun, done))?;
+                attached.map_err(|error| Error::system("wait for packets of an interface", error))?;
+            }
+        }
+        changed?;
+        for (device, name) in change.detach {
+            for worker in &self.workers {
+                worker.order(|done| Command::Detach(device, done))?;
+            }
+            lock(&self.protection).interfaces.delete(&name)?;
+        }
+        Ok(())
     }
 
     fn counters(&self, id: ChildId) -> Option<ChildCounters> {
@@ -277,6 +345,9 @@ impl Backend for Userspace {
         if let Err(error) = protection.routes.replace(&[]) {
             tracing::warn!(%error, "cannot remove all routes");
         }
+        if let Err(error) = protection.interfaces.leave() {
+            tracing::warn!(%error, "cannot remove all routes to interfaces");
+        }
         if let Err(error) = protection.fence.remove() {
             tracing::warn!(%error, "cannot remove the packet filter rules");
         }
@@ -298,7 +369,7 @@ impl fmt::Debug for Userspace {
 
 /// The largest inner packet that fits `outer_mtu` whatever the suite and the encapsulation, but never less than
 /// every IPv6 link has to carry (RFC 8200 5): below that, the kernel would take IPv6 off the device.
-fn tun_mtu(outer_mtu: usize) -> Result<u32, Error> {
+fn tun_mtu(outer_mtu: usize) -> Result<u16, Error> {
     let widest = EspTransforms {
         encr: EncrId::AES_CBC,
         key_bits: Some(256),
@@ -306,7 +377,7 @@ fn tun_mtu(outer_mtu: usize) -> Result<u32, Error> {
         esn: true,
     };
     let inner = Encapsulation { ipv6: true, udp: true }.max_inner(Layout::of(&widest)?, outer_mtu);
-    Ok(inner.clamp(1280, 65_535) as u32)
+    Ok(inner.clamp(1280, 65_535) as u16)
 }
 
 /// A worker thread, seen from outside.

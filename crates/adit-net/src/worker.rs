@@ -1,11 +1,11 @@
-//! The thread that moves packets. A worker owns one TUN queue, the sockets' incoming packets and an [`Engine`] with the SAs it
+//! The thread that moves packets. A worker owns a queue of each TUN device, the sockets' incoming packets and an [`Engine`] with the SAs it
 //! serves; nobody else touches them, so no lock is taken. Policies are a snapshot that is replaced as a whole, SA
 //! changes arrive as commands and are answered, counters have one writer. It does the input and output, and nothing else: what
 //! becomes of a packet is the engine's business. It never negotiates and never changes routes.
 //!
 //! Packets move in rounds, each bounded, so that neither direction waits for the other and commands for both: packets and
-//! super-packets are read from the TUN device, sealed one after another into one buffer and sent as trains; trains are
-//! received, opened in place and written to the TUN device joined. What the kernel does not cut or take joined goes packet by
+//! super-packets are read from the TUN devices, sealed one after another into one buffer and sent as trains; trains are
+//! received, opened in place and written to the TUN devices joined. What the kernel does not cut or take joined goes packet by
 //! packet. In between the worker looks for more for a moment, and then sleeps in `poll`.
 //!
 //! Where ESP comes from does not matter: whatever carries an SPI of ours and verifies is the peer's. The address
@@ -24,8 +24,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::backend::{ChildId, NetConfig, NetEvent};
 use crate::counters::{Clock, DropCause, WorkerCounts};
+use crate::devices::Devices;
 use crate::engine::{
-    Arrival, Delivery, Engine, Head, INTERVAL, MAX_TCP, NewChild, Outbound, Policies, ROUND_OCTETS,
+    Arrival, Delivery, Device, Engine, Head, INTERVAL, MAX_TCP, NewChild, Outbound, Policies, ROUND_OCTETS,
     ROUND_PACKETS, Train, Trains, Transport, Whose, WorkerPlace,
 };
 use crate::handoff::Handoff;
@@ -45,6 +46,10 @@ pub(crate) enum Command {
     Relocate(ChildId, Transport, SyncSender<()>),
     /// Answered when the SAs are gone.
     Remove(ChildId, SyncSender<()>),
+    /// Serves one more TUN device. Answered when it does, with what the kernel has against it.
+    Attach(Device, Tun, SyncSender<io::Result<()>>),
+    /// Answered when the device is closed.
+    Detach(Device, SyncSender<()>),
     Stop,
 }
 
@@ -80,7 +85,7 @@ impl Wake {
 
 /// One worker.
 pub(crate) struct Worker {
-    tun: Tun,
+    devices: Devices,
     sockets: Arc<Sockets>,
     orders: Orders,
     policies: Arc<ArcSwap<Policies>>,
@@ -88,7 +93,7 @@ pub(crate) struct Worker {
     /// The fast way of ESP without UDP, if it is asked for.
     xdp: Option<Xdp>,
     received: RecvBatch,
-    /// What was just read from the TUN device.
+    /// What was just read from a TUN device.
     inner: Vec<u8>,
     spin: Spin,
     events: Arc<dyn Fn(NetEvent) + Send + Sync>,
@@ -113,7 +118,7 @@ impl Worker {
         });
         Self {
             xdp,
-            tun,
+            devices: Devices::new(tun),
             sockets,
             policies,
             engine: Engine::new(orders.place, Arc::clone(&counts), clock, tcp, udp),
@@ -160,8 +165,11 @@ impl Worker {
                 self.inbound_frames(now);
             }
             if ready.tun {
-                self.outbound_batch(now)
+                self.outbound_batch(Device::SHARED, now)
                     .map_err(|error| format!("cannot read from the TUN device: {error}"))?;
+            }
+            if ready.interfaces {
+                self.outbound_of_interfaces(now);
             }
         }
     }
@@ -170,9 +178,11 @@ impl Worker {
     fn wait(&mut self, sockets: &Sockets) -> io::Result<Ready> {
         let wake = || PollFd::new(&self.orders.wake.0, PollFlags::IN);
         let mut fds: [PollFd<'_>; Ready::ALL] = std::array::from_fn(|_| wake());
-        // Where there is no AF_XDP, the place is taken by something that is waited for already.
+        // What there is none of, its place is taken by something that is waited for already.
         let xdp = self.xdp.as_ref().map_or_else(|| self.orders.wake.0.as_fd(), AsFd::as_fd);
-        let others = [self.tun.as_fd(), xdp].into_iter().chain(sockets.iter().map(AsFd::as_fd));
+        let tun = self.devices.get(Device::SHARED).map_or_else(|| self.orders.wake.0.as_fd(), AsFd::as_fd);
+        let interfaces = self.devices.waiting().unwrap_or_else(|| self.orders.wake.0.as_fd());
+        let others = [tun, xdp, interfaces].into_iter().chain(sockets.iter().map(AsFd::as_fd));
         let mut count = 1;
         for (place, fd) in fds.iter_mut().skip(1).zip(others) {
             *place = PollFd::from_borrowed_fd(fd, PollFlags::IN);
@@ -207,10 +217,11 @@ impl Worker {
                 Err(error) => return Err(error.into()),
             }
         }
-        let [wake, tun, xdp, sockets @ ..] = fds.map(|fd| !fd.revents().is_empty());
+        let [wake, tun, xdp, interfaces, sockets @ ..] = fds.map(|fd| !fd.revents().is_empty());
         let xdp = xdp && self.xdp.is_some();
-        self.spin.end(tun || xdp || sockets.contains(&true));
-        Ok(Ready { wake, tun, xdp, sockets })
+        let interfaces = interfaces && self.devices.waiting().is_some();
+        self.spin.end(tun || xdp || interfaces || sockets.contains(&true));
+        Ok(Ready { wake, tun, xdp, interfaces, sockets })
     }
 
     /// Does what time alone demands. It comes before all else, so that it is as punctual whatever else there is to do.
@@ -253,6 +264,14 @@ impl Worker {
                     self.engine.remove(id);
                     done
                 }
+                Ok(Command::Attach(device, tun, done)) => {
+                    let _ = done.send(self.devices.attach(device, tun));
+                    continue;
+                }
+                Ok(Command::Detach(device, done)) => {
+                    self.devices.detach(device);
+                    done
+                }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
             };
@@ -262,20 +281,32 @@ impl Worker {
         }
     }
 
-    /// Reads a round of packets from the TUN device, and sends them sealed.
-    fn outbound_batch(&mut self, now: Instant) -> io::Result<()> {
+    /// As [`outbound_batch`](Self::outbound_batch), from the devices beside the shared one.
+    fn outbound_of_interfaces(&mut self, now: Instant) {
+        for device in self.devices.ready() {
+            if let Err(error) = self.outbound_batch(device, now) {
+                tracing::warn!(%error, "cannot read from an interface: did someone delete it?");
+                self.devices.detach(device);
+                (self.events)(NetEvent::InterfaceLost);
+            }
+        }
+    }
+
+    /// Reads a round of packets from a TUN device, and sends them sealed.
+    fn outbound_batch(&mut self, device: Device, now: Instant) -> io::Result<()> {
+        let Some(tun) = self.devices.get(device) else { return Ok(()) };
         self.engine.follow(&self.policies.load());
         let mut result = Ok(());
         // Payloads that leave by the time do not wait for a round to end.
         let deadline = self.engine.deadline();
         let is_late = || deadline.is_some_and(|deadline| deadline <= Instant::now());
         for _ in 0..ROUND_PACKETS {
-            result = match self.tun.read(&mut self.inner) {
+            result = match tun.read(&mut self.inner) {
                 Ok((packet, offload)) => {
-                    match self.engine.whose(packet, None, now) {
-                        Whose::Ours => self.engine.outbound(packet, &offload, None, now),
+                    match self.engine.whose(device, packet, None, now) {
+                        Whose::Ours => self.engine.outbound(device, packet, &offload, None, now),
                         Whose::Theirs(to, known) => {
-                            let lost = self.orders.handoff.add(to, packet, &offload, known);
+                            let lost = self.orders.handoff.add(to, device, packet, &offload, known);
                             self.counts.dropped(DropCause::Overload, lost);
                         }
                     }
@@ -302,11 +333,13 @@ impl Worker {
         self.engine.follow(&self.policies.load());
         while let Some(mut burst) = self.orders.handoff.take() {
             let Self { engine, orders, counts, .. } = self;
-            burst.packets(|packet, offload, known| match engine.whose(packet, Some(known), now) {
-                Whose::Ours => engine.outbound(packet, offload, Some(known), now),
-                Whose::Theirs(to, known) => {
-                    let lost = orders.handoff.add(to, packet, offload, known);
-                    counts.dropped(DropCause::Overload, lost);
+            burst.packets(|device, packet, offload, known| {
+                match engine.whose(device, packet, Some(known), now) {
+                    Whose::Ours => engine.outbound(device, packet, offload, Some(known), now),
+                    Whose::Theirs(to, known) => {
+                        let lost = orders.handoff.add(to, device, packet, offload, known);
+                        counts.dropped(DropCause::Overload, lost);
+                    }
                 }
             });
             self.orders.handoff.give_back(burst);
@@ -426,12 +459,16 @@ impl Worker {
         let deliveries = &self.engine.deliveries;
         let received = self.received.buffer();
         for delivery in deliveries.all() {
+            let Some(tun) = self.devices.get(delivery.device()) else {
+                self.counts.dropped(DropCause::Deliver, deliveries.packets(delivery, received).count());
+                continue;
+            };
             let head = deliveries.head(delivery, received);
-            if head.is_some_and(|head| self.deliver_joined(delivery, &head)) {
+            if head.is_some_and(|head| self.deliver_joined(tun, delivery, &head)) {
                 continue;
             }
             for packet in deliveries.packets(delivery, received) {
-                if let Err(error) = self.tun.write(packet) {
+                if let Err(error) = tun.write(packet) {
                     tracing::debug!(%error, "the kernel does not take a packet from the tunnel");
                     self.counts.dropped(DropCause::Deliver, 1);
                 }
@@ -441,7 +478,7 @@ impl Worker {
     }
 
     /// Hands a super-packet to the kernel. `false`: it does not take it as one.
-    fn deliver_joined(&self, delivery: &Delivery, head: &Head) -> bool {
+    fn deliver_joined(&self, tun: &Tun, delivery: &Delivery, head: &Head) -> bool {
         let packets = self.engine.deliveries.packets(delivery, self.received.buffer());
         let octets = std::iter::once(head.octets()).chain(packets.map(|packet| head.payload(packet)));
         let mut parts = [IoSlice::new(&[]); 1 + MAX_TCP];
@@ -450,7 +487,7 @@ impl Worker {
             *part = IoSlice::new(octets);
             len += 1;
         }
-        let written = self.tun.write_parts(parts.get(..len).unwrap_or_default());
+        let written = tun.write_parts(parts.get(..len).unwrap_or_default());
         if let Err(error) = &written {
             tracing::debug!(%error, "the kernel does not take packets as one");
             self.counts.unjoined.add(1);
@@ -543,13 +580,14 @@ struct Ready {
     wake: bool,
     tun: bool,
     xdp: bool,
+    interfaces: bool,
     /// In the order of [`Sockets::iter`].
-    sockets: [bool; Self::ALL - 3],
+    sockets: [bool; Self::ALL - 4],
 }
 
 impl Ready {
-    /// All that is waited for: commands, the TUN device, AF_XDP, three sockets for each family.
-    const ALL: usize = 3 + 6;
+    /// All that is waited for: commands, the shared TUN device, AF_XDP, the other TUN devices, three sockets for each family.
+    const ALL: usize = 4 + 6;
 }
 
 /// What remains to be sent, cut as the kernel takes it: a train at once, or packet by packet.

@@ -204,6 +204,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
         hosts: configuration.hosts,
         shunts: configuration.shunts,
         treatments: configuration.treatments,
+        interfaces: configuration.interfaces,
     };
     match daemon::run(setup, &hub) {
         Ok(()) => Exit::Ok,

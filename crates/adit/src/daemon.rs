@@ -7,6 +7,7 @@
 mod commands;
 mod events;
 mod idle;
+mod interfaces;
 pub mod logging;
 mod names;
 mod policies;
@@ -44,7 +45,7 @@ use self::names::{Answer, Names, Resolver, SystemResolver};
 use self::policies::Policies;
 use self::reconciler::{ChildName, Reconciler};
 use self::reload::{Changes, Loaded, Loader};
-use crate::config::{ControlUri, GatewaySettings, Hosts, Shunt, Treatments};
+use crate::config::{ControlUri, GatewaySettings, Hosts, Interfaces, Shunt, Treatments};
 use crate::control::report::ChildFacts;
 use crate::control::server::{ClaimError, Hub, Listener, Reply, Request, Server};
 use crate::control::vici::Message;
@@ -88,6 +89,8 @@ pub struct Setup {
     pub shunts: Vec<Shunt>,
     /// What happens to the packets of children.
     pub treatments: Treatments,
+    /// The interfaces of its connections.
+    pub interfaces: Interfaces,
 }
 
 /// Runs the daemon until a signal or a failure ends it.
@@ -128,7 +131,14 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         // From here on a signal is an order to stop and not the end: nothing stays half done.
         let signals = Signals::register()?;
         // What is protected is protected before anybody can ask for anything.
-        daemon.configure(Instant::now(), setup.configuration, setup.hosts, setup.shunts, setup.treatments)?;
+        daemon.configure(
+            Instant::now(),
+            setup.configuration,
+            setup.hosts,
+            setup.shunts,
+            setup.treatments,
+            setup.interfaces,
+        )?;
         let server = listener.serve(hub)?;
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
         daemon.serve(server, received, loads, answered, signals).await
@@ -272,6 +282,7 @@ struct Daemon {
     hosts: HashMap<String, Hosts>,
     shunts: Vec<Shunt>,
     treatments: Treatments,
+    interfaces: Interfaces,
     names: Names,
     resolver: Box<dyn Resolver>,
     answers: mpsc::UnboundedSender<Answer>,
@@ -339,6 +350,7 @@ impl Daemon {
             hosts: HashMap::new(),
             shunts: Vec::new(),
             treatments: Treatments::new(),
+            interfaces: Interfaces::new(),
             names: Names::default(),
             resolver,
             answers,
@@ -370,15 +382,26 @@ impl Daemon {
         hosts: HashMap<String, Hosts>,
         shunts: Vec<Shunt>,
         treatments: Treatments,
+        interfaces: Interfaces,
     ) -> Result<Changes, adit_net::Error> {
         let mut changes =
             Changes::between((&self.connections, &self.hosts), (&configuration.connections, &hosts));
         changes.compare_shunts(&self.shunts, &shunts);
         changes.compare_treatments(&self.treatments, &treatments);
+        changes.compare_interfaces(&self.interfaces, &interfaces);
         let before = self.policies.clone();
-        self.policies.configure(&policies::inside(&configuration.connections, &treatments), &shunts);
-        if let Err(error) = self.backend.set_policies(self.policies.all()) {
+        self.policies.configure(
+            &policies::inside(&configuration.connections, &treatments),
+            &shunts,
+            &interfaces,
+        );
+        let both = interfaces::both(&self.interfaces, &interfaces);
+        let made = self.backend.set_interfaces(both);
+        if let Err(error) = made.and_then(|()| self.backend.set_policies(self.policies.all())) {
             self.policies = before;
+            if let Err(error) = self.backend.set_interfaces(interfaces::all(&self.interfaces)) {
+                tracing::warn!("interfaces of a refused configuration stay: {error}");
+            }
             if let Err(error) = self.backend.set_policies(self.policies.all()) {
                 tracing::warn!("the policies of a refused configuration stay in force: {error}");
             }
@@ -398,6 +421,7 @@ impl Daemon {
         self.hosts = hosts;
         self.shunts = shunts;
         self.treatments = treatments;
+        self.interfaces = interfaces;
         self.connections.clone_from(&configuration.connections);
         for connection in &mut configuration.connections {
             if let Some(hosts) = self.hosts.get(&connection.name) {
@@ -427,6 +451,9 @@ impl Daemon {
         self.policies.forget_obsolete();
         if let Err(error) = self.backend.set_policies(self.policies.all()) {
             tracing::warn!("policies that are gone stay in force: {error}");
+        }
+        if let Err(error) = self.backend.set_interfaces(interfaces::all(&self.interfaces)) {
+            tracing::warn!("interfaces that are gone stay: {error}");
         }
         for sa in lost {
             if !changes.changed.contains(&sa.connection) {
@@ -458,7 +485,14 @@ impl Daemon {
                 .push("the section `gateway` has changed: that takes effect at the next start".to_owned());
         }
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        match self.configure(now, loaded.ike, loaded.hosts, loaded.shunts, loaded.treatments) {
+        match self.configure(
+            now,
+            loaded.ike,
+            loaded.hosts,
+            loaded.shunts,
+            loaded.treatments,
+            loaded.interfaces,
+        ) {
             Ok(changes) => {
                 tracing::info!("configuration reloaded: {changes}");
                 answer.put("success", "yes").put_display("summary", &changes);
@@ -586,6 +620,10 @@ impl Daemon {
                     tracing::info!("{name}: there is traffic for it");
                 }
             }
+            NetEvent::InterfaceLost => match self.backend.set_interfaces(interfaces::all(&self.interfaces)) {
+                Ok(()) => tracing::warn!("someone deleted an interface of ours: it is there again"),
+                Err(error) => tracing::error!("someone deleted an interface of ours: {error}"),
+            },
             NetEvent::Failed { reason } => self.stop(now, Some(reason)),
             other => tracing::info!("data plane: {other:?}"),
         }
@@ -920,6 +958,11 @@ impl Daemon {
         }
         ChildFacts {
             reqid: self.installed.get(&handle).map_or(0, |policy| policy.0),
+            interface: self
+                .installed
+                .get(&handle)
+                .and_then(|policy| self.policies.interface(*policy))
+                .map(Into::into),
             counters: self.backend.counters(ChildId(handle.0)).unwrap_or_default(),
         }
     }

@@ -1,9 +1,10 @@
-//! Inner packets on their way to the TUN device: where they lie, and which of them are joined. Each flow keeps its order;
+//! Inner packets on their way to the TUN devices: where they lie, and which of them are joined. Each flow keeps its order;
 //! between flows it may change. Octets stay where they were received and opened; the engine's own packets lie here. It
 //! never writes to the device.
 
 use std::ops::Range;
 
+use super::Device;
 use super::join::{Candidate, Look};
 use super::offload::Offload;
 
@@ -23,6 +24,7 @@ const FLOWS: usize = 64;
 
 /// One packet, or several as one.
 pub(crate) struct Delivery {
+    device: Device,
     /// In the list of packets: the first, the last, and how many.
     first: usize,
     last: usize,
@@ -63,32 +65,32 @@ impl Deliveries {
     }
 
     /// Adds a packet that lies in the buffer of what was received.
-    pub(crate) fn push(&mut self, received: &[u8], place: Range<usize>) {
-        self.add(received, Packet { own: false, place, next: 0 });
+    pub(crate) fn push(&mut self, device: Device, received: &[u8], place: Range<usize>) {
+        self.add(device, received, Packet { own: false, place, next: 0 });
     }
 
     /// Adds a packet that is nowhere else in one piece. `received` is the buffer that the others are in.
-    pub(crate) fn push_own(&mut self, received: &[u8], parts: [&[u8]; 2]) {
+    pub(crate) fn push_own(&mut self, device: Device, received: &[u8], parts: [&[u8]; 2]) {
         let start = self.own.len();
         parts.into_iter().for_each(|part| self.own.extend_from_slice(part));
-        self.add(received, Packet { own: true, place: start..self.own.len(), next: 0 });
+        self.add(device, received, Packet { own: true, place: start..self.own.len(), next: 0 });
     }
 
-    fn add(&mut self, received: &[u8], packet: Packet) {
+    fn add(&mut self, device: Device, received: &[u8], packet: Packet) {
         if !(self.tcp || self.udp) {
-            self.start(packet, None);
+            self.start(device, packet, None);
             return;
         }
         let octets = self.octets(received, &packet);
         let candidate = match Candidate::look(octets) {
             Look::Candidate(candidate) => candidate,
             Look::Apart => {
-                self.start(packet, None);
+                self.start(device, packet, None);
                 return;
             }
             Look::Odd => {
                 self.open = [None; FLOWS];
-                self.start(packet, None);
+                self.start(device, packet, None);
                 return;
             }
         };
@@ -96,7 +98,7 @@ impl Deliveries {
         let pushes = candidate.pushes(octets);
         let slot = candidate.hash(octets) % FLOWS;
         let open = self.open.get(slot).copied().flatten();
-        let same_flow = open.is_some_and(|open| self.is_flow(received, open, &candidate, octets));
+        let same_flow = open.is_some_and(|open| self.is_flow(received, open, (device, &candidate), octets));
         let open = open.filter(|_| same_flow);
         if let Some(open) = open.filter(|open| joins && self.admits(received, *open, &candidate, octets)) {
             let full = self.append(open, packet, candidate.payload, pushes);
@@ -105,7 +107,7 @@ impl Deliveries {
             }
             return;
         }
-        let index = self.start(packet, Some(candidate));
+        let index = self.start(device, packet, Some(candidate));
         if let Some(entry) = self.open.get_mut(slot) {
             if joins && !pushes {
                 *entry = Some(index);
@@ -116,12 +118,18 @@ impl Deliveries {
         }
     }
 
-    fn is_flow(&self, received: &[u8], open: usize, candidate: &Candidate, octets: &[u8]) -> bool {
+    fn is_flow(
+        &self,
+        received: &[u8],
+        open: usize,
+        (device, candidate): (Device, &Candidate),
+        octets: &[u8],
+    ) -> bool {
         let Some(delivery) = self.all.get(open) else { return false };
         let (Some(head), Some(first)) = (delivery.candidate, self.packets.get(delivery.first)) else {
             return false;
         };
-        candidate.is_flow_of(octets, &head, self.octets(received, first))
+        delivery.device == device && candidate.is_flow_of(octets, &head, self.octets(received, first))
     }
 
     /// May a packet of the same flow join? Then the checksums of both have been looked at.
@@ -152,11 +160,20 @@ impl Deliveries {
         pushes || delivery.candidate.is_none_or(|head| payload < head.payload)
     }
 
-    fn start(&mut self, packet: Packet, candidate: Option<Candidate>) -> usize {
+    fn start(&mut self, device: Device, packet: Packet, candidate: Option<Candidate>) -> usize {
         let (index, payload) = (self.packets.len(), candidate.map_or(0, |candidate| candidate.payload));
         self.packets.push(packet);
         let (verified, pushed) = (false, false);
-        self.all.push(Delivery { first: index, last: index, count: 1, payload, candidate, verified, pushed });
+        self.all.push(Delivery {
+            device,
+            first: index,
+            last: index,
+            count: 1,
+            payload,
+            candidate,
+            verified,
+            pushed,
+        });
         self.all.len() - 1
     }
 
@@ -203,6 +220,13 @@ impl Deliveries {
         self.packets.clear();
         self.own.clear();
         self.open = [None; FLOWS];
+    }
+}
+
+impl Delivery {
+    /// Where it goes.
+    pub(crate) fn device(&self) -> Device {
+        self.device
     }
 }
 

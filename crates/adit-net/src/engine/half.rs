@@ -21,7 +21,7 @@ use super::iptfs::{Payloads, Unpacked};
 use super::sas::{Place, Prefix, prefixes};
 use super::split::Split;
 use super::trains::Trains;
-use super::{Arrival, Report};
+use super::{Arrival, Device, Report};
 use crate::Error;
 use crate::backend::{ChildId, Iptfs, Limits, NetConfig, NetEvent, PolicyId, Treatment, UdpEncap};
 use crate::counters::{DropCause, SaCounts};
@@ -30,6 +30,7 @@ use crate::sockets::{Kind, Sockets};
 /// The inbound half of a Child SA.
 pub(crate) struct Inbound {
     id: ChildId,
+    device: Device,
     sa: InboundSa,
     /// Does the outbound half wait for the peer's first packet?
     standby: bool,
@@ -58,7 +59,7 @@ impl Inbound {
         active: bool,
         limits: Limits,
         transport: Transport,
-        (treatment, tun_mtu): (&Treatment, usize),
+        (treatment, device, tun_mtu): (&Treatment, Device, usize),
         counts: Arc<SaCounts>,
     ) -> Self {
         let Iptfs { reorder_window, drop_time, .. } = treatment.iptfs;
@@ -66,6 +67,7 @@ impl Inbound {
             .then(|| Box::new(Receiver::new(reorder_window, drop_time, sa.window().top() + 1)));
         Self {
             id,
+            device,
             sa,
             iptfs,
             standby: !active,
@@ -79,6 +81,11 @@ impl Inbound {
             max_inner: usize::MAX,
             counts,
         }
+    }
+
+    /// Where its packets are handed to.
+    pub(crate) fn device(&self) -> Device {
+        self.device
     }
 
     pub(crate) fn touch(&self) {
@@ -125,7 +132,7 @@ impl Inbound {
                     translation.inbound(inner);
                 }
                 self.clamp.apply(inner, self.max_inner);
-                unpacked.push(inner);
+                unpacked.push(self.device, inner);
             }
             Ok(()) => {}
             Err(cause) => {
@@ -310,6 +317,7 @@ impl Allowance {
 /// The outbound half of a Child SA.
 pub(crate) struct Outbound {
     id: ChildId,
+    device: Device,
     sa: OutboundSa,
     mode: Mode,
     /// The peer's side, coarsely.
@@ -381,7 +389,7 @@ impl Outbound {
         parameters: SaParameters,
         limits: Limits,
         transport: Transport,
-        (treatment, tun_mtu): (Treatment, usize),
+        (treatment, device, tun_mtu): (Treatment, Device, usize),
         counts: Arc<SaCounts>,
     ) -> Result<Self, SaError> {
         let destinations = prefixes(&parameters.remote_ts);
@@ -391,6 +399,7 @@ impl Outbound {
         };
         Ok(Self {
             id,
+            device,
             iptfs,
             mode: parameters.mode,
             sa: OutboundSa::new(parameters)?,
@@ -418,6 +427,11 @@ impl Outbound {
 
     pub(crate) fn id(&self) -> ChildId {
         self.id
+    }
+
+    /// Where its packets are read from.
+    pub(crate) fn device(&self) -> Device {
+        self.device
     }
 
     /// How its packets get to the peer.

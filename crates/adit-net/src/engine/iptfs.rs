@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use adit_esp::iptfs::{Header, Refused, Schedule, Sender};
 
+use super::Device;
 use super::half::Refusal;
 use crate::backend::{ChildId, Iptfs};
 use crate::counters::DropCause;
@@ -116,26 +117,26 @@ impl Payloads {
 #[derive(Default)]
 pub(crate) struct Unpacked {
     octets: Vec<u8>,
-    lens: Vec<usize>,
+    packets: Vec<(Device, usize)>,
 }
 
 impl Unpacked {
-    pub(super) fn push(&mut self, packet: &[u8]) {
+    pub(super) fn push(&mut self, device: Device, packet: &[u8]) {
         self.octets.extend_from_slice(packet);
-        self.lens.push(packet.len());
+        self.packets.push((device, packet.len()));
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &[u8]> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (Device, &[u8])> {
         let mut rest = &self.octets[..];
-        self.lens.iter().map_while(move |len| {
+        self.packets.iter().map_while(move |(device, len)| {
             let (packet, more) = rest.split_at_checked(*len)?;
             rest = more;
-            Some(packet)
+            Some((*device, packet))
         })
     }
 
     pub(super) fn clear(&mut self) {
         self.octets.clear();
-        self.lens.clear();
+        self.packets.clear();
     }
 }

@@ -1,4 +1,4 @@
-//! What happens to packets between the TUN device and the sockets. The engine owns the SAs of a worker, the packets that wait
+//! What happens to packets between the TUN devices and the sockets. The engine owns the SAs of a worker, the packets that wait
 //! for one, and the buffers of what is ready to leave: sealed packets in [`Trains`], opened ones in [`Deliveries`]. It makes no
 //! system call and reads no clock: the module `worker` brings packets and the time, and carries away what has become of them.
 //! What else the engine needs or has to tell is in [`Report`].
@@ -76,7 +76,7 @@ pub(crate) struct Engine {
     sas: Sas,
     held: Held,
     /// The SA of the packet before, for those of the same flow. Nothing about policies and SAs has changed since.
-    latest: Option<(ip::Flow, Place)>,
+    latest: Option<(Device, ip::Flow, Place)>,
     /// For policies and SAs that look at ports.
     fragments_out: FragmentPorts,
     fragments_in: FragmentPorts,
@@ -86,6 +86,20 @@ pub(crate) struct Engine {
     pub(crate) trains: Trains,
     pub(crate) deliveries: Deliveries,
     pub(crate) report: Report,
+}
+
+/// A TUN device: packets of an SA are read from one and handed to the same. What several workers share goes by its number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Device(pub(crate) usize);
+
+impl Device {
+    /// The one of all policies without an interface of their own.
+    pub(crate) const SHARED: Self = Self(0);
+
+    /// Where the fragments of a packet come from.
+    fn scope(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
 }
 
 /// One worker among all.
@@ -120,21 +134,36 @@ impl Known {
 /// The policies, as workers see them.
 #[derive(Debug, Default)]
 pub(crate) struct Policies {
-    pub(crate) table: PolicyTable,
+    /// Of each [`Device`], by its number. A device without one has no policies.
+    pub(crate) tables: Vec<Table>,
     /// Does any of them look at ports?
     pub(crate) ports: bool,
-    /// The name of each policy, by its index in the table.
-    pub(crate) ids: Vec<PolicyId>,
     /// Those whose packets wait for an SA.
     pub(crate) traps: HashSet<PolicyId>,
     /// Those for which workers may have SAs of their own.
     pub(crate) spread: HashSet<PolicyId>,
 }
 
+/// The policies of one device.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) table: PolicyTable,
+    /// The name of each policy, by its index in the table.
+    pub(crate) ids: Vec<PolicyId>,
+}
+
 impl Policies {
-    /// The policies that protect a packet: the first, and those that describe it equally well.
-    pub(crate) fn of(&self, flow: &ip::Flow) -> impl Iterator<Item = PolicyId> {
-        self.table.candidates_outbound(flow).filter_map(|index| self.ids.get(index.0).copied())
+    /// The policies that protect a packet from a device: the first, and those that describe it equally well.
+    pub(crate) fn of(&self, device: Device, flow: &ip::Flow) -> impl Iterator<Item = PolicyId> {
+        let table = self.tables.get(device.0);
+        table.into_iter().flat_map(|Table { table, ids }| {
+            table.candidates_outbound(flow).filter_map(|index| ids.get(index.0).copied())
+        })
+    }
+
+    /// What is done with such a packet.
+    fn action(&self, device: Device, flow: &ip::Flow) -> Option<Action> {
+        Some(self.tables.get(device.0)?.table.lookup_outbound(flow)?.1)
     }
 }
 
@@ -197,29 +226,37 @@ impl Engine {
         }
     }
 
-    /// Which worker seals a packet from the TUN device? The one that has the outbound halves of its policy; and so all packets of a
+    /// Which worker seals a packet from a TUN device? The one that has the outbound halves of its policy; and so all packets of a
     /// flow are sealed by one. A worker with an SA of its own does it itself: the kernel gives it all packets of a flow. Where
     /// several policies describe a packet equally well, the first that has an SA for it.
-    pub(crate) fn whose(&mut self, packet: &[u8], known: Option<&Known>, now: Instant) -> Whose {
+    pub(crate) fn whose(
+        &mut self,
+        device: Device,
+        packet: &[u8],
+        known: Option<&Known>,
+        now: Instant,
+    ) -> Whose {
         let WorkerPlace { index, workers } = self.place;
         if workers == 1 || known.is_some_and(|known| known.none == Known::SETTLED) {
             return Whose::Ours;
         }
         let flow = match known.and_then(|known| known.flow) {
-            Some(flow) if self.latest.is_some_and(|(latest, _)| latest == flow) => return Whose::Ours,
+            Some(flow) if self.latest.is_some_and(|(of, latest, _)| of == device && latest == flow) => {
+                return Whose::Ours;
+            }
             Some(flow) => flow,
             None => {
                 // What is wrong with a packet is found out when it is sealed.
                 let Ok(mut flow) = ip::flow(packet) else { return Whose::Ours };
                 let same = |latest: &ip::Flow| *latest == ip::Flow { total_len: 0, ..flow };
-                if self.latest.is_some_and(|(latest, _)| same(&latest)) {
+                if self.latest.is_some_and(|(of, latest, _)| of == device && same(&latest)) {
                     return Whose::Ours;
                 }
                 // The kernel spreads packets by their ports, so the fragments of one may come to several workers.
                 if self.policies.ports && index != 0 && is_fragment(packet, &flow) {
                     return Whose::Theirs(0, Known { flow: None, none: 0 });
                 }
-                if self.fragments_out.complete(0, packet, &mut flow, now).is_err() {
+                if self.fragments_out.complete(device.scope(), packet, &mut flow, now).is_err() {
                     return Whose::Ours;
                 }
                 ip::Flow { total_len: 0, ..flow }
@@ -227,10 +264,11 @@ impl Engine {
         };
         let policies = &*self.policies;
         let owner = |policy| steering::worker_of_policy(policy, workers);
-        let mut owners = policies.of(&flow).map(owner);
+        let mut owners = policies.of(device, &flow).map(owner);
         let Some(first) = owners.next() else { return Whose::Ours };
         let is_spread = |policy: &PolicyId| policies.spread.contains(policy);
-        let spread = !policies.spread.is_empty() && policies.of(&flow).any(|policy| is_spread(&policy));
+        let spread =
+            !policies.spread.is_empty() && policies.of(device, &flow).any(|policy| is_spread(&policy));
         if !spread && owners.all(|other| other == first) {
             let settled = Known { flow: Some(flow), none: Known::SETTLED };
             return if first == index { Whose::Ours } else { Whose::Theirs(first, settled) };
@@ -241,7 +279,7 @@ impl Engine {
             let all = if is_spread(&policy) { workers } else { 0 };
             (0..all.min(1)).map(|_| index).chain([owner(policy)]).chain(0..all)
         };
-        for owner in policies.of(&flow).flat_map(owners) {
+        for owner in policies.of(device, &flow).flat_map(owners) {
             let bit = 1 << owner;
             if none & bit != 0 {
                 continue;
@@ -249,23 +287,24 @@ impl Engine {
             if owner != index {
                 return Whose::Theirs(owner, Known { flow: Some(flow), none });
             }
-            if let Some(place) = self.sas.select(policies, &flow) {
-                self.latest = Some((flow, place));
+            if let Some(place) = self.sas.select(policies, device, &flow) {
+                self.latest = Some((device, flow, place));
                 return Whose::Ours;
             }
             none |= bit;
         }
         // Nobody has one. It is for the worker whose policy asks for one, if any does.
-        let waiting = policies.of(&flow).find(|policy| policies.traps.contains(policy));
+        let waiting = policies.of(device, &flow).find(|policy| policies.traps.contains(policy));
         match waiting.map_or(first, owner) {
             home if home == index => Whose::Ours,
             home => Whose::Theirs(home, Known { flow: Some(flow), none: Known::SETTLED }),
         }
     }
 
-    /// Seals what the TUN device handed out as one packet, or does what is to be done instead.
+    /// Seals what a TUN device handed out as one packet, or does what is to be done instead.
     pub(crate) fn outbound(
         &mut self,
+        device: Device,
         packet: &mut [u8],
         offload: &Offload,
         known: Option<&Known>,
@@ -274,7 +313,7 @@ impl Engine {
         match Split::new(packet, offload) {
             Some(mut split) => {
                 let flow = known.and_then(|known| known.flow.as_ref());
-                self.outbound_since(&mut split, flow, now, now);
+                self.outbound_since(device, &mut split, flow, now, now);
             }
             None => self.report.counts.dropped(DropCause::Malformed, 1),
         }
@@ -283,13 +322,14 @@ impl Engine {
     /// As [`outbound`](Self::outbound), for a packet that came at `since`.
     fn outbound_since(
         &mut self,
+        device: Device,
         split: &mut Split<'_>,
         flow: Option<&ip::Flow>,
         since: Instant,
         now: Instant,
     ) {
         let mut from = 0;
-        let Err(refusal) = self.seal(split, flow, &mut from, now) else { return };
+        let Err(refusal) = self.seal(device, split, flow, &mut from, now) else { return };
         let rest = split.count() - from;
         match refusal {
             Refusal::Drop(cause) => self.report.counts.dropped(cause, rest),
@@ -306,7 +346,7 @@ impl Engine {
                 if self.limiter.allow(now)
                     && let Some(first) = split.to_vec(from)
                 {
-                    self.tell_too_big(&first, mtu);
+                    self.tell_too_big(device, &first, mtu);
                 }
             }
         }
@@ -315,6 +355,7 @@ impl Engine {
     /// Seals the packets of a super-packet from number `from` on, which moves up to the first that is refused.
     fn seal(
         &mut self,
+        device: Device,
         split: &mut Split<'_>,
         flow: Option<&ip::Flow>,
         from: &mut usize,
@@ -324,7 +365,7 @@ impl Engine {
             Some(flow) => *flow,
             None => {
                 let mut flow = *split.flow();
-                let completed = self.fragments_out.complete(0, split.packet(), &mut flow, now);
+                let completed = self.fragments_out.complete(device.scope(), split.packet(), &mut flow, now);
                 completed.map_err(|_| Refusal::Drop(DropCause::Malformed))?;
                 ip::Flow { total_len: 0, ..flow }
             }
@@ -332,11 +373,11 @@ impl Engine {
         // Each round ends it, or an SA.
         loop {
             let place = match self.latest {
-                Some((latest, place)) if latest == flow => place,
+                Some((of, latest, place)) if of == device && latest == flow => place,
                 _ => {
-                    let place =
-                        self.sas.select(&self.policies, &flow).ok_or_else(|| no_sa(&self.policies, &flow))?;
-                    self.latest = Some((flow, place));
+                    let place = self.sas.select(&self.policies, device, &flow);
+                    let place = place.ok_or_else(|| no_sa(&self.policies, device, &flow))?;
+                    self.latest = Some((device, flow, place));
                     place
                 }
             };
@@ -401,16 +442,17 @@ impl Engine {
             }
             return;
         };
+        let device = sa.device();
         let opened = sa.open(esp, arrival, now, &mut self.fragments_in, &mut self.unpacked, &mut self.report);
         let ready = opened.ready;
         if let Some(inner) = opened.inner {
             let start = inner.as_ptr().addr() - base;
             let place = start..start + inner.len();
             match opened.header {
-                None => self.deliveries.push(buffer, place),
+                None => self.deliveries.push(device, buffer, place),
                 Some(header) => {
                     let payload = buffer.get(place).unwrap_or_default();
-                    self.deliveries.push_own(buffer, [header.as_bytes(), payload]);
+                    self.deliveries.push_own(device, buffer, [header.as_bytes(), payload]);
                 }
             }
         }
@@ -451,31 +493,32 @@ impl Engine {
     pub(crate) fn switch(&mut self, id: ChildId, now: Instant) {
         self.latest = None;
         let Some(policy) = self.sas.switch(id) else { return };
-        if let Some(outbound) = self.sas.outbound_of(id) {
-            outbound.start(now);
-        }
+        let Some(outbound) = self.sas.outbound_of(id) else { return };
+        outbound.start(now);
+        let device = outbound.device();
         // What has not left on the SA before comes first on the new one.
         let before = self.sas.before(id).and_then(|place| self.sas.outbound(place));
         let waiting = before.map_or_else(Vec::new, Outbound::take_waiting);
-        self.outbound_again(waiting, now);
+        self.outbound_again(device, waiting, now);
         for (since, mut inner) in self.held.take(policy) {
             if let Some(mut split) = Split::new(&mut inner, &Offload::default()) {
-                self.outbound_since(&mut split, None, since, now);
+                self.outbound_since(device, &mut split, None, since, now);
             }
         }
     }
 
     pub(crate) fn retire(&mut self, id: ChildId, now: Instant) {
         self.latest = None;
-        let waiting = self.sas.outbound_of(id).map_or_else(Vec::new, Outbound::take_waiting);
+        let Some(outbound) = self.sas.outbound_of(id) else { return };
+        let (device, waiting) = (outbound.device(), outbound.take_waiting());
         self.sas.retire(id);
-        self.outbound_again(waiting, now);
+        self.outbound_again(device, waiting, now);
     }
 
     /// Packets that have been on their way already look for an SA anew.
-    fn outbound_again(&mut self, packets: Vec<Vec<u8>>, now: Instant) {
+    fn outbound_again(&mut self, device: Device, packets: Vec<Vec<u8>>, now: Instant) {
         for mut packet in packets {
-            self.outbound(&mut packet, &Offload::default(), None, now);
+            self.outbound(device, &mut packet, &Offload::default(), None, now);
         }
     }
 
@@ -506,8 +549,8 @@ impl Engine {
 
     /// Hands on what came out of payloads. `received` is the buffer of the other packets.
     fn deliver_unpacked(&mut self, received: &[u8]) {
-        for packet in self.unpacked.all() {
-            self.deliveries.push_own(received, [packet, &[]]);
+        for (device, packet) in self.unpacked.all() {
+            self.deliveries.push_own(device, received, [packet, &[]]);
         }
         self.unpacked.clear();
     }
@@ -556,11 +599,11 @@ impl Engine {
 
     /// Tells the sender of an inner packet how big it may be (RFC 4301 8.2.1). The message comes in by the TUN device
     /// as if the packet's destination had sent it: no address of this machine would be let in there.
-    fn tell_too_big(&mut self, inner: &[u8], mtu: usize) {
+    fn tell_too_big(&mut self, device: Device, inner: &[u8], mtu: usize) {
         let Ok(flow) = ip::flow(inner) else { return };
         let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
         if let Some(message) = icmp::packet_too_big(inner, flow.destination, mtu) {
-            self.deliveries.push_own(&[], [&message, &[]]);
+            self.deliveries.push_own(device, &[], [&message, &[]]);
         }
     }
 }
@@ -576,13 +619,13 @@ fn is_fragment(packet: &[u8], flow: &ip::Flow) -> bool {
 }
 
 /// What becomes of a packet without an SA.
-fn no_sa(policies: &Policies, flow: &ip::Flow) -> Refusal {
-    match policies.of(flow).find(|policy| policies.traps.contains(policy)) {
+fn no_sa(policies: &Policies, device: Device, flow: &ip::Flow) -> Refusal {
+    match policies.of(device, flow).find(|policy| policies.traps.contains(policy)) {
         Some(trap) => Refusal::Wait(trap),
-        None => Refusal::Drop(match policies.table.lookup_outbound(flow) {
-            Some((_, Action::Protect)) => DropCause::NoSa,
-            Some((_, Action::Discard)) => DropCause::Discarded,
-            Some((_, Action::Bypass)) | None => DropCause::NoPolicy,
+        None => Refusal::Drop(match policies.action(device, flow) {
+            Some(Action::Protect) => DropCause::NoSa,
+            Some(Action::Discard) => DropCause::Discarded,
+            Some(Action::Bypass) | None => DropCause::NoPolicy,
         }),
     }
 }
@@ -646,6 +689,7 @@ mod tests {
 
     use super::*;
 
+    const AWAY: PolicyId = PolicyId(12);
     const HOME: PolicyId = PolicyId(7);
 
     fn engine(index: usize, workers: usize) -> Engine {
@@ -659,15 +703,24 @@ mod tests {
             local_ts: everything.clone(),
             remote_ts: everything,
         };
-        let table = PolicyTable::new(&[policy]);
-        let policies =
-            Policies { table, ids: vec![HOME], spread: HashSet::from([HOME]), ..Policies::default() };
-        engine.follow(&Arc::new(policies));
+        let table = |id| Table { table: PolicyTable::new(std::slice::from_ref(&policy)), ids: vec![id] };
+        let tables = vec![Table::default(), table(HOME), table(AWAY)];
+        engine.follow(&Arc::new(Policies { tables, spread: HashSet::from([HOME]), ..Policies::default() }));
         engine
     }
 
     /// The outbound half of an SA.
     fn outbound(engine: &mut Engine, id: u64, own: bool, now: Instant) {
+        outbound_of(engine, (Device(1), HOME), id, own, now);
+    }
+
+    fn outbound_of(
+        engine: &mut Engine,
+        (device, policy): (Device, PolicyId),
+        id: u64,
+        own: bool,
+        now: Instant,
+    ) {
         let transforms =
             EspTransforms { encr: EncrId::AES_GCM_16, key_bits: Some(128), integ: None, esn: false };
         let keys = EspKeys { encr: Secret::new(vec![1; 20]), integ: Secret::new(Vec::new()) };
@@ -684,13 +737,13 @@ mod tests {
         let address = "192.0.2.1".parse().unwrap();
         let transport =
             Transport { kind: Kind::NatT, source: address, destination: SocketAddr::new(address, 4500) };
-        let treatment = (crate::backend::Treatment::default(), 1500);
+        let treatment = (crate::backend::Treatment::default(), device, 1500);
         let limits = crate::backend::Limits::default();
         let half =
             Outbound::new(ChildId(id), parameters, limits, transport, treatment, Arc::default()).unwrap();
         let child = NewChild {
             id: ChildId(id),
-            policy: HOME,
+            policy,
             spi: 0x2000 + id as u32,
             own,
             active: true,
@@ -707,14 +760,14 @@ mod tests {
         let (mut way, mut known) = (vec![first], None);
         loop {
             let engine = &mut engines[*way.last().unwrap()];
-            match engine.whose(&packet, known.as_ref(), now) {
+            match engine.whose(Device(1), &packet, known.as_ref(), now) {
                 Whose::Theirs(to, found) => {
                     way.push(to);
                     known = Some(found);
                     assert!(way.len() < 8 + engines.len(), "for ever: {way:?}");
                 }
                 Whose::Ours => {
-                    engine.outbound(&mut packet, &Offload::default(), known.as_ref(), now);
+                    engine.outbound(Device(1), &mut packet, &Offload::default(), known.as_ref(), now);
                     let place = engine.trains.all().first().map(|train| train.sa);
                     let sealed = place.and_then(|place| engine.sas.outbound(place)).map(|sa| sa.id());
                     engine.all_sent();
@@ -722,6 +775,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Two devices for which everything is selected: where a packet was read decides, and nothing else.
+    #[test]
+    fn a_packet_takes_the_sa_of_its_device_or_none() {
+        let now = Instant::now();
+        let mut engine = engine(0, 1);
+        outbound_of(&mut engine, (Device(1), HOME), 100, false, now);
+        outbound_of(&mut engine, (Device(2), AWAY), 200, false, now);
+        let packet = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 59, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1];
+        for (device, expected) in
+            [(1, Some(100)), (2, Some(200)), (1, Some(100)), (0, None), (3, None), (2, Some(200))]
+        {
+            let mut packet = packet;
+            engine.outbound(Device(device), &mut packet, &Offload::default(), None, now);
+            let place = engine.trains.all().first().map(|train| train.sa);
+            let sealed = place.and_then(|place| engine.sas.outbound(place)).map(|sa| sa.id());
+            assert_eq!(sealed, expected.map(ChildId), "device {device}");
+            engine.all_sent();
+        }
+        assert_eq!(engine.report.counts.drops_for(DropCause::NoPolicy), 2);
     }
 
     /// RFC 9611: a worker uses its own SA, else the one for all, which is at home; and if there is none for all, any other.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use adit_wire::ip::{self, Ipv4Header, Ipv6Header, transport_checksum};
 use proptest::prelude::*;
 
+use super::Device;
 use super::deliveries::Deliveries;
 use super::offload::{Offload, Segmentation};
 use super::split::Split;
@@ -167,7 +168,7 @@ fn deliver(packets: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
     let mut deliveries = Deliveries::new(true, true);
     let mut start = 0;
     for packet in packets {
-        deliveries.push(&received, start..start + packet.len());
+        deliveries.push(Device::SHARED, &received, start..start + packet.len());
         start += packet.len();
     }
     delivered(&deliveries, &received)

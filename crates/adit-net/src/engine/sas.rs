@@ -14,9 +14,9 @@ use std::time::Instant;
 use adit_wire::ikev2::TrafficSelector;
 use adit_wire::ip;
 
-use super::Policies;
 use super::half::{Inbound, Outbound, Transport};
 use super::spi_table::SpiTable;
+use super::{Device, Policies};
 use crate::backend::{ChildId, PolicyId};
 
 /// The SAs of one worker.
@@ -285,8 +285,8 @@ impl Sas {
     /// The SA for a packet: of its policy, the one that became active last among those whose selectors it fits. An SA may
     /// be narrower than its policy, and what does not fit would be dropped by the peer. Policies that describe the packet
     /// equally well stand in for each other.
-    pub(crate) fn select(&self, policies: &Policies, flow: &ip::Flow) -> Option<Place> {
-        policies.of(flow).find_map(|policy| self.newest(self.active.get(&policy)?, flow))
+    pub(crate) fn select(&self, policies: &Policies, device: Device, flow: &ip::Flow) -> Option<Place> {
+        policies.of(device, flow).find_map(|policy| self.newest(self.active.get(&policy)?, flow))
     }
 
     /// The newest SA of a policy that a packet fits.

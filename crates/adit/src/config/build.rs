@@ -1,5 +1,7 @@
 //! From checked values to what the machines take, and the checks that need more than one value.
 
+mod interfaces;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,10 +21,11 @@ use adit_net::{Iptfs, Treatment};
 use adit_wire::esp::Mode;
 use adit_wire::ikev2::{EsnId, KeId, Proposal, TrafficSelector, TransformType};
 
+use self::interfaces::Mention;
 use super::check::Checked;
 use super::diagnostic::{Diagnostics, Problem};
 use super::hosts::{Host, Hosts};
-use super::load::{GatewaySettings, Shunt, Treatments};
+use super::load::{GatewaySettings, Interfaces, Shunt, Treatments};
 use super::source::{Sources, Span};
 use super::values::{ControlUri, Value};
 
@@ -31,11 +34,14 @@ pub(super) struct Builder<'d> {
     sources: &'d Sources,
     diagnostics: &'d mut Diagnostics,
     pub(super) treatments: Treatments,
+    pub(super) interfaces: Interfaces,
+    mentions: Vec<Mention>,
 }
 
 impl<'d> Builder<'d> {
     pub(super) fn new(sources: &'d Sources, diagnostics: &'d mut Diagnostics) -> Self {
-        Self { sources, diagnostics, treatments: Treatments::new() }
+        let (treatments, interfaces) = (Treatments::new(), Interfaces::new());
+        Self { sources, diagnostics, treatments, interfaces, mentions: Vec::new() }
     }
 
     /// What is missing or wrong is reported and filled with defaults; the result is used only if nothing was.
@@ -64,6 +70,7 @@ impl<'d> Builder<'d> {
                     // Nobody is talked to, so nobody has to be named.
                     continue;
                 }
+                self.interface(&mut section, &children, &gateway);
                 let (connection, hosts) = self.connection(section, children, &gateway, &configuration);
                 if hosts.names().next().is_some() {
                     named.insert(connection.name.clone(), hosts);
@@ -71,6 +78,7 @@ impl<'d> Builder<'d> {
                 configuration.connections.push(connection);
             }
         }
+        self.compare_interfaces(&configuration.connections);
         (gateway, configuration, named, shunts)
     }
 
@@ -80,6 +88,9 @@ impl<'d> Builder<'d> {
         for child in
             connection.take_sections("children").into_iter().flat_map(|mut all| all.take_sections("*"))
         {
+            if let Some("pass" | "drop") = child.word_of("mode") {
+                self.no_shunt_beside_an_interface(connection, &child);
+            }
             match child.word_of("mode") {
                 Some("pass") => shunts.push(self.shunt(connection.name.clone(), child, esp::Action::Bypass)),
                 Some("drop") => shunts.push(self.shunt(connection.name.clone(), child, esp::Action::Discard)),
@@ -316,7 +327,7 @@ impl<'d> Builder<'d> {
             let child = self.child(&section.name, child, gateway.workers);
             let own = format!("{path}.children.{}", child.name);
             // What is missing because it is misspelt is reported already.
-            if self.diagnostics.errors.is_empty() {
+            if self.diagnostics.errors.is_empty() && !self.interfaces.contains_key(&section.name) {
                 self.unresolved(
                     &child,
                     &own,
@@ -884,6 +895,13 @@ impl Checked {
     fn addresses(&mut self, key: &str) -> Vec<Host> {
         match self.one(key) {
             Some(Value::Addresses(addresses)) => addresses,
+            _ => Vec::new(),
+        }
+    }
+
+    fn networks(&mut self, key: &str) -> Vec<(IpAddr, u8)> {
+        match self.one(key) {
+            Some(Value::Networks(networks)) => networks,
             _ => Vec::new(),
         }
     }

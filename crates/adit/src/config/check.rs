@@ -203,11 +203,14 @@ impl<'t, 'd> Checker<'t, 'd> {
                 return None;
             }
         };
-        if key.status == Status::Only && !matches!(key.kind, Kind::Choice(_)) {
+        if matches!(key.status, Status::Only | Status::Instead(_)) && !matches!(key.kind, Kind::Choice(_)) {
             let default = key.kind.read(&Text::constant(key.default, text.span)).ok();
             if !default.is_some_and(|default| value.same(&default)) {
                 let message = format!("{} is not done yet", super::values::quoted(text));
-                let expected = format!("`{}`, or no such key", key.default);
+                let expected = match key.status {
+                    Status::Instead(instead) => instead.to_owned(),
+                    _ => format!("`{}`, or no such key", key.default),
+                };
                 self.error(Problem::new(text.span, path, message).expected(expected));
             }
         }

@@ -1,6 +1,6 @@
 //! Loading: the disk, and the order of things.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use adit_esp::Action;
 use adit_ike::config;
-use adit_net::Treatment;
+use adit_net::{InterfaceSpec, Treatment};
 use adit_wire::ikev2::TrafficSelector;
 use zeroize::Zeroizing;
 
@@ -25,6 +25,9 @@ use super::values::ControlUri;
 /// What the data plane does to the packets of a child, by the names of its connection and its own.
 pub type Treatments = HashMap<(String, String), Treatment>;
 
+/// The interfaces of connections that have one of their own, by the names of the connections.
+pub type Interfaces = BTreeMap<String, InterfaceSpec>;
+
 /// A configuration that can be used.
 #[derive(Debug)]
 pub struct Configuration {
@@ -38,6 +41,8 @@ pub struct Configuration {
     pub shunts: Vec<Shunt>,
     /// By the names of connection and child, those that are not treated as by default.
     pub treatments: Treatments,
+    /// By the name of the connection. What several say about one interface adds up.
+    pub interfaces: Interfaces,
     /// What is suspicious, though usable.
     pub warnings: Vec<Diagnostic>,
     /// Every file that was read.
@@ -139,11 +144,11 @@ pub(super) fn load_from(
     };
     let mut builder = Builder::new(&sources, &mut diagnostics);
     let (gateway, ike, hosts, shunts) = builder.build(checked);
-    let treatments = std::mem::take(&mut builder.treatments);
+    let (treatments, interfaces) = (builder.treatments, builder.interfaces);
     warn_about_exposed_secrets(&sources, &mut diagnostics, exposed);
     if diagnostics.errors.is_empty() {
         let (warnings, files) = (diagnostics.warnings, sources.paths());
-        Ok(Configuration { gateway, ike, hosts, shunts, treatments, warnings, files })
+        Ok(Configuration { gateway, ike, hosts, shunts, treatments, interfaces, warnings, files })
     } else {
         Err(diagnostics)
     }

@@ -35,8 +35,11 @@ pub fn manual() -> String {
     );
     for &(schema, done) in &schemas {
         for key in schema.keys.iter().filter(|key| !done || key.status != Status::Done) {
-            let accepted =
-                if done && key.status == Status::Only { format!("`{}`", key.default) } else { String::new() };
+            let accepted = if done && key.status != Status::NotYet && !key.default.is_empty() {
+                format!("`{}`", key.default)
+            } else {
+                String::new()
+            };
             text.push_str(&format!("| `{}.{}` | {accepted} | {} |\n", schema.path, key.name, key.help));
         }
     }

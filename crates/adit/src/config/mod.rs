@@ -27,7 +27,7 @@ mod tests;
 
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_ERRORS, Note, Severity};
 pub use hosts::{Host, Hosts};
-pub use load::{Configuration, GatewaySettings, Shunt, Treatments, load};
+pub use load::{Configuration, GatewaySettings, Interfaces, Shunt, Treatments, load};
 pub use manual::manual;
 pub use source::Place;
 pub use values::{BadControlUri, ControlUri};

@@ -37,6 +37,8 @@ pub(super) enum Status {
     Only,
     /// Not yet: no value.
     NotYet,
+    /// Only the default: what else it could ask for is done in another way, which is this.
+    Instead(&'static str),
 }
 
 /// One kind of subsection.
@@ -119,6 +121,16 @@ const fn only(name: &'static str, kind: Kind, default: &'static str, help: &'sta
 
 const fn later(name: &'static str, kind: Kind, help: &'static str) -> Key {
     Key { name, kind, default: "", status: Status::NotYet, help }
+}
+
+const fn instead(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+    instead: &'static str,
+) -> Key {
+    Key { name, kind, default, status: Status::Instead(instead), help }
 }
 
 const fn section(name: &'static str, schema: &'static Schema) -> Subsection {
@@ -330,6 +342,22 @@ pub(super) static CONNECTION: Schema = Schema {
             "never",
             "certificates to send; with `psk` there is none",
         ),
+        key(
+            "interface",
+            Kind::Interface,
+            "",
+            "an interface for this connection alone: its children protect what is routed to it, and nothing else. It stays \
+             while it is configured, whether the connection is up or not",
+        ),
+        key("interface_addrs", Kind::Networks, "", "its addresses"),
+        key("interface_mtu", Kind::Integer(576, 65_535), "", "its MTU; without it, that of `gateway.tun`"),
+        key(
+            "interface_routes",
+            Kind::Networks,
+            "",
+            "networks that are routed to it while it is configured; what a routing daemon or anybody else routes to it counts \
+             as much",
+        ),
         only("send_certreq", Kind::Bool, "no", "ask for certificates"),
         only(
             "ocsp",
@@ -343,8 +371,8 @@ pub(super) static CONNECTION: Schema = Schema {
         only("pull", Kind::Bool, "yes", "IKEv1 only"),
         later("vips", Kind::Addresses, "virtual addresses to request"),
         later("pools", Kind::Text, "pools to give addresses from"),
-        only("if_id_in", NUMBER, "0", "XFRM interface"),
-        only("if_id_out", NUMBER, "0", "XFRM interface"),
+        instead("if_id_in", NUMBER, "0", "XFRM interface", INTERFACE),
+        instead("if_id_out", NUMBER, "0", "XFRM interface", INTERFACE),
         only("mediation", Kind::Bool, "no", "IKEv2 mediation"),
         later("mediated_by", Kind::Text, "IKEv2 mediation"),
         later("mediation_peer", Kind::Identity, "IKEv2 mediation"),
@@ -408,6 +436,9 @@ static CERT: Schema = Schema {
 
 static CHILDREN: Schema =
     Schema { path: "connections.<conn>.children", keys: &[], sections: &[section("*", &CHILD)] };
+
+/// What XFRM interfaces and marks are for elsewhere.
+const INTERFACE: &str = "`interface = <name>` in the connection: an interface of its own, which Adit makes";
 
 const NO_MARK: &str = "0/0x00000000";
 
@@ -516,14 +547,14 @@ pub(super) static CHILD: Schema = Schema {
             "of several children that a packet fits, the one with the smallest number decides; 0 comes after all others, the \
              most specific selectors first",
         ),
-        later("interface", Kind::Interface, "restrict policies to an interface"),
+        instead("interface", Kind::Interface, "", "restrict policies to an interface", INTERFACE),
         only("mark_in", Kind::Mark, NO_MARK, "mark of inbound policies"),
         only("mark_out", Kind::Mark, NO_MARK, "mark of outbound policies"),
         only("mark_in_sa", Kind::Bool, "no", "mark on the inbound SA too"),
         only("set_mark_in", Kind::Mark, NO_MARK, "mark to set inbound"),
         only("set_mark_out", Kind::Mark, NO_MARK, "mark to set outbound"),
-        only("if_id_in", NUMBER, "0", "XFRM interface"),
-        only("if_id_out", NUMBER, "0", "XFRM interface"),
+        instead("if_id_in", NUMBER, "0", "XFRM interface", INTERFACE),
+        instead("if_id_out", NUMBER, "0", "XFRM interface", INTERFACE),
         later("label", Kind::Text, "security label"),
         only(
             "label_mode",

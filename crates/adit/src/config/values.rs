@@ -61,6 +61,8 @@ pub(super) enum Kind {
     Path,
     /// The name of a network interface.
     Interface,
+    /// Addresses with the lengths of their prefixes.
+    Networks,
     /// Where the control socket is.
     Control,
 }
@@ -92,6 +94,7 @@ pub(super) enum Value {
     Word(&'static str),
     Text(String),
     Addresses(Vec<Host>),
+    Networks(Vec<(IpAddr, u8)>),
     Proposals(Vec<Proposal>),
     Identity(Identity),
     Pattern(IdentityPattern),
@@ -175,6 +178,7 @@ impl Kind {
             Self::Secret => secret(text).map(Value::Secret),
             Self::Path => path(text).map(Value::Path),
             Self::Interface => interface(text).map(Value::Text),
+            Self::Networks => list(text, NETWORK, network).map(Value::Networks),
             Self::Control => control(text).map(Value::Control),
         }
     }
@@ -209,6 +213,7 @@ impl Kind {
             Self::Secret => "text, `0x` hexadecimal, or `0s` base64".to_owned(),
             Self::Path => "an absolute path".to_owned(),
             Self::Interface => "an interface name".to_owned(),
+            Self::Networks => "addresses with prefix lengths".to_owned(),
             Self::Control => "`unix:///path` or `tcp://loopback:port`".to_owned(),
         }
     }
@@ -423,6 +428,23 @@ fn block(text: &str) -> Option<(IpAddr, IpAddr)> {
     }
     let address = text.parse().ok()?;
     Some((address, address))
+}
+
+const NETWORK: &str = "an address with the length of its prefix, like `10.2.0.1/16` or `fd00:2::1/64`";
+
+fn network(text: &Text) -> Result<(IpAddr, u8), Wrong> {
+    let parse = |text: &str| {
+        let (address, len) = text.split_once('/')?;
+        let (address, len): (IpAddr, u8) = (address.parse().ok()?, u8::try_from(decimal(len)?).ok()?);
+        (len <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, len))
+    };
+    parse(&text.text).ok_or_else(|| {
+        let mut wrong = Wrong::new(text, NETWORK);
+        let alone = text.text.parse().ok();
+        wrong.nearest =
+            alone.map(|address: IpAddr| format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 }));
+        wrong
+    })
 }
 
 fn decimal(text: &str) -> Option<u64> {

@@ -21,6 +21,8 @@ use crate::config::{Host, Hosts};
 pub struct ChildFacts {
     /// Number of the policy, the same for all SAs of a child.
     pub reqid: u64,
+    /// The interface that its traffic takes, if that is one of its own.
+    pub interface: Option<String>,
     /// What it carried.
     pub counters: ChildCounters,
 }
@@ -88,6 +90,9 @@ pub fn child_sa(child: &ChildSaView, facts: &ChildFacts, now: Instant) -> Messag
     message.put("name", &child.name);
     message.put_display("uniqueid", child.handle.0);
     message.put_display("reqid", facts.reqid);
+    if let Some(interface) = &facts.interface {
+        message.put("interface", interface);
+    }
     message.put_display("state", child.state);
     message.put("mode", mode(child.mode));
     message.put("protocol", "ESP");
@@ -500,6 +505,7 @@ mod tests {
         assert_eq!(child_sa_name(&child), "net-7");
         let facts = ChildFacts {
             reqid: 1,
+            interface: Some("vpn0".into()),
             counters: ChildCounters {
                 packets_in: 2,
                 bytes_in: 168,
@@ -514,6 +520,7 @@ mod tests {
                 "name",
                 "uniqueid",
                 "reqid",
+                "interface",
                 "state",
                 "mode",
                 "protocol",

@@ -15,7 +15,7 @@ use adit_net::{PolicyId, PolicySpec};
 use adit_wire::ikev2::TrafficSelector;
 
 use super::reconciler::ChildName;
-use crate::config::{Shunt, Treatments};
+use crate::config::{Interfaces, Shunt, Treatments};
 
 /// At most this many selectors that only an SA made known stay protected after it, the latest ones: a peer that comes
 /// from ever new addresses must not fill the memory.
@@ -26,14 +26,19 @@ const REMEMBERED: usize = 1024;
 pub(super) struct Policies {
     policies: BTreeMap<PolicyId, PolicySpec>,
     /// By what is done, and the selectors that the configuration tells.
-    by_selectors: HashMap<(esp::Action, [Vec<TrafficSelector>; 2]), PolicyId>,
+    by_selectors: HashMap<Key, PolicyId>,
     by_name: HashMap<ChildName, PolicyId>,
+    /// The interfaces of connections that have, or had, one of their own: what an SA that comes late protects is theirs alone.
+    interfaces: HashMap<String, String>,
     /// The configured children of a policy.
     children: HashMap<PolicyId, Vec<ChildName>>,
     /// What SAs added, in order: the addresses behind `dynamic` that only an SA knows.
     learned: Vec<Learned>,
     last_id: u64,
 }
+
+/// What makes two policies the same: what is done, the selectors of both sides, and the interface.
+type Key = (esp::Action, [Vec<TrafficSelector>; 2], Option<String>);
 
 /// A selector of the peer's side that the configuration does not tell.
 #[derive(Clone, Debug)]
@@ -47,10 +52,19 @@ struct Learned {
 impl Policies {
     /// Takes over a configuration. A policy with the same selectors is the same policy; what no child has any more stays
     /// until [`Policies::forget_obsolete`].
-    pub(super) fn configure(&mut self, connections: &[Connection], shunts: &[Shunt]) {
+    pub(super) fn configure(
+        &mut self,
+        connections: &[Connection],
+        shunts: &[Shunt],
+        interfaces: &Interfaces,
+    ) {
         self.by_name.clear();
         self.children.clear();
         for connection in connections {
+            match interfaces.get(&connection.name) {
+                Some(spec) => self.interfaces.insert(connection.name.clone(), spec.name.clone()),
+                None => self.interfaces.remove(&connection.name),
+            };
             for child in &connection.children {
                 let name = ChildName::new(&connection.name, &child.name);
                 let trap = child.trap || [child.on_close, child.on_dead_peer].contains(&Action::Trap);
@@ -83,7 +97,11 @@ impl Policies {
         (local_ts, remote_ts): (Vec<TrafficSelector>, Vec<TrafficSelector>),
         (priority, trap): (u32, bool),
     ) {
-        let key = (action, [sorted(&local_ts), sorted(&remote_ts)]);
+        let interface = match action {
+            esp::Action::Protect => self.interfaces.get(&name.connection).cloned(),
+            esp::Action::Bypass | esp::Action::Discard => None,
+        };
+        let key = (action, [sorted(&local_ts), sorted(&remote_ts)], interface.clone());
         let id = match self.by_selectors.get(&key) {
             Some(id) => *id,
             None => {
@@ -95,6 +113,7 @@ impl Policies {
         let first = !self.children.contains_key(&id);
         if let Some(policy) = self.policies.get_mut(&id) {
             policy.action = action;
+            policy.interface = interface;
             policy.trap = trap || (policy.trap && !first);
             // 0 comes last.
             let sooner = priority.wrapping_sub(1) < policy.priority.wrapping_sub(1);
@@ -126,6 +145,11 @@ impl Policies {
     /// All that is in force now.
     pub(super) fn all(&self) -> Vec<PolicySpec> {
         self.policies.values().filter(|policy| !policy.remote_ts.is_empty()).cloned().collect()
+    }
+
+    /// The interface of a policy that has one of its own.
+    pub(super) fn interface(&self, id: PolicyId) -> Option<&str> {
+        self.policies.get(&id)?.interface.as_deref()
     }
 
     /// The configured children whose traffic a policy is.
@@ -191,7 +215,8 @@ impl Policies {
         self.last_id += 1;
         let id = PolicyId(self.last_id);
         let name = format!("{connection}/{child}");
-        self.policies.insert(id, PolicySpec::new(id, name, local_ts, remote_ts));
+        let interface = self.interfaces.get(connection).cloned();
+        self.policies.insert(id, PolicySpec { interface, ..PolicySpec::new(id, name, local_ts, remote_ts) });
         id
     }
 }
@@ -345,7 +370,7 @@ mod tests {
 
     fn configured(connections: &[Connection]) -> Policies {
         let mut policies = Policies::default();
-        policies.configure(connections, &[]);
+        policies.configure(connections, &[], &Interfaces::new());
         policies
     }
 
@@ -447,6 +472,7 @@ mod tests {
         policies.configure(
             &[one("a", "10.4.0.0/16", true), one("c", "10.3.0.0/16", false), one("d", "10.5.0.0/16", false)],
             &[],
+            &Interfaces::new(),
         );
         assert_eq!(policies.all().len(), 4, "the old one of `a` is still there");
         assert!(policies.children(of_a).is_empty());
@@ -479,6 +505,7 @@ mod tests {
         policies.configure(
             &connections,
             &[shunt("open", bypass, 0), shunt("shut", discard, 9), shunt("also", discard, 7)],
+            &Interfaces::new(),
         );
         let listed = |policies: &Policies| -> Vec<_> {
             policies
@@ -498,10 +525,10 @@ mod tests {
         assert_eq!(names, [("net", 1), ("open", 2), ("shut", 3), ("also", 3)]);
         assert_eq!(policies.of(&sa(1, "net", "10.2.0.0/16")), (PolicyId(1), false));
         // A reload that keeps one keeps it as it is.
-        policies.configure(&connections, &[shunt("shut", discard, 0)]);
+        policies.configure(&connections, &[shunt("shut", discard, 0)], &Interfaces::new());
         policies.forget_obsolete();
         assert_eq!(listed(&policies)[1], (3, "lan/shut".to_owned(), discard, 0));
-        policies.configure(&connections, &[]);
+        policies.configure(&connections, &[], &Interfaces::new());
         policies.forget_obsolete();
         assert_eq!(listed(&policies).len(), 1);
     }

@@ -12,7 +12,7 @@ use adit_net::Treatment;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::reconciler::ChildName;
-use crate::config::{self, Diagnostics, Hosts, Shunt, Treatments};
+use crate::config::{self, Diagnostics, Hosts, Interfaces, Shunt, Treatments};
 use crate::control::server::Reply;
 use crate::control::vici::Message;
 
@@ -96,6 +96,22 @@ impl Changes {
             }
             let translation = |all: Option<&Treatment>| all.and_then(|all| all.translation.clone());
             if translation(old) != translation(new) {
+                self.kept.remove(&name);
+                self.children.push(name);
+            }
+        }
+    }
+
+    /// Compares the interfaces of connections whose children stay. SAs of another interface are ended; all else needs none.
+    pub(super) fn compare_interfaces(&mut self, old: &Interfaces, new: &Interfaces) {
+        let mut names: Vec<ChildName> = self.kept.iter().cloned().collect();
+        names.sort();
+        for name in names {
+            let (old, new) = (old.get(&name.connection), new.get(&name.connection));
+            if old != new && !self.changed.contains(&name.connection) {
+                self.changed.push(name.connection.clone());
+            }
+            if old.map(|spec| &spec.name) != new.map(|spec| &spec.name) {
                 self.kept.remove(&name);
                 self.children.push(name);
             }

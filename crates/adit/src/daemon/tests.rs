@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 
-use adit_net::{ChildCounters, PolicySpec, Stats, UdpEncap};
+use adit_net::{ChildCounters, InterfaceSpec, PolicySpec, Stats, UdpEncap};
 
 use super::*;
 use crate::control::server::Captured;
@@ -13,6 +13,7 @@ use crate::control::vici::Packet;
 #[derive(Clone, Debug)]
 enum Deed {
     Policies(Vec<String>),
+    Interfaces(Vec<String>),
     Install { id: u64, inbound: u32, outbound: u32 },
     Switch,
     Retire,
@@ -84,6 +85,13 @@ impl Backend for Deeds {
             return Err(adit_net::Error::Stopped);
         }
         self.push(Deed::Policies(policies.into_iter().map(|policy| policy.name).collect()));
+        Ok(())
+    }
+
+    fn set_interfaces(&mut self, interfaces: Vec<InterfaceSpec>) -> Result<(), adit_net::Error> {
+        if !interfaces.is_empty() {
+            self.push(Deed::Interfaces(interfaces.into_iter().map(|interface| interface.name).collect()));
+        }
         Ok(())
     }
 
@@ -184,6 +192,7 @@ impl Side {
                 configuration.hosts,
                 configuration.shunts,
                 configuration.treatments,
+                configuration.interfaces,
             )
             .unwrap();
         Self { daemon, deeds, inbox, queue, loads, answered }
@@ -480,6 +489,50 @@ fn a_reload_in_mid_handshake_lets_it_end() {
     talk(now, &mut a, &mut b);
     assert_eq!((a.installs().len(), a.removed().len()), (1, 0));
     assert_eq!(a.daemon.gateway.ike_sas().count(), 1);
+}
+
+#[test]
+fn an_interface_comes_before_its_policies_and_goes_after_them() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    talk(now, &mut a, &mut b);
+    let with = |lines: &str| {
+        let text = text("1", "2", SECRET, "start_action = start");
+        text.replace("dpd_delay = 10s", &format!("dpd_delay = 10s\n{lines}"))
+    };
+    let mut seen = a.deeds.all().len();
+    let mut next = |a: &Side| {
+        let all = a.deeds.all();
+        let new = all[std::mem::replace(&mut seen, all.len())..].iter();
+        let told = new.filter_map(|deed| match deed {
+            Deed::Interfaces(names) => Some(format!("interfaces {}", names.join(" "))),
+            Deed::Policies(names) => Some(format!("policies {}", names.len())),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    // The SA of another interface is another SA; what is on its way keeps its policy until it is gone.
+    reload(&mut a, now, &with("interface = vpn0"));
+    assert_eq!(next(&a), ["interfaces vpn0", "policies 2", "policies 1", "interfaces vpn0"]);
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), a.removed().len()), (2, 1));
+    assert_eq!(a.daemon.policies.all()[0].interface.as_deref(), Some("vpn0"));
+    // What else is said about it touches no SA.
+    let changed = reload(&mut a, now, &with("interface = vpn0\n interface_addrs = 10.0.0.1/32"));
+    assert_eq!(changed.list("changed").collect::<Vec<_>>(), ["gw"]);
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), a.removed().len()), (2, 1));
+    next(&a);
+    // The old one is there until the new one is.
+    reload(&mut a, now, &with("interface = vpn1"));
+    assert_eq!(next(&a), ["interfaces vpn1 vpn0", "policies 2", "policies 1", "interfaces vpn1"]);
+    // Someone deletes it.
+    a.daemon.net_event(now, NetEvent::InterfaceLost);
+    assert_eq!(next(&a), ["interfaces vpn1"]);
+    // A system that refuses keeps what there was.
+    a.deeds.0.lock().unwrap().refuse_policies = true;
+    reload(&mut a, now, &with("interface = vpn2"));
+    assert_eq!(next(&a), ["interfaces vpn2 vpn1", "interfaces vpn1"]);
 }
 
 #[test]

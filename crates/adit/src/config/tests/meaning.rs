@@ -3,7 +3,7 @@
 use adit_esp::Mss;
 use adit_esp::translate::{Renumbering, Translation};
 use adit_esp::tunnel::{Dscp, OuterPolicy, Tfc};
-use adit_net::Treatment;
+use adit_net::{InterfaceSpec, Treatment};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -489,6 +489,43 @@ fn children_that_pass_or_drop_need_no_peer() {
     let names: Vec<_> =
         connection.children.iter().map(|child| (child.name.as_str(), child.priority)).collect();
     assert_eq!((names, configuration.shunts.len()), (vec![("net", 9)], 2));
+}
+
+#[test]
+fn a_connection_has_the_interface_that_it_asks_for() {
+    let everything = "local_ts = 0.0.0.0/0, ::/0\n remote_ts = 0.0.0.0/0, ::/0";
+    let lines = "interface = vpn0
+        interface_addrs = 169.254.10.2/30, fd00:ff::2/64
+        interface_mtu = 1400
+        interface_routes = 10.2.0.0/16, ::/0";
+    let configuration = good(&connection(lines, everything, ""));
+    let expected = InterfaceSpec {
+        name: "vpn0".into(),
+        owner: "c".into(),
+        mtu: Some(1400),
+        addresses: vec![(ip("169.254.10.2"), 30), (ip("fd00:ff::2"), 64)],
+        routes: vec![(ip("10.2.0.0"), 16), (ip("::"), 0)],
+    };
+    assert_eq!(configuration.interfaces, [("c".to_owned(), expected)].into());
+    assert!(configuration.warnings.is_empty(), "{:?}", configuration.warnings);
+
+    let spec = good(&connection("interface = vpn0", everything, "")).interfaces.remove("c").unwrap();
+    let plain = InterfaceSpec { name: "vpn0".into(), owner: "c".into(), ..InterfaceSpec::default() };
+    assert_eq!(spec, plain);
+    assert!(good(&connection("", everything, "")).interfaces.is_empty());
+
+    let warnings = |lines: &str, child: &str| {
+        let warnings = good(&connection(lines, child, "")).warnings;
+        warnings.iter().map(|warning| warning.message.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warnings("interface = vpn0", "remote_ts = 10.2.0.0/16"),
+        ["only what goes from or to the gateways themselves may pass the interface"]
+    );
+    assert_eq!(
+        warnings("interface = vpn0\n interface_routes = 192.0.2.0/24", everything),
+        ["the way to the peer 192.0.2.2 itself would lead into the tunnel by `192.0.2.0/24`"]
+    );
 }
 
 #[test]

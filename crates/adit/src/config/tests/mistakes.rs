@@ -180,6 +180,129 @@ fn identities_are_checked() {
 }
 
 #[test]
+fn interfaces_that_make_no_sense_are_errors() {
+    let everything = "local_ts = 0.0.0.0/0\n remote_ts = 0.0.0.0/0";
+    for (line, child, expected) in [
+        (
+            "interface = much-too-long-name",
+            everything,
+            "8:17: connections.c.interface: bad value `much-too-long-name`; expected the name of an interface: at most 15 characters, no `/`, `:`, `%` or blank",
+        ),
+        (
+            "interface = adit0",
+            everything,
+            "8:17: connections.c.interface: this interface takes the traffic of connections without one of their own; expected another name than `gateway.tun`",
+        ),
+        (
+            "interface_addrs = 10.0.0.1/24",
+            everything,
+            "8:23: connections.c.interface_addrs: this connection has no interface; expected `interface = <name>` beside it",
+        ),
+        (
+            "interface_adrs = 10.0.0.1/24",
+            everything,
+            "8:5: connections.c.interface_adrs: unknown key; expected a key of `connections.<conn>`; did you mean `interface_addrs`?",
+        ),
+        (
+            "interface = vpn0\ninterface_addrs = 10.0.0.1",
+            everything,
+            "9:19: connections.c.interface_addrs: bad value `10.0.0.1`; expected an address with the length of its prefix, like `10.2.0.1/16` or `fd00:2::1/64`; did you mean `10.0.0.1/32`?",
+        ),
+        (
+            "interface = vpn0\ninterface_routes = 10.0.0.1/24",
+            everything,
+            "9:20: connections.c.interface_routes: `10.0.0.1/24` is an address in a network, not a network; expected `10.0.0.0/24`",
+        ),
+        (
+            "interface = vpn0\ninterface_addrs = fd00::1/64\ninterface_mtu = 1279",
+            everything,
+            "10:17: connections.c.interface_mtu: too small for IPv6; expected at least `1280`, or no IPv6 on this interface",
+        ),
+        (
+            "interface = vpn0",
+            "mode = transport\n local_ts = 10.0.0.1\n remote_ts = 10.0.0.2",
+            "10:14: connections.c.children.n.mode: what two hosts send each other in transport mode takes no interface; expected `tunnel` or `iptfs`, or no `interface`; interface (a.conf:8:17)",
+        ),
+        (
+            "interface = vpn0",
+            "mode = pass\n start_action = trap\n local_ts = 10.0.0.1\n remote_ts = 10.0.0.2",
+            "10:14: connections.c.children.n.mode: what is routed to an interface is protected by its connection, or dropped; expected this child in a connection without `interface`; interface (a.conf:8:17)",
+        ),
+        (
+            "if_id_out = 7",
+            everything,
+            "8:17: connections.c.if_id_out: `7` is not done yet; expected `interface = <name>` in the connection: an interface of its own, which Adit makes",
+        ),
+        (
+            "",
+            "interface = eth0",
+            "10:19: connections.c.children.n.interface: `eth0` is not done yet; expected `interface = <name>` in the connection: an interface of its own, which Adit makes",
+        ),
+    ] {
+        is_wrong(&connection(line, child, ""), &format!("a.conf:{expected}"));
+    }
+}
+
+#[test]
+fn an_interface_is_shared_only_where_it_is_clear_whose_a_packet_is() {
+    let second = |lines: &str, remote: &str| {
+        format!(
+            "connections {{
+  d {{
+    remote_addrs = 192.0.2.3
+    local {{ auth = psk
+      id = a.example }}
+    remote {{ auth = psk
+      id = d.example }}
+    {lines}
+    children {{ n {{
+      local_ts = 0.0.0.0/0
+      remote_ts = {remote}
+    }} }}
+  }}
+}}"
+        )
+    };
+    let both = |first: &str, lines: &str, remote: &str| {
+        let child = "local_ts = 0.0.0.0/0\n remote_ts = 10.2.0.0/16";
+        connection(first, child, &second(lines, remote))
+    };
+    let routes = "interface_routes = 10.2.0.0/16";
+    assert_eq!(
+        errors(&both("interface = vpn0", "interface = vpn0", "0.0.0.0/0")),
+        [
+            "a.conf:24:17: connections.d.interface: the connection `c` has the same interface, and selectors that overlap; expected an interface of its own, or selectors that do not overlap; the other one (a.conf:8:17)"
+        ]
+    );
+    assert_eq!(
+        errors(&both(
+            &format!("interface = vpn0\n{routes}"),
+            &format!("interface = vpn1\n{routes}"),
+            "0.0.0.0/0"
+        )),
+        [
+            "a.conf:26:20: connections.d.interface_routes: `10.2.0.0/16` is routed to another interface already; expected one interface for each route; the other one (a.conf:9:20)"
+        ]
+    );
+    assert_eq!(
+        errors(&both(
+            "interface = vpn0\ninterface_mtu = 1300",
+            "interface = vpn0\ninterface_mtu = 1400",
+            "10.3.0.0/16"
+        )),
+        [
+            "a.conf:25:17: connections.d.interface: two connections give this interface different MTUs; expected one `interface_mtu`; the other one (a.conf:8:17)"
+        ]
+    );
+    let shared = good(&both(
+        &format!("interface = vpn0\n{routes}"),
+        &format!("interface = vpn0\n{routes}"),
+        "10.3.0.0/16",
+    ));
+    assert!(shared.interfaces.len() == 2 && shared.warnings.is_empty(), "{:?}", shared.warnings);
+}
+
+#[test]
 fn what_is_not_done_yet_is_an_error_that_says_so() {
     for (line, child, expected) in [
         ("version = 1", "", "8:15: connections.c.version: `1` is not done yet; expected `2` or `0`"),

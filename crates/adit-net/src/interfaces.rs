@@ -1,0 +1,277 @@
+//! The interfaces of connections that have one of their own (route-based VPN): what the kernel knows of them.
+//!
+//! An interface is there for as long as it is configured. It is a TUN device that outlives the process, so that what others
+//! route to it stays: while nobody serves it, the kernel drops what comes. The next start takes over what a predecessor has
+//! left, and deletes what is no longer asked for. Behind each configured route stands an unreachable one, which decides if
+//! the interface vanishes.
+//!
+//! This module owns the devices whose alias says that they are ours, the addresses and routes of its protocol number, and
+//! nothing else: addresses and routes of others on our devices stay. It never sees a packet, and knows no SA.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::net::IpAddr;
+
+use crate::Error;
+use crate::backend::{InterfaceSpec, NetConfig};
+use crate::engine::Device;
+use crate::netlink::{InterfaceAddress, Link, Netlink, Route, RouteKind, TABLE_MAIN};
+use crate::tun::Tun;
+
+/// Marks addresses and routes as ours (`IFAPROT_*`, `RTPROT_*`); not the number of what leads to the shared device.
+pub(crate) const PROTOCOL: u8 = 0x42;
+
+/// How the alias of a device of ours begins.
+const ALIAS: &str = "adit: ";
+
+/// The longest alias that the kernel takes.
+const MAX_ALIAS: usize = 255;
+
+const METRIC_TUNNEL: u32 = 100;
+const METRIC_CLOSED: u32 = 4000;
+
+/// Our interfaces in one network namespace.
+#[derive(Debug)]
+pub(crate) struct Interfaces {
+    netlink: Netlink,
+    present: BTreeMap<String, Interface>,
+    /// How devices are opened, and the MTU of those that ask for none.
+    queues: usize,
+    offload: bool,
+    mtu: u16,
+}
+
+#[derive(Debug)]
+struct Interface {
+    device: Device,
+    /// The kernel's number.
+    index: u32,
+    spec: InterfaceSpec,
+}
+
+/// What the workers have to be told after a change.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    /// Devices that are new, with a queue for each worker.
+    pub(crate) attach: Vec<(Device, Vec<Tun>)>,
+    /// Devices that are gone, or going to be: [`Interfaces::delete`] comes after the workers.
+    pub(crate) detach: Vec<(Device, String)>,
+}
+
+impl Interfaces {
+    /// For the calling thread's network namespace. Nothing changes yet. `mtu` is that of devices that ask for none.
+    pub(crate) fn new(config: &NetConfig, mtu: u16) -> Result<Self, Error> {
+        Ok(Self {
+            netlink: Netlink::open()?,
+            present: BTreeMap::new(),
+            queues: config.workers,
+            offload: config.offload,
+            mtu,
+        })
+    }
+
+    /// The device of a name, and its MTU.
+    pub(crate) fn find(&self, name: &str) -> Option<(Device, u16)> {
+        let interface = self.present.get(name)?;
+        Some((interface.device, interface.spec.mtu.unwrap_or(self.mtu)))
+    }
+
+    /// Makes the devices that are not there, and finds those that are not wanted any more. A number that is `taken` by SAs is
+    /// not given to a new device: what they deliver must come out nowhere else.
+    ///
+    /// # Errors
+    /// What has such a name is not ours, or in use by another process, or the kernel refused. Those made before the error are
+    /// in the change.
+    pub(crate) fn change(
+        &mut self,
+        wanted: &[InterfaceSpec],
+        taken: &HashSet<Device>,
+        change: &mut Change,
+    ) -> Result<(), Error> {
+        let links = self.netlink.links()?;
+        for spec in wanted {
+            let link = links.iter().find(|link| link.name == spec.name);
+            match self.present.get_mut(&spec.name) {
+                // Still the one that we have open.
+                Some(interface) if link.is_some_and(|link| link.index == interface.index) => {
+                    interface.spec = spec.clone();
+                    self.describe(&spec.name)?;
+                }
+                present => {
+                    let device = match present {
+                        Some(interface) => interface.device,
+                        None => self.free(taken),
+                    };
+                    let tuns = self.open(&spec.name, link)?;
+                    let index = self.netlink.link(&spec.name)?.index;
+                    let interface = Interface { device, index, spec: spec.clone() };
+                    self.present.insert(spec.name.clone(), interface);
+                    change.attach.push((device, tuns));
+                    self.describe(&spec.name)?;
+                    self.bring_up(&spec.name, index)?;
+                }
+            }
+        }
+        self.arrange()?;
+        let names: HashSet<&str> = wanted.iter().map(|spec| spec.name.as_str()).collect();
+        let gone = self.present.iter().filter(|(name, _)| !names.contains(name.as_str()));
+        change.detach = gone.map(|(name, interface)| (interface.device, name.clone())).collect();
+        // What a killed predecessor has left and nobody asks for.
+        for link in links.iter().filter(|link| link.alias.starts_with(ALIAS)) {
+            if !names.contains(link.name.as_str()) && !self.present.contains_key(&link.name) {
+                self.netlink.delete_link(link.index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a device, which no worker serves any more.
+    pub(crate) fn delete(&mut self, name: &str) -> Result<(), Error> {
+        let Some(interface) = self.present.remove(name) else { return Ok(()) };
+        self.arrange()?;
+        match self.netlink.delete_link(interface.index) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Gives the interfaces the addresses and routes that they ought to have, and takes away those of ours that they ought not.
+    ///
+    /// # Errors
+    /// The first of what the kernel refused. All else is in place, and nothing is taken away.
+    pub(crate) fn arrange(&mut self) -> Result<(), Error> {
+        let addresses = self.netlink.addresses()?;
+        let present = self.netlink.routes(|route| route.protocol == PROTOCOL)?;
+        let mut result = Ok(());
+        for Interface { index, spec, .. } in self.present.values() {
+            let of_it = |address: &&InterfaceAddress| address.interface == *index;
+            for wanted in &spec.addresses {
+                if !addresses.iter().filter(of_it).any(|found| (found.address, found.prefix_len) == *wanted) {
+                    let added = self.netlink.add_address_as(*index, *wanted, PROTOCOL);
+                    result = result.and(added);
+                }
+            }
+        }
+        let wanted: Vec<Route> = self.present.values().flat_map(routes).collect();
+        let closed_first = |kind: RouteKind| wanted.iter().filter(move |route| route.kind == kind);
+        for route in closed_first(RouteKind::Unreachable).chain(closed_first(RouteKind::Unicast)) {
+            if present.contains(route) {
+                continue;
+            }
+            let same = |old: &Route| (old.destination, old.metric) == (route.destination, route.metric);
+            let placed = match present.iter().any(same) {
+                true => self.netlink.replace_route(route),
+                false => self.netlink.add_route(route),
+            };
+            result = result.and(placed);
+        }
+        result?;
+        for found in addresses.iter().filter(|found| found.protocol == PROTOCOL) {
+            let interface = self.present.values().find(|interface| interface.index == found.interface);
+            let address = (found.address, found.prefix_len);
+            if interface.is_some_and(|interface| !interface.spec.addresses.contains(&address)) {
+                self.netlink.delete_address(found.interface, address)?;
+            }
+        }
+        for route in present.iter().filter(|route| !wanted.contains(route)) {
+            self.netlink.delete_route(route)?;
+        }
+        Ok(())
+    }
+
+    /// The orderly end: takes our routes away. The devices stay with their addresses, and what others route to them.
+    pub(crate) fn leave(&mut self) -> Result<(), Error> {
+        for route in self.netlink.routes(|route| route.protocol == PROTOCOL)? {
+            self.netlink.delete_route(&route)?;
+        }
+        Ok(())
+    }
+
+    /// The netlink port that our changes come from.
+    pub(crate) fn port(&self) -> u32 {
+        self.netlink.port()
+    }
+
+    /// Is this one of our devices?
+    pub(crate) fn has(&self, index: u32) -> bool {
+        self.present.values().any(|interface| interface.index == index)
+    }
+
+    /// The smallest number that no device and no SA has.
+    fn free(&self, taken: &HashSet<Device>) -> Device {
+        let used = |device: &Device| {
+            taken.contains(device) || self.present.values().any(|interface| interface.device == *device)
+        };
+        (1..).map(Device).find(|device| !used(device)).unwrap_or_default()
+    }
+
+    /// Opens a device of ours, new or left by a predecessor.
+    fn open(&mut self, name: &str, link: Option<&Link>) -> Result<Vec<Tun>, Error> {
+        if link.is_some_and(|link| !link.alias.starts_with(ALIAS)) {
+            return Err(Error::InUse(format!(
+                "there is an interface {name} already, and it is not Adit's: choose another name, or delete it"
+            )));
+        }
+        let (queues, offload) = (self.queues, self.offload);
+        let open = || (0..queues).map(|_| Tun::open(name, queues > 1, offload)).collect();
+        let tuns: Vec<Tun> = match (open(), link) {
+            (Err(error), Some(link)) if error.raw_os_error() == Some(libc::EINVAL) => {
+                // A device has one queue or several, and that for life.
+                tracing::warn!(
+                    "the interface {name} is made anew for another number of workers: others' routes to it are lost"
+                );
+                self.netlink.delete_link(link.index)?;
+                open()?
+            }
+            (result, _) => result?,
+        };
+        if let Some(tun) = tuns.first() {
+            tun.keep()?;
+        }
+        Ok(tuns)
+    }
+
+    /// Alias and MTU, which may change while it is there.
+    fn describe(&mut self, name: &str) -> Result<(), Error> {
+        let Some(Interface { index, spec, .. }) = self.present.get(name) else { return Ok(()) };
+        let alias: String = ALIAS.chars().chain(spec.owner.chars().filter(|c| !c.is_control())).collect();
+        let end = alias.floor_char_boundary(MAX_ALIAS);
+        self.netlink.set_alias(*index, alias.get(..end).unwrap_or(ALIAS))?;
+        self.netlink.set_mtu(*index, spec.mtu.unwrap_or(self.mtu).into())
+    }
+
+    fn bring_up(&mut self, name: &str, index: u32) -> Result<(), Error> {
+        prepare(&mut self.netlink, name, index)?;
+        self.netlink.set_up(index)
+    }
+}
+
+/// What every TUN device needs before it is brought up.
+pub(crate) fn prepare(netlink: &mut Netlink, name: &str, index: u32) -> Result<(), Error> {
+    // Room for the bursts of a TCP sender while the worker is busy.
+    netlink.set_queue_length(index, 5000)?;
+    // In containers IPv6 is often off for new devices. If it has to stay off, IPv6 policies will say so.
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0");
+    if let Err(error) = netlink.set_no_link_local(index) {
+        tracing::debug!(%error, "the kernel may send router solicitations into the tunnel; they are dropped");
+    }
+    Ok(())
+}
+
+/// The routes of an interface, and those behind them.
+fn routes(Interface { index, spec, .. }: &Interface) -> impl Iterator<Item = Route> {
+    let route = |destination: (IpAddr, u8), kind, interface, metric| Route {
+        destination,
+        table: TABLE_MAIN,
+        kind,
+        interface,
+        gateway: None,
+        source: None,
+        metric,
+        protocol: PROTOCOL,
+    };
+    spec.routes.iter().flat_map(move |destination| {
+        let tunnel = route(*destination, RouteKind::Unicast, Some(*index), METRIC_TUNNEL);
+        [tunnel, route(*destination, RouteKind::Unreachable, None, METRIC_CLOSED)]
+    })
+}
