@@ -6,7 +6,7 @@ use adit_lab::capture::{Capture, only_protected};
 use adit_lab::lab::{FAMILIES, Family, Lab, Node, Side, Topology, with_lab};
 use adit_lab::peer::{Connection, Peer, Rekey, SECRET};
 use adit_lab::process::{Process, Signal, eventually, run, run_unchecked};
-use adit_lab::strongswan::{Options, StrongSwan};
+use adit_lab::strongswan::StrongSwan;
 use adit_lab::traffic::{SteadyPing, transfer};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
@@ -356,11 +356,10 @@ fn only_what_the_selectors_admit_leaves_the_interface() -> Result<()> {
 #[test]
 fn strongswan_is_the_peer() -> Result<()> {
     with_lab("route-swan", Topology::default(), |lab| {
-        // It makes one interface for all, and is told to leave the routes alone.
-        let options = Options { charon: "install_routes = no".into(), ..Options::default() };
         let swan = Connection { extra: String::new(), encap: true, ..connection(Side::B, "") };
-        let b = StrongSwan::start_with(lab, Side::B, &swan, &options)?;
-        lab.run(Node::GatewayB, "ip", &["route", "add", "10.1.0.0/24", "dev", "ipsec0"])?;
+        let b = StrongSwan::start(lab, Side::B, &swan)?;
+        // It leads all that is selected into its interface, the network behind it as well, unless its table knows that.
+        lab.run(Node::GatewayB, "ip", &["route", "add", "10.2.0.0/24", "dev", "lan0", "table", "220"])?;
         let seen = Capture::start(lab, Node::Net, "a0", "")?;
         let a = Adit::start(lab, Side::A, &connection(Side::A, ""))?;
         a.initiate()?;
