@@ -9,7 +9,8 @@ use std::net::IpAddr;
 
 use adit_wire::ikev2::TrafficSelector;
 use adit_wire::ip::{
-    PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE,
+    Ipv4Header, Ipv6Header, PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
+    PROTOCOL_UDPLITE,
 };
 
 use crate::headers::{Checksum, Upper};
@@ -115,7 +116,7 @@ impl Translation {
         if is_error && let Some(quoted) = upper.get_mut(8..) {
             change.add(rewrite_quoted(quoted, to, destination, source));
         }
-        update(upper, protocol, v6, change, checksum);
+        update(upper, protocol, change, checksum);
         Some(())
     }
 }
@@ -195,12 +196,16 @@ fn addresses(
 
 /// Translates as much of a packet as an ICMP error quotes. Returns what that adds to the sum over it.
 fn rewrite_quoted(quoted: &mut [u8], to: To, source: &[Renumbering], destination: &[Renumbering]) -> Change {
-    // Its length may say more than is there, so the chain of IPv6 headers is followed only where there is none.
+    // Its length may say more than is there, so the chain of IPv6 headers is followed only where there is none. What has not
+    // even a whole header says nothing of use.
+    let len = quoted.len();
     let (v6, protocol, offset, later) = match quoted {
-        [first, _, _, _, _, _, high, low, _, protocol, ..] if *first >> 4 == 4 => {
+        [first @ 0x45..=0x4f, _, _, _, _, _, high, low, _, protocol, ..] if len >= Ipv4Header::LEN => {
             (false, *protocol, usize::from(*first & 0x0f) * 4, (*high & 0x1f, *low) != (0, 0))
         }
-        [first, _, _, _, _, _, next, ..] if *first >> 4 == 6 => (true, *next, 40, false),
+        [first, _, _, _, _, _, next, ..] if *first >> 4 == 6 && len >= Ipv6Header::LEN => {
+            (true, *next, Ipv6Header::LEN, false)
+        }
         _ => return Change::default(),
     };
     let Some(Changed { addresses: change, mut all }) = addresses(quoted, v6, to, source, destination) else {
@@ -210,29 +215,28 @@ fn rewrite_quoted(quoted: &mut [u8], to: To, source: &[Renumbering], destination
         && protocol != PROTOCOL_ICMP
         && let Some(upper) = quoted.get_mut(offset..)
     {
-        all.add(update(upper, protocol, v6, change, Checksum::Whole));
+        all.add(update(upper, protocol, change, Checksum::Whole));
     }
     all
 }
 
 /// Sets the checksum of a transport header right, if it is there. Returns what that adds to the sum over the header.
-fn update(upper: &mut [u8], protocol: u8, v6: bool, change: Change, checksum: Checksum) -> Change {
+fn update(upper: &mut [u8], protocol: u8, change: Change, checksum: Checksum) -> Change {
     let at = match protocol {
         PROTOCOL_TCP => 16,
         PROTOCOL_UDP | PROTOCOL_UDPLITE | PROTOCOL_DCCP => 6,
         PROTOCOL_ICMP | PROTOCOL_ICMPV6 => 2,
         _ => return Change::default(),
     };
-    let is_udp = protocol == PROTOCOL_UDP;
     match upper.get(at..at + 2) {
-        // RFC 768: the sender made none.
-        Some([0, 0]) if is_udp && !v6 && checksum == Checksum::Whole => Change::default(),
+        // RFC 768, and RFC 6935 5 for IPv6: the sender made none.
+        Some([0, 0]) if protocol == PROTOCOL_UDP && checksum == Checksum::Whole => Change::default(),
         _ => {
             let mut change = apply(upper, at, change, checksum);
-            if let (true, Checksum::Whole, Some(field @ [0, 0])) =
-                (is_udp, checksum, upper.get_mut(at..at + 2))
+            if let (PROTOCOL_UDP | PROTOCOL_UDPLITE, Checksum::Whole, Some(field @ [0, 0])) =
+                (protocol, checksum, upper.get_mut(at..at + 2))
             {
-                // RFC 768: one that comes out as zero is sent as all ones.
+                // RFC 768, RFC 3828 3.1: one that comes out as zero is sent as all ones.
                 field.fill(0xff);
                 change.word(0, 0xffff);
             }
@@ -360,11 +364,13 @@ mod tests {
 
     #[test]
     fn no_udp_checksum_stays_none_and_zero_is_never_made() {
+        for (v6, at) in [(true, 46), (false, 26)] {
+            let mut one = transport(ends(v6)[0], PROTOCOL_UDP, 10);
+            one[at..at + 2].fill(0);
+            ours().outbound(&mut one, Checksum::Whole);
+            assert_eq!(one[at..at + 2], [0, 0]);
+        }
         let [inside, outside] = ends(false);
-        let mut one = transport(inside, PROTOCOL_UDP, 10);
-        one[26..28].fill(0);
-        ours().outbound(&mut one, Checksum::Whole);
-        assert_eq!(one[26..28], [0, 0]);
         // Among all payloads there is one whose checksum comes out as zero.
         let mut found = 0;
         for word in 0..=u16::MAX {

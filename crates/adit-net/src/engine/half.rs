@@ -414,6 +414,12 @@ impl Outbound {
         })
     }
 
+    /// With another SA of the same parameters: one that has sent before.
+    #[cfg(test)]
+    pub(crate) fn with_sa(self, sa: OutboundSa) -> Self {
+        Self { sa, ..self }
+    }
+
     /// Lets its keys rest until they are used.
     pub(crate) fn rest(&mut self) {
         self.sa.keys_mut().rest();
@@ -506,19 +512,24 @@ impl Outbound {
         report: &mut Report,
     ) -> Result<bool, Refusal> {
         // RFC 4303 3.1.1: transport mode protects whole packets, which the kernel divides afterwards.
-        let divides = self.mode != Mode::Transport && may_fragment(inner);
-        let fragments =
-            (inner.len() > self.max_inner && divides).then(|| Fragments::of(inner, self.max_inner)).flatten();
-        let count = fragments.as_ref().map_or(1, Fragments::left) as u64;
+        let max = self.max_inner;
+        let divides = inner.len() > max && self.mode != Mode::Transport && may_fragment(inner);
+        let fragments = |inner: &[u8]| divides.then(|| Fragments::of(inner, max)).flatten();
+        let (count, len) = fragments(inner).map_or((1, inner.len()), |all| {
+            all.fold((0, 0), |(count, len), (header, rest)| {
+                (count + 1, len + header.octets().len() + rest.len())
+            })
+        });
         // A packet that is altered has to leave: another SA could not take it then.
-        if !self.carries(count, inner.len(), report) {
+        if !self.carries(count, len, report) {
             return Ok(false);
         }
         if let Some(translation) = &self.treatment.translation {
             translation.outbound(inner, Checksum::Whole);
         }
         self.clamp.apply(inner, self.max_inner);
-        match fragments {
+        // Their headers are that of the packet as it is now.
+        match fragments(inner) {
             None => self.push(inner, place, now, trains)?,
             Some(mut fragments) => {
                 while let Some(fragment) = fragments.next_within(inner) {

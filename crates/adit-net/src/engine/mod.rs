@@ -28,6 +28,8 @@ mod join;
 #[cfg(test)]
 mod model;
 mod offload;
+#[cfg(test)]
+mod reference;
 mod sas;
 mod spi_table;
 mod split;

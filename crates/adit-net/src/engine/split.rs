@@ -57,7 +57,7 @@ impl<'p> Split<'p> {
         let protocol = if tcp { PROTOCOL_TCP } else { PROTOCOL_UDP };
         let header = packet.get(offset..)?;
         let header_len = if tcp { usize::from(*header.get(12)? >> 4) * 4 } else { 8 };
-        if flow.protocol != protocol || flow.fragment || header_len < if tcp { 20 } else { 8 } {
+        if flow.protocol != protocol || header_len < if tcp { 20 } else { 8 } {
             return None;
         }
         let headers = offset + header_len;
@@ -69,8 +69,14 @@ impl<'p> Split<'p> {
         let addresses = if is_v6(packet) { packet.get(8..40)? } else { packet.get(12..20)? };
         let pseudo = Sum::of(addresses).and(protocol.into());
         let transport = Some(Transport { tcp, offset, pseudo });
-        // One without payload is a packet all the same.
-        Some(Self { packet, flow, headers, segment, count: count.max(1), transport })
+        let split = Self { packet, flow, headers, segment, count: count.max(1), transport };
+        if count > 1 {
+            return Some(split);
+        }
+        // One segment, or none, is a packet all the same: it is finished here, since it may leave as it stands.
+        let whole = split.to_vec(0)?;
+        split.packet.copy_from_slice(&whole);
+        Some(split)
     }
 
     /// What all of its segments have in common for selectors.
@@ -181,12 +187,14 @@ fn complete_checksum(packet: &mut [u8], offload: &Offload) -> Option<()> {
     put(summed, offload.checksum_offset.into(), checksum)
 }
 
+/// `None`: it is a fragment, which has no header of its own to be finished.
 fn transport_offset(packet: &[u8]) -> Option<usize> {
     if is_v6(packet) {
-        let header = ip::Ipv6Header::decode(packet).ok()?;
-        return Some(header.upper_layer(packet).ok()?.offset);
+        let upper = ip::Ipv6Header::decode(packet).and_then(|header| header.upper_layer(packet)).ok()?;
+        return upper.fragment.is_none().then_some(upper.offset);
     }
-    Some(usize::from(packet.first()? & 0x0f) * 4)
+    let fragment = word(packet, 6)? & 0x3fff;
+    (fragment == 0).then_some(usize::from(packet.first()? & 0x0f) * 4)
 }
 
 fn is_v6(packet: &[u8]) -> bool {
