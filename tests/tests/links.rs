@@ -233,6 +233,7 @@ fn planes(lab: &Lab, outer: Family, encap: bool, window: u32) -> Result<[Box<Use
         };
         plane.install(ChildSaInstall {
             id: ChildId(1),
+            name: String::new(),
             policy: PolicyId(1),
             inbound: half(side.other()),
             outbound: half(side),

@@ -12,7 +12,7 @@ use adit_esp::{Action, Entry, Mss, Policy, SaParameters};
 use adit_wire::ikev2::{Spi, TrafficSelector};
 
 use crate::path::DEFAULT_MARK;
-use crate::{Error, Stats};
+use crate::{Error, Stats, TapFilter, TapReader};
 
 /// A data plane. It has two ends: [`Backend::shutdown`] restores the system, while dropping it only stops it, as a
 /// kill does: what is protected stays closed, until a later one takes over and ends in order.
@@ -69,6 +69,12 @@ pub trait Backend: Send {
     /// What the data plane has done outside any one SA.
     fn stats(&self) -> Stats;
 
+    /// Shows copies of packets to whoever reads them, until the reader is dropped.
+    ///
+    /// # Errors
+    /// Somebody else looks already, or the data plane has stopped.
+    fn tap(&mut self, filter: &TapFilter) -> Result<TapReader, Error>;
+
     /// The orderly end: stops, and restores the system to what it was. Protected traffic is no longer held back. After
     /// [`NetEvent::Failed`] it is the same as dropping.
     fn shutdown(self: Box<Self>);
@@ -86,6 +92,8 @@ pub struct PolicyId(pub u64);
 pub struct ChildSaInstall {
     /// Its name in later orders and events.
     pub id: ChildId,
+    /// Its name for people, as `connection/child`.
+    pub name: String,
     /// The policy whose traffic it carries.
     pub policy: PolicyId,
     /// What arrives.

@@ -161,6 +161,8 @@ impl WorkerCounts {
 /// The counts of one Child SA.
 #[derive(Debug, Default)]
 pub(crate) struct SaCounts {
+    /// The SA's name for people.
+    pub(crate) name: Box<str>,
     pub(crate) packets_in: Count,
     pub(crate) bytes_in: Count,
     pub(crate) packets_out: Count,
@@ -174,6 +176,10 @@ pub(crate) struct SaCounts {
 }
 
 impl SaCounts {
+    pub(crate) fn of(name: String) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
     pub(crate) fn dropped(&self, cause: adit_esp::Drop) {
         if let Some(count) = self.drops.get(cause as usize) {
             count.add(1);

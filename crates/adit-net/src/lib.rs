@@ -37,6 +37,7 @@ mod sockets;
 mod steering;
 #[expect(unsafe_code, reason = "the system calls without a safe wrapper, and nothing else")]
 mod sys;
+mod tap;
 mod tun;
 mod userspace;
 mod worker;
@@ -51,6 +52,7 @@ pub use backend::{
 pub use counters::{DropCause, Stats};
 pub use path::DEFAULT_MARK;
 pub use sockets::IkeSender;
+pub use tap::{Direction, Layer, TapFilter, TapPacket, TapReader};
 pub use userspace::Userspace;
 
 /// Why the operating system or the data plane did not do what was asked.

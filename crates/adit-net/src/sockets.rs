@@ -154,6 +154,10 @@ impl Sockets {
         self.all.iter()
     }
 
+    pub(crate) fn nat_t_port(&self) -> u16 {
+        self.nat_t_port
+    }
+
     pub(crate) fn find(&self, kind: Kind, v6: bool) -> Option<&Outer> {
         self.all.iter().find(|outer| outer.kind == kind && outer.v6 == v6)
     }

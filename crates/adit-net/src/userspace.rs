@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Sender, SyncSender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ use crate::routes::Routes;
 use crate::sockets::{IkeSender, Sockets};
 use crate::tun::Tun;
 use crate::worker::{Command, Orders, Wake, Worker};
-use crate::{Error, handoff, path, steering};
+use crate::{Error, TapFilter, TapReader, handoff, path, steering, tap};
 
 /// The userspace data plane.
 pub struct Userspace {
@@ -47,6 +47,8 @@ pub struct Userspace {
     protection: Arc<Mutex<Protection>>,
     monitor: Monitor,
     clock: Clock,
+    /// Alive while somebody looks at packets.
+    tap: Weak<()>,
     _claim: Claim,
 }
 
@@ -112,6 +114,7 @@ impl Userspace {
             protection,
             monitor,
             clock,
+            tap: Weak::new(),
             _claim: claim,
         })
     }
@@ -156,6 +159,7 @@ impl Backend for Userspace {
     fn install(&mut self, child: ChildSaInstall) -> Result<(), Error> {
         let ChildSaInstall {
             id,
+            name,
             policy,
             inbound,
             outbound,
@@ -182,7 +186,7 @@ impl Backend for Userspace {
                 (device, mtu.into())
             }
         };
-        let counts = Arc::new(SaCounts::default());
+        let counts = Arc::new(SaCounts::of(name));
         let inbound = InboundSa::new(inbound)?;
         let inbound = Inbound::new(
             id,
@@ -282,7 +286,8 @@ impl Backend for Userspace {
         let traps = policies.iter().filter(|policy| policy.trap).map(|policy| policy.id).collect();
         let ports = policies.iter().any(PolicySpec::looks_at_ports);
         let spread = policies.iter().filter(|policy| policy.spread).map(|policy| policy.id).collect();
-        let published = Arc::new(Policies { tables, ports, traps, spread });
+        let names = policies.iter().map(|policy| (policy.id, policy.name.clone())).collect();
+        let published = Arc::new(Policies { tables, ports, names, traps, spread });
         // Closed before open: the fence, then the table that the worker reads, then the way into the tunnel.
         lock(&self.protection).replace(policies, || self.policies.store(published))
     }
@@ -331,6 +336,20 @@ impl Backend for Userspace {
             fenced_in,
             fenced_out,
         }
+    }
+
+    fn tap(&mut self, filter: &TapFilter) -> Result<TapReader, Error> {
+        if self.tap.strong_count() > 0 {
+            return Err(Error::InUse("somebody else is looking at packets already".into()));
+        }
+        let eventfd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| Error::system("make an eventfd", error.into()))?;
+        let (reader, taps, alive) = tap::open(filter, self.workers.len(), Wake::new(eventfd));
+        for (worker, tap) in self.workers.iter().zip(taps) {
+            worker.order(|done| Command::Tap(Box::new(tap), done))?;
+        }
+        self.tap = alive;
+        Ok(reader)
     }
 
     fn shutdown(mut self: Box<Self>) {

@@ -33,6 +33,7 @@ use crate::handoff::Handoff;
 use crate::path::Path;
 use crate::sockets::{Kind, Outer, Sockets};
 use crate::sys::{BATCH, Datagram, RecvBatch};
+use crate::tap::Tap;
 use crate::tun::{LONGEST, Offloads, Tun};
 use crate::xdp::{self, Xdp};
 
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Attach(Device, Tun, SyncSender<io::Result<()>>),
     /// Answered when the device is closed.
     Detach(Device, SyncSender<()>),
+    /// Shows packets from now on.
+    Tap(Box<Tap>, SyncSender<()>),
     Stop,
 }
 
@@ -78,8 +81,14 @@ impl Wake {
         let _ = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
     }
 
-    fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let _ = rustix::io::read(&*self.0, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -192,7 +201,7 @@ impl Worker {
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let second = Timespec { tv_sec: INTERVAL.as_secs() as _, tv_nsec: 0 };
         let soon = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-        let tick = if self.orders.handoff.has_waiting() {
+        let tick = if self.orders.handoff.has_waiting() || self.engine.flush_tap() {
             Some(soon)
         } else {
             self.engine.has_waiting().then_some(second)
@@ -270,6 +279,10 @@ impl Worker {
                 }
                 Ok(Command::Detach(device, done)) => {
                     self.devices.detach(device);
+                    done
+                }
+                Ok(Command::Tap(tap, done)) => {
+                    self.engine.set_tap(tap);
                     done
                 }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
@@ -501,6 +514,8 @@ impl Worker {
         let trains = std::mem::take(&mut engine.trains);
         let mut messages = Messages::new(&trains);
         let (mut waited, mut forgot) = (false, false);
+        let tapped = engine.is_tapped();
+        let port = sockets.nat_t_port();
         while let Some(train) = messages.train() {
             let Some(outer) = sockets.find(train.transport.kind, train.transport.destination.is_ipv6())
             else {
@@ -513,6 +528,9 @@ impl Worker {
                 if let Some(Message { train, packets }) = sent {
                     let bytes = trains.inner_len(train, packets.clone());
                     engine.sent(train.sa, packets.len(), bytes, now);
+                    if tapped {
+                        engine.show_sent((&trains, train, port), packets, None, now);
+                    }
                     counts.frames_sent.add(1);
                     messages.next();
                     continue;
@@ -530,6 +548,9 @@ impl Worker {
                         }
                         let bytes = trains.inner_len(train, packets.clone());
                         engine.sent(train.sa, packets.len(), bytes, now);
+                        if tapped {
+                            engine.show_sent((&trains, train, port), packets, None, now);
+                        }
                     }
                 }
                 // The device is slower than the tunnel: wait for it once, so that the TUN device's queue fills up and
@@ -552,8 +573,11 @@ impl Worker {
                     if let Err(error) = result {
                         tracing::debug!(%error, "cannot send an outer packet");
                     }
-                    let packets = messages.next().map_or(0, |message| message.packets.len());
-                    counts.dropped(DropCause::Send, packets);
+                    let Some(Message { train, packets }) = messages.next() else { continue };
+                    counts.dropped(DropCause::Send, packets.len());
+                    if tapped {
+                        engine.show_sent((&trains, train, port), packets, Some(DropCause::Send), now);
+                    }
                 }
             }
         }

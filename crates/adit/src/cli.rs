@@ -3,6 +3,7 @@
 //! Everything but `run` and `check` is a vici client of a running daemon. What a command has to say goes to stdout, what
 //! went wrong to stderr.
 
+mod capture;
 mod names;
 mod status;
 
@@ -16,6 +17,7 @@ use adit_ike::config::Settings;
 use adit_net::NetConfig;
 use clap::{Parser, Subcommand};
 
+use self::capture::Capture;
 use self::names::{Named, Names};
 use self::status::Status;
 use crate::config::{Configuration, ControlUri};
@@ -89,6 +91,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write packets, inside of the tunnel and outside, in the form of Wireshark: `adit capture | wireshark -k -i -`
+    Capture(Capture),
     /// Show what Adit is for: two private networks, two gateways, real traffic, all inside this machine
     Demo {
         /// Leave everything up until Enter is pressed, in namespaces that `ip netns` lists
@@ -145,6 +149,7 @@ fn run(cli: Cli) -> Exit {
         Command::Rekey { name, reauth } => rekey(&uri, &name, reauth),
         Command::Reload => reload(&uri),
         Command::Status { json } => show_status(&uri, json),
+        Command::Capture(arguments) => capture::run(&uri, &arguments),
     };
     result.unwrap_or_else(|error| {
         complain(&error);
@@ -401,6 +406,19 @@ mod tests {
             &["down", "gw/net"],
             &["reload"],
             &["rekey", "net", "--reauth"],
+            &["capture"],
+            &[
+                "capture",
+                "--write",
+                "/x",
+                "--connection",
+                "gw/net",
+                "--count",
+                "5",
+                "--inner",
+                "--snaplen",
+                "96",
+            ],
             &["status", "--json", "--control", "tcp://127.0.0.1:4502"],
         ] {
             assert!(parse(good).is_ok(), "{good:?}");
@@ -410,6 +428,8 @@ mod tests {
             &["check"],
             &["up"],
             &["down", "a", "b"],
+            &["capture", "--inner", "--outer"],
+            &["capture", "--count", "-1"],
             &["status", "--control", "tcp://192.0.2.1:4502"],
             &["status", "--control", "/run/adit"],
             &["nonsense"],

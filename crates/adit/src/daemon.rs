@@ -4,6 +4,7 @@
 //! IKE or ESP has a rule for. Everything here runs on one thread; nothing in the loop blocks, except the data plane's
 //! acknowledgement that a Child SA is in place.
 
+mod capture;
 mod commands;
 mod events;
 mod idle;
@@ -918,6 +919,7 @@ impl Daemon {
         };
         self.backend.install(ChildSaInstall {
             id: ChildId(handle.0),
+            name: format!("{}/{}", name.0, name.1),
             policy,
             inbound: half(child.inbound_spi, child.inbound_keys, negotiated.0, negotiated.1),
             outbound: half(child.outbound_spi, child.outbound_keys, child.local_ts, child.remote_ts),

@@ -9,3 +9,4 @@ pub mod demo;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod key_log;
+pub mod pcapng;

@@ -213,6 +213,7 @@ impl<'l> Scene<'l> {
         self.guest.ip(&batch).with_context(|| batch.clone())?;
         let [outbound, inbound] = halves;
         self.plane.install(ChildSaInstall {
+            name: String::new(),
             id,
             policy: policy_of(sas.transport, sas.outer),
             inbound: inbound.parameters(sas)?,

@@ -9,6 +9,7 @@ mod closed;
 mod frames;
 mod packets;
 mod sas;
+mod tap;
 mod treatment;
 mod workers;
 
@@ -318,6 +319,7 @@ fn child(side: Side, generation: u8, v6: bool, encap: bool, policy: &PolicySpec)
     };
     ChildSaInstall {
         id: ChildId(generation.into()),
+        name: "gw/net".into(),
         policy: policy.id,
         inbound: half(side.other()),
         outbound: half(side),

@@ -32,7 +32,7 @@ fn nft(namespace: &Namespace, rules: &str) -> Result<()> {
 }
 
 /// One connection with `len` octets in each direction at once.
-fn exchange(net: &Net, from: Side, v6: bool, len: usize) -> Result<()> {
+pub(crate) fn exchange(net: &Net, from: Side, v6: bool, len: usize) -> Result<()> {
     let listener = net.host(from.other()).run(|| TcpListener::bind((from.other().inner(v6, 10), 7)))??;
     let near = net.host(from).run(|| TcpStream::connect_timeout(&listener.local_addr()?, PATIENCE))??;
     let (far, _) = listener.accept()?;

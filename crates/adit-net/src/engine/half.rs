@@ -107,6 +107,11 @@ impl Inbound {
         self.iptfs.is_some()
     }
 
+    /// Its name and SPI.
+    pub(crate) fn who(&self) -> (&str, u32) {
+        (&self.counts.name, self.sa.spi().0)
+    }
+
     /// When [`expire`](Self::expire) has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.iptfs.as_ref()?.deadline()
@@ -167,7 +172,7 @@ impl Inbound {
     ) -> Arrived<'p> {
         if self.spent {
             report.counts.dropped(DropCause::Limit, 1);
-            return Arrived::default();
+            return Arrived { dropped: Some(DropCause::Limit.as_str()), ..Arrived::default() };
         }
         let before = self.sa.window().top();
         let mut arrived = Arrived::default();
@@ -195,6 +200,9 @@ impl Inbound {
                             receiver.receive(sequence, payload, now, &mut deliver);
                         });
                     }
+                    Opened::Packet(_) | Opened::Payload(..) => {
+                        arrived.dropped = Some(DropCause::Limit.as_str());
+                    }
                     _ => {}
                 }
             }
@@ -202,6 +210,7 @@ impl Inbound {
                 tracing::trace!(id = self.id.0, %cause, "ESP dropped");
                 self.counts.dropped(cause);
                 report.counts.dropped(DropCause::Refused, 1);
+                arrived.dropped = Some(cause.as_str());
             }
         }
         // Only what is authentic moves the window, and what is late or replayed does not move it forward.
@@ -261,6 +270,8 @@ pub(crate) struct Arrived<'p> {
     pub(crate) inner: Option<&'p [u8]>,
     /// What belongs in front of it, in transport mode.
     pub(crate) header: Option<Header>,
+    /// Why it was refused.
+    pub(crate) dropped: Option<&'static str>,
     /// The SA's name if the packet is the peer's first, and the outbound half has waited for it.
     pub(crate) ready: Option<ChildId>,
 }
@@ -438,6 +449,11 @@ impl Outbound {
     /// Where its packets are read from.
     pub(crate) fn device(&self) -> Device {
         self.device
+    }
+
+    /// Its name and SPI.
+    pub(crate) fn who(&self) -> (&str, u32) {
+        (&self.counts.name, self.sa.spi().0)
     }
 
     /// How its packets get to the peer.

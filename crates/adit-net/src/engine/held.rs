@@ -80,25 +80,24 @@ impl Held {
         self.queues.is_empty()
     }
 
-    /// Gives up what has waited too long, and returns how many those are.
-    pub(crate) fn sweep(&mut self, now: Instant) -> usize {
+    /// Gives up what has waited too long, and hands it to `each`.
+    pub(crate) fn sweep(&mut self, now: Instant, mut each: impl FnMut(PolicyId, &[u8])) {
         if self.is_empty() || self.swept.is_some_and(|swept| now.duration_since(swept) < INTERVAL) {
-            return 0;
+            return;
         }
         self.swept = Some(now);
-        let (mut dropped, mut octets) = (0, 0);
-        self.queues.retain(|_, queue| {
+        let mut octets = 0;
+        self.queues.retain(|policy, queue| {
             while let Some((_, packet)) =
                 queue.packets.pop_front_if(|(since, _)| now.duration_since(*since) >= PATIENCE)
             {
                 queue.octets -= packet.len();
                 octets += packet.len() + OVERHEAD;
-                dropped += 1;
+                each(*policy, &packet);
             }
             !queue.packets.is_empty() || queue.asked.is_some_and(|asked| now.duration_since(asked) < INTERVAL)
         });
         self.octets -= octets;
-        dropped
     }
 }
 
@@ -137,15 +136,23 @@ mod tests {
         assert!(
             held.asks(PolicyId(1), at(0)) && !held.asks(PolicyId(1), at(0)) && held.asks(PolicyId(1), at(1))
         );
-        assert_eq!([29, 30, 31, 59].map(|second| held.sweep(at(second))), [0, 1, 1, 1]);
+        let sweep = |held: &mut Held, second| {
+            let mut count = 0;
+            held.sweep(at(second), |policy, packet| {
+                assert_eq!((policy, packet.len()), (PolicyId(1), 40));
+                count += 1;
+            });
+            count
+        };
+        assert_eq!([29, 30, 31, 59].map(|second| sweep(&mut held, second)), [0, 1, 1, 1]);
         assert!(held.is_empty() && held.octets == 0);
         // What came up may go at once: who finds it gone asks again.
         assert!(held.asks(PolicyId(1), at(60)) && !held.asks(PolicyId(1), at(60)));
         assert!(held.take(PolicyId(1)).is_empty() && held.asks(PolicyId(1), at(60)));
-        assert_eq!(held.sweep(at(61)), 0);
+        assert_eq!(sweep(&mut held, 61), 0);
         // Who asks and has nothing that waits is forgotten as well.
         assert!(held.asks(PolicyId(2), at(61)));
-        assert_eq!(held.sweep(at(62)), 0);
+        assert_eq!(sweep(&mut held, 62), 0);
         assert!(held.is_empty());
     }
 }

@@ -126,6 +126,10 @@ impl Unpacked {
         self.packets.push((device, packet.len()));
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.packets.len()
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = (Device, &[u8])> {
         let mut rest = &self.octets[..];
         self.packets.iter().map_while(move |(device, len)| {

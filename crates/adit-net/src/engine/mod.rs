@@ -31,11 +31,12 @@ mod offload;
 #[cfg(test)]
 mod reference;
 mod sas;
+mod sight;
 mod spi_table;
 mod split;
 mod trains;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -51,6 +52,7 @@ use crate::backend::{ChildId, NetEvent, PolicyId};
 use crate::counters::{Clock, DropCause, SaCounts, WorkerCounts};
 use crate::sockets::Kind;
 use crate::steering;
+use crate::tap::{Direction, Tap};
 
 use deliveries::Deliveries;
 pub(crate) use deliveries::{Delivery, Head};
@@ -65,6 +67,7 @@ use half::{Refusal, Sealed};
 use held::Held;
 use iptfs::{Tunnels, Unpacked};
 use sas::{Place, Sas};
+use sight::Outside;
 use split::Split;
 
 /// How much of each direction a worker moves before it looks at the other: what the caches hold, and what others can wait for.
@@ -88,6 +91,8 @@ pub(crate) struct Engine {
     pub(crate) trains: Trains,
     pub(crate) deliveries: Deliveries,
     pub(crate) report: Report,
+    /// Whoever looks at packets.
+    tap: Option<Box<Tap>>,
 }
 
 /// A TUN device: packets of an SA are read from one and handed to the same. What several workers share goes by its number.
@@ -140,6 +145,8 @@ pub(crate) struct Policies {
     pub(crate) tables: Vec<Table>,
     /// Does any of them look at ports?
     pub(crate) ports: bool,
+    /// Their names for people.
+    pub(crate) names: HashMap<PolicyId, String>,
     /// Those whose packets wait for an SA.
     pub(crate) traps: HashSet<PolicyId>,
     /// Those for which workers may have SAs of their own.
@@ -161,6 +168,20 @@ impl Policies {
         table.into_iter().flat_map(|Table { table, ids }| {
             table.candidates_outbound(flow).filter_map(|index| ids.get(index.0).copied())
         })
+    }
+
+    /// What people call a policy.
+    fn name(&self, policy: PolicyId) -> &str {
+        self.names.get(&policy).map_or("", String::as_str)
+    }
+
+    /// Whose a packet is for people, whatever is done with it.
+    fn name_of(&self, device: Device, flow: &ip::Flow) -> &str {
+        let policy = self.tables.get(device.0).and_then(|Table { table, ids }| {
+            let (index, _) = table.lookup_outbound(flow)?;
+            ids.get(index.0)
+        });
+        policy.map_or("", |policy| self.name(*policy))
     }
 
     /// What is done with such a packet.
@@ -217,6 +238,7 @@ impl Engine {
             trains: Trains::default(),
             deliveries: Deliveries::new(joins_tcp, joins_udp),
             report: Report { counts, clock, events: Vec::new(), paths: Vec::new(), ready: Vec::new() },
+            tap: None,
         }
     }
 
@@ -330,11 +352,22 @@ impl Engine {
         since: Instant,
         now: Instant,
     ) {
+        if let Some(tap) = &mut self.tap {
+            tap.note_split(split, now);
+        }
         let mut from = 0;
-        let Err(refusal) = self.seal(device, split, flow, &mut from, now) else { return };
+        let Err(refusal) = self.seal(device, split, flow, &mut from, now) else {
+            if self.tap.is_some() {
+                self.settle_outbound(device, split, split.count(), None);
+            }
+            return;
+        };
         let rest = split.count() - from;
-        match refusal {
-            Refusal::Drop(cause) => self.report.counts.dropped(cause, rest),
+        let dropped = match refusal {
+            Refusal::Drop(cause) => {
+                self.report.counts.dropped(cause, rest);
+                Some(cause)
+            }
             Refusal::Wait(policy) => {
                 if self.held.asks(policy, now) {
                     self.report.events.push(NetEvent::Acquire { policy });
@@ -342,6 +375,8 @@ impl Engine {
                 let kept = (from..split.count()).map_while(|index| split.to_vec(index));
                 let kept = kept.take_while(|inner| self.held.keep(policy, inner, since)).count();
                 self.report.counts.dropped(DropCause::NoSa, rest - kept);
+                // What waits is seen when it has an SA.
+                (kept == 0).then_some(DropCause::NoSa)
             }
             Refusal::TooBig { mtu } => {
                 self.report.counts.dropped(DropCause::TooBig, rest);
@@ -350,7 +385,11 @@ impl Engine {
                 {
                     self.tell_too_big(device, &first, mtu);
                 }
+                Some(DropCause::TooBig)
             }
+        };
+        if self.tap.is_some() {
+            self.settle_outbound(device, split, from, dropped);
         }
     }
 
@@ -377,10 +416,9 @@ impl Engine {
             let place = match self.latest {
                 Some((of, latest, place)) if of == device && latest == flow => place,
                 _ => {
-                    let place = self.sas.select(&self.policies, device, &flow);
-                    let place = place.ok_or_else(|| no_sa(&self.policies, device, &flow))?;
-                    self.latest = Some((device, flow, place));
-                    place
+                    let selected = self.sas.select(&self.policies, device, &flow);
+                    self.latest = selected.map(|place| (device, flow, place));
+                    selected.ok_or_else(|| no_sa(&self.policies, device, &flow))?
                 }
             };
             let Some(sa) = self.sas.outbound(place) else { return Err(Refusal::Drop(DropCause::NoSa)) };
@@ -437,8 +475,16 @@ impl Engine {
         let Some((esp, spi)) = esp.and_then(|esp| spi(esp).map(|spi| (esp, spi))) else {
             return self.report.counts.dropped(DropCause::OuterMalformed, 1);
         };
+        if let Some(tap) = &mut self.tap
+            && let Some(outside) = Outside::of_arrival(arrival)
+        {
+            outside.show(tap, Direction::Inbound, esp, now);
+        }
         let Some(sa) = self.sas.inbound(spi) else {
             self.report.counts.dropped(DropCause::UnknownSpi, 1);
+            if let Some(tap) = &mut self.tap {
+                tap.settle(0, "", Some(spi), Some(DropCause::UnknownSpi.as_str()));
+            }
             if let Some(remote) = arrival.remote.filter(|_| self.limiter.allow(now)) {
                 self.report.events.push(NetEvent::UnknownSpi { spi: Spi(spi), remote });
             }
@@ -447,6 +493,9 @@ impl Engine {
         let device = sa.device();
         let opened = sa.open(esp, arrival, now, &mut self.fragments_in, &mut self.unpacked, &mut self.report);
         let ready = opened.ready;
+        if let Some(tap) = &mut self.tap {
+            tap.show_opened(sa.who(), &opened, &self.unpacked, now);
+        }
         if let Some(inner) = opened.inner {
             let start = inner.as_ptr().addr() - base;
             let place = start..start + inner.len();
@@ -542,8 +591,16 @@ impl Engine {
                 self.sas.end(place);
                 self.latest = None;
             }
+            let before = self.unpacked.len();
             if let Some(inbound) = self.sas.inbound(spi) {
                 inbound.expire(now, &mut self.unpacked, &mut self.report);
+                if let Some(tap) = &mut self.tap {
+                    tap.show_inbound(
+                        inbound.who(),
+                        self.unpacked.all().skip(before).map(|(_, packet)| packet),
+                        now,
+                    );
+                }
             }
         }
         self.deliver_unpacked(&[]);
@@ -595,8 +652,14 @@ impl Engine {
 
     /// Gives up packets that have waited too long.
     pub(crate) fn sweep(&mut self, now: Instant) {
-        let expired = self.held.sweep(now);
-        self.report.counts.dropped(DropCause::NoSa, expired);
+        let Self { held, tap, policies, report, .. } = self;
+        held.sweep(now, |policy, packet| {
+            report.counts.dropped(DropCause::NoSa, 1);
+            if let Some(tap) = tap {
+                tap.note_waited(packet, now);
+                tap.settle(0, policies.name(policy), None, Some(DropCause::NoSa.as_str()));
+            }
+        });
     }
 
     /// Tells the sender of an inner packet how big it may be (RFC 4301 8.2.1). The message comes in by the TUN device

@@ -252,6 +252,11 @@ impl Sas {
         self.outbound(place)
     }
 
+    /// The name and the SPI of an outbound half.
+    pub(crate) fn who(&self, place: Place) -> Option<(&str, u32)> {
+        self.outbound.get(place.0)?.as_ref().map(Outbound::who)
+    }
+
     /// The same by its place.
     pub(crate) fn place_of(&self, id: ChildId) -> Option<Place> {
         self.parts.get(&id)?.outbound

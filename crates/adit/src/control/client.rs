@@ -58,7 +58,8 @@ impl Client {
     /// If the connection fails, the daemon does not know the command, or what it sends is not vici.
     pub fn request(&mut self, command: &str, arguments: Message) -> Result<Message, ClientError> {
         self.send(&Packet::Request { name: command.to_owned(), message: arguments })?;
-        self.answer(command, |_, _| ())
+        let answer = self.answer(command, |_, _| true)?;
+        answer.ok_or_else(|| ClientError::Unexpected(self.uri.clone()))
     }
 
     /// Sends a command and hands every event called `event` to `on_event` until the answer comes.
@@ -73,14 +74,32 @@ impl Client {
         event: &str,
         mut on_event: impl FnMut(Message),
     ) -> Result<Message, ClientError> {
+        let answer = self.streamed_while(command, arguments, event, |message| {
+            on_event(message);
+            true
+        })?;
+        answer.ok_or_else(|| ClientError::Unexpected(self.uri.clone()))
+    }
+
+    /// The same for as long as `on_event` wants more; `None` if it had enough before the answer came. Then the connection is
+    /// of no more use.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::request`].
+    pub fn streamed_while(
+        &mut self,
+        command: &str,
+        arguments: Message,
+        event: &str,
+        mut on_event: impl FnMut(Message) -> bool,
+    ) -> Result<Option<Message>, ClientError> {
         self.registration(Packet::EventRegister(event.to_owned()), event)?;
         self.send(&Packet::Request { name: command.to_owned(), message: arguments })?;
-        let answer = self.answer(command, |name, message| {
-            if name == event {
-                on_event(message);
-            }
-        })?;
-        self.registration(Packet::EventUnregister(event.to_owned()), event)?;
+        let answer = self.answer(command, |name, message| name != event || on_event(message))?;
+        if answer.is_some() {
+            self.registration(Packet::EventUnregister(event.to_owned()), event)?;
+        }
         Ok(answer)
     }
 
@@ -99,13 +118,17 @@ impl Client {
     fn answer(
         &mut self,
         command: &str,
-        mut on_event: impl FnMut(&str, Message),
-    ) -> Result<Message, ClientError> {
+        mut on_event: impl FnMut(&str, Message) -> bool,
+    ) -> Result<Option<Message>, ClientError> {
         loop {
             match self.receive()? {
-                Packet::Response(message) => return Ok(message),
+                Packet::Response(message) => return Ok(Some(message)),
                 Packet::CommandUnknown => return Err(ClientError::UnknownCommand(command.to_owned())),
-                Packet::Event { name, message } => on_event(&name, message),
+                Packet::Event { name, message } => {
+                    if !on_event(&name, message) {
+                        return Ok(None);
+                    }
+                }
                 _ => return Err(ClientError::Unexpected(self.uri.clone())),
             }
         }

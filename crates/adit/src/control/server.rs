@@ -40,6 +40,7 @@ pub const EVENTS: &[&str] = &[
     "child-updown",
     "ike-rekey",
     "child-rekey",
+    "capture",
 ];
 
 /// The claim on a control address: while it lives, no second daemon can have it.
@@ -104,7 +105,7 @@ impl Listener {
                 tokio::spawn(async move {
                     loop {
                         match listener.accept().await {
-                            Ok((stream, _)) => hub.admit(stream.into_split(), &requests_in),
+                            Ok((stream, _)) => hub.admit(stream.into_split(), true, &requests_in),
                             Err(error) => accept_failed(&error).await,
                         }
                     }
@@ -115,7 +116,7 @@ impl Listener {
                 tokio::spawn(async move {
                     loop {
                         match listener.accept().await {
-                            Ok((stream, _)) => hub.admit(stream.into_split(), &requests_in),
+                            Ok((stream, _)) => hub.admit(stream.into_split(), false, &requests_in),
                             Err(error) => accept_failed(&error).await,
                         }
                     }
@@ -295,6 +296,25 @@ impl Reply {
         }
     }
 
+    /// The same, and waits until the client has taken it. `false`: it has gone, or does not want it. Not for the thread
+    /// that serves clients.
+    #[must_use]
+    pub fn stream(&self, name: &str, message: Message) -> bool {
+        if !lock(&self.client.registered).contains(name) {
+            return false;
+        }
+        let Ok(frame) = (Packet::Event { name: name.to_owned(), message }).encode() else { return false };
+        let (written, done) = oneshot::channel();
+        self.client.enqueue(Outgoing { frame: Arc::new(frame), event: false, written: Some(written) });
+        done.blocking_recv().is_ok()
+    }
+
+    /// Has the client shown by its way in that it may see what others must not?
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.client.private
+    }
+
     /// Has the client gone?
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -412,13 +432,14 @@ impl Hub {
         }
     }
 
-    fn admit<R, W>(&self, (reader, writer): (R, W), requests: &mpsc::Sender<Request>)
+    fn admit<R, W>(&self, (reader, writer): (R, W), private: bool, requests: &mpsc::Sender<Request>)
     where
         R: AsyncRead + Unpin + Send + 'static,
         W: AsyncWrite + Unpin + Send + 'static,
     {
         let (queue, outgoing) = mpsc::unbounded_channel();
         let client = Arc::new(Client {
+            private,
             registered: Mutex::default(),
             queue,
             queued_events: AtomicUsize::new(0),
@@ -594,6 +615,8 @@ async fn write<W: AsyncWrite + Unpin>(
 
 #[derive(Debug)]
 struct Client {
+    /// It has come by the socket file, which has an owner and permissions.
+    private: bool,
     registered: Mutex<HashSet<&'static str>>,
     queue: mpsc::UnboundedSender<Outgoing>,
     /// Octets of events in the queue. Answers do not count: a client has one command at a time, and the next is
@@ -662,6 +685,7 @@ impl Captured {
     fn client() -> (Arc<Client>, Self) {
         let (queue, outgoing) = mpsc::unbounded_channel();
         let client = Client {
+            private: true,
             registered: Mutex::new(EVENTS.iter().copied().collect()),
             queue,
             queued_events: AtomicUsize::new(0),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use adit_esp::Action;
 use adit_ike::{ChildHandle, CommandError, IkeSaHandle, IkeSaState, RequestId, TerminateTarget};
 
-use super::{Daemon, Pending};
+use super::{Daemon, Pending, capture};
 use crate::control::report;
 use crate::control::server::{Reply, Request};
 use crate::control::vici::Message;
@@ -28,6 +28,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "get-conns", run: get_conns },
     Command { name: "list-policies", run: list_policies },
     Command { name: "list-negotiations", run: list_negotiations },
+    Command { name: "capture", run: capture::capture },
     Command { name: "reload", run: reload },
     Command { name: "reload-settings", run: reload },
 ];
@@ -102,7 +103,7 @@ fn stats(daemon: &mut Daemon, now: Instant, _: &Message, reply: Reply) {
     reply.respond(answer);
 }
 
-fn name(arguments: &Message, key: &str) -> Option<String> {
+pub(super) fn name(arguments: &Message, key: &str) -> Option<String> {
     arguments.text(key).map(std::borrow::Cow::into_owned)
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 
-use adit_net::{ChildCounters, InterfaceSpec, PolicySpec, Stats, UdpEncap};
+use adit_net::{ChildCounters, InterfaceSpec, PolicySpec, Stats, TapFilter, TapReader, UdpEncap};
 
 use super::*;
 use crate::control::server::Captured;
@@ -104,6 +104,10 @@ impl Backend for Deeds {
 
     fn stats(&self) -> Stats {
         Stats::default()
+    }
+
+    fn tap(&mut self, _: &TapFilter) -> Result<TapReader, adit_net::Error> {
+        Err(adit_net::Error::Stopped)
     }
 
     fn shutdown(self: Box<Self>) {
