@@ -16,14 +16,14 @@ use super::packet::{self, Pair, Parsed};
 use super::policies::{Line, admits, ends, lines};
 use crate::backend::{ChildId, Limits, NetEvent, PolicyId, PolicySpec, Treatment};
 use crate::counters::DropCause;
-use crate::engine::Arrival;
 use crate::engine::half::Transport;
 use crate::engine::offload::Offload;
+use crate::engine::{Arrival, Device};
 use crate::sockets::Kind;
 
 /// The engine as it should be.
 pub(super) struct Model {
-    lines: Vec<Line>,
+    lines: BTreeMap<Device, Vec<Line>>,
     traps: BTreeSet<PolicyId>,
     pub(super) sas: BTreeMap<ChildId, Sa>,
     activations: u64,
@@ -40,7 +40,7 @@ pub(super) struct Model {
 #[derive(Default)]
 pub(super) struct Did {
     pub(super) sealed: Vec<Sealed>,
-    pub(super) delivered: Vec<Vec<u8>>,
+    pub(super) delivered: Vec<(Device, Vec<u8>)>,
     pub(super) events: Vec<NetEvent>,
     pub(super) paths: Vec<(ChildId, IpAddr)>,
     pub(super) drops: [u64; DropCause::ALL.len()],
@@ -97,6 +97,7 @@ pub(super) struct Sa {
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) host_to_host: bool,
+    pub(super) device: Device,
     /// For this worker alone (RFC 9611).
     pub(super) own: bool,
     pub(super) spi_in: u32,
@@ -140,7 +141,7 @@ enum Refused {
 impl Model {
     pub(super) fn new(secret: u64) -> Self {
         Self {
-            lines: Vec::new(),
+            lines: BTreeMap::new(),
             traps: BTreeSet::new(),
             sas: BTreeMap::new(),
             activations: 0,
@@ -153,8 +154,10 @@ impl Model {
         }
     }
 
-    pub(super) fn follow(&mut self, policies: &[PolicySpec]) {
-        self.lines = lines(policies);
+    pub(super) fn follow(&mut self, policies: &[PolicySpec], device: impl Fn(&PolicySpec) -> Device) {
+        let devices: BTreeSet<Device> = policies.iter().map(&device).collect();
+        let of = |one| policies.iter().filter(|policy| device(policy) == one).collect::<Vec<_>>();
+        self.lines = devices.into_iter().map(|one| (one, lines(&of(one)))).collect();
         self.traps = policies.iter().filter(|policy| policy.trap).map(|policy| policy.id).collect();
     }
 
@@ -175,24 +178,24 @@ impl Model {
 
     // Outbound.
 
-    /// What the TUN device hands out.
-    pub(super) fn outbound(&mut self, octets: &[u8], offload: &Offload, now: Instant) {
+    /// What a TUN device hands out.
+    pub(super) fn outbound(&mut self, device: Device, octets: &[u8], offload: &Offload, now: Instant) {
         match packet::cut(octets, offload) {
-            Some(packets) => self.send(packets, now, now),
+            Some(packets) => self.send(device, packets, now, now),
             None => self.drop(DropCause::Malformed, 1),
         }
     }
 
     /// Packets of one flow, which came at `since`.
-    fn send(&mut self, packets: Vec<Vec<u8>>, since: Instant, now: Instant) {
+    fn send(&mut self, device: Device, packets: Vec<Vec<u8>>, since: Instant, now: Instant) {
         let mut flow = packet::parse(&packets[0]).expect("whole packets");
         let largest = packets[0].len();
-        if self.first_fragments_out.complete(0, &mut flow, now).is_err() {
+        if self.first_fragments_out.complete(device.0 as u32, &mut flow, now).is_err() {
             return self.drop(DropCause::Malformed, packets.len());
         }
         let mut packets = VecDeque::from(packets);
         while !packets.is_empty() {
-            let refused = match self.choose(&flow) {
+            let refused = match self.choose(device, &flow) {
                 Ok(id) => self.seal_all(id, &mut packets, largest, now),
                 Err(refused) => Some(refused),
             };
@@ -207,7 +210,7 @@ impl Model {
                     if self.allow(now)
                         && let Some(message) = packet::too_big(&packets[0], mtu)
                     {
-                        self.did.delivered.push(message);
+                        self.did.delivered.push((device, message));
                     }
                 }
             }
@@ -217,8 +220,9 @@ impl Model {
 
     /// The SA for a packet (RFC 4301 5.1): of the policy that comes first; where several describe it equally well and protect
     /// it, of any of them. The one that became active last among those that may carry it.
-    fn choose(&self, flow: &Parsed) -> Result<ChildId, Refused> {
-        let fits: Vec<&Line> = self.lines.iter().filter(|line| line.fits(flow)).collect();
+    fn choose(&self, device: Device, flow: &Parsed) -> Result<ChildId, Refused> {
+        let fits: Vec<&Line> =
+            self.lines.get(&device).into_iter().flatten().filter(|line| line.fits(flow)).collect();
         let Some(first) = fits.first() else { return Err(Refused::Drop(DropCause::NoPolicy)) };
         let equal: Vec<PolicyId> = fits
             .iter()
@@ -370,7 +374,7 @@ impl Model {
                 if let Some(mut inner) = inner {
                     if sa.may_deliver(inner.len(), &mut self.did.events) {
                         sa.treat_inbound(&mut inner);
-                        self.did.delivered.push(inner);
+                        self.did.delivered.push((sa.settings.device, inner));
                     } else {
                         self.did.drops[DropCause::Limit as usize] += 1;
                     }
@@ -409,11 +413,11 @@ impl Model {
         let Some(sa) = self.sas.get_mut(&id).filter(|sa| sa.age.is_none() && !sa.ended) else { return };
         self.activations += 1;
         sa.age = Some((sa.settings.own, self.activations));
-        let policy = sa.policy;
+        let (policy, device) = (sa.policy, sa.settings.device);
         let Some(waiting) = self.waiting.get_mut(&policy) else { return };
         waiting.asked = None;
         for (since, inner) in std::mem::take(&mut waiting.packets) {
-            self.send(vec![inner], since, now);
+            self.send(device, vec![inner], since, now);
         }
     }
 
@@ -838,10 +842,10 @@ struct FirstFragments {
 
 type Ports = (Option<u16>, Option<u16>);
 
-/// RFC 791 3.2, and the SA that it comes by.
+/// RFC 791 3.2, and the SA that it comes by, or the device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Packet {
-    spi: u32,
+    from: u32,
     source: IpAddr,
     destination: IpAddr,
     protocol: u8,
@@ -853,13 +857,13 @@ impl FirstFragments {
         Self { secret, shelves: vec![Vec::new(); 256] }
     }
 
-    fn complete(&mut self, spi: u32, flow: &mut Parsed, now: Instant) -> Result<(), ()> {
+    fn complete(&mut self, from: u32, flow: &mut Parsed, now: Instant) -> Result<(), ()> {
         let Some(fragment) = flow.fragment else { return Ok(()) };
         if packet::is_odd_fragment(flow) {
             return Err(());
         }
         let Parsed { source, destination, protocol, .. } = *flow;
-        let packet = Packet { spi, source, destination, protocol, id: fragment.id };
+        let packet = Packet { from, source, destination, protocol, id: fragment.id };
         let mut hasher = DefaultHasher::new();
         (self.secret, packet).hash(&mut hasher);
         let shelf = &mut self.shelves[hasher.finish() as usize % 256];

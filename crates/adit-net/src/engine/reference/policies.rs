@@ -62,7 +62,7 @@ impl Line {
 }
 
 /// The list that is read from its beginning (RFC 4301 4.4.1), in the order that the documents of `PolicySpec` promise.
-pub(super) fn lines(policies: &[PolicySpec]) -> Vec<Line> {
+pub(super) fn lines(policies: &[&PolicySpec]) -> Vec<Line> {
     let mut all = Vec::new();
     for spec in policies {
         for remote in &spec.remote_ts {

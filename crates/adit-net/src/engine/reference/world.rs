@@ -20,7 +20,7 @@ use crate::backend::{ChildId, Limits, PolicyId, PolicySpec, Treatment};
 use crate::counters::{Clock, DropCause, SaCounts, WorkerCounts};
 use crate::engine::half::{Inbound, Outbound, Transport};
 use crate::engine::offload::Offload;
-use crate::engine::{Arrival, Engine, NewChild, Policies, WorkerPlace};
+use crate::engine::{Arrival, Device, Engine, NewChild, Policies, Table, WorkerPlace};
 use crate::sockets::Kind;
 
 pub(super) struct World {
@@ -77,6 +77,13 @@ const SUITES: [Suite; 8] = [
     cbc(256, IntegId::HMAC_SHA2_512_256, 64, 32),
     cbc(128, IntegId::HMAC_SHA2_256_128, 32, 16),
 ];
+
+/// The one of all, and some for policies of their own.
+const DEVICES: usize = 3;
+
+fn device_of(spec: &PolicySpec) -> Device {
+    Device(spec.interface.as_ref().map_or(0, |name| name.parse().unwrap()))
+}
 
 const ALL_PORTS: (u16, u16) = (0, u16::MAX);
 
@@ -223,16 +230,19 @@ impl World {
             self.names += 1;
             specs.push(self.policy(PolicyId(self.names)));
         }
-        let table: Vec<adit_esp::Policy> = specs.iter().map(PolicySpec::selectors).collect();
+        let tables = (0..DEVICES).map(|number| {
+            let of = || specs.iter().filter(move |spec| device_of(spec) == Device(number));
+            let table: Vec<adit_esp::Policy> = of().map(PolicySpec::selectors).collect();
+            Table { table: PolicyTable::new(&table), ids: of().map(|spec| spec.id).collect() }
+        });
         let policies = Policies {
-            table: PolicyTable::new(&table),
+            tables: tables.collect(),
             ports: specs.iter().any(PolicySpec::looks_at_ports),
-            ids: specs.iter().map(|spec| spec.id).collect(),
             traps: specs.iter().filter(|spec| spec.trap).map(|spec| spec.id).collect(),
             ..Policies::default()
         };
         self.engine.follow(&Arc::new(policies));
-        self.model.follow(&specs);
+        self.model.follow(&specs, device_of);
         // The SAs of a policy that is gone go as well, if not at once.
         let stale = |sa: &&Sa| specs.iter().all(|spec| spec.id != sa.policy);
         let stale: Vec<ChildId> = self.model.sas.values().filter(stale).map(|sa| sa.id).collect();
@@ -278,6 +288,7 @@ impl World {
         };
         spec.priority = dice.pick(&[0, 0, 0, 0, 1, 2, 3]);
         spec.trap = dice.one_in(2);
+        spec.interface = dice.one_in(4).then(|| (1 + dice.below(DEVICES - 1)).to_string());
         spec
     }
 
@@ -345,6 +356,7 @@ impl World {
         }
         let settings = Settings {
             host_to_host,
+            device: device_of(&spec),
             own: self.dice.one_in(8),
             spi_in,
             spi_out: 0x0100_0000 + self.names as u32,
@@ -383,7 +395,7 @@ impl World {
             active,
             settings.limits,
             transport,
-            (&treatment, settings.tun_mtu),
+            (&treatment, settings.device, settings.tun_mtu),
             Arc::clone(&counts),
         );
         let outbound = Outbound::new(
@@ -391,7 +403,7 @@ impl World {
             parameters(true),
             settings.limits,
             transport,
-            (treatment, settings.tun_mtu),
+            (treatment, settings.device, settings.tun_mtu),
             Arc::clone(&counts),
         );
         let outbound = outbound.unwrap().with_sa(OutboundSa::resume(parameters(true), last).unwrap());
@@ -475,28 +487,31 @@ impl World {
 
     fn packets_out(&mut self) {
         for _ in 0..1 + self.dice.below(16) {
-            let ends = self.ends_out();
+            let (device, ends) = self.ends_out();
             let (packet, offload) = traffic::from_tun(&mut self.dice, &ends, &mut self.parts_out);
             // Runs of one flow, for what is remembered from packet to packet.
             for _ in 0..self.dice.pick(&[1, 1, 1, 2, 4]) {
                 self.played.from_tun += 1;
                 self.played.from_tun_cut += packet::cut(&packet, &offload).map_or(1, |all| all.len() as u64);
-                self.engine.outbound(&mut packet.clone(), &offload, None, self.now);
-                self.model.outbound(&packet, &offload, self.now);
+                self.engine.outbound(device, &mut packet.clone(), &offload, None, self.now);
+                self.model.outbound(device, &packet, &offload, self.now);
             }
         }
     }
 
-    fn ends_out(&mut self) -> Ends {
-        if !self.dice.one_in(3)
-            && let Some(id) = self.some_sa()
-        {
-            let [local, remote] = self.model.sas[&id].settings.selectors_out.clone();
-            return Ends::of(&mut self.dice, &local, &remote);
-        }
-        let at = self.dice.below(self.specs.len());
-        let spec = &self.specs[at];
-        Ends::of(&mut self.dice, &spec.local_ts, &spec.remote_ts)
+    /// Mostly what an SA is for, else what a policy is for; and mostly from where it should come.
+    fn ends_out(&mut self) -> (Device, Ends) {
+        let sa = if self.dice.one_in(3) { None } else { self.some_sa() };
+        let (device, [local, remote]) = if let Some(id) = sa {
+            let settings = &self.model.sas[&id].settings;
+            (settings.device, settings.selectors_out.clone())
+        } else {
+            let at = self.dice.below(self.specs.len());
+            let spec = &self.specs[at];
+            (device_of(spec), [spec.local_ts.clone(), spec.remote_ts.clone()])
+        };
+        let device = if self.dice.one_in(40) { Device(self.dice.below(DEVICES + 1)) } else { device };
+        (device, Ends::of(&mut self.dice, &local, &remote))
     }
 
     fn packets_in(&mut self) {
@@ -730,11 +745,11 @@ impl World {
         let expected = std::mem::take(&mut self.model.did.delivered);
         self.played.delivered += expected.len() as u64;
         let deliveries = &self.engine.deliveries;
-        let mut theirs: Vec<Vec<u8>> = Vec::new();
+        let mut theirs: Vec<(Device, Vec<u8>)> = Vec::new();
         for delivery in deliveries.all() {
             let packets: Vec<&[u8]> = deliveries.packets(delivery, &self.received).collect();
             match deliveries.head(delivery, &self.received) {
-                None => theirs.extend(packets.into_iter().map(<[u8]>::to_vec)),
+                None => theirs.extend(packets.into_iter().map(|packet| (delivery.device(), packet.to_vec()))),
                 Some(head) => {
                     let mut whole = head.octets().to_vec();
                     packets.iter().for_each(|packet| whole.extend_from_slice(head.payload(packet)));
@@ -746,31 +761,33 @@ impl World {
                             return Err(format!("joined: {cut:02x?}\n    was: {packet:02x?}"));
                         }
                     }
-                    theirs.extend(cut);
+                    theirs.extend(cut.into_iter().map(|packet| (delivery.device(), packet)));
                 }
             }
         }
         self.engine.deliveries.clear();
         self.received.clear();
-        let same = |a: &[&Vec<u8>], b: &[&Vec<u8>]| {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_but_for_an_idle_id(a, b))
+        let same = |a: &[&(Device, Vec<u8>)], b: &[&(Device, Vec<u8>)]| {
+            let same = |a: &(Device, Vec<u8>), b: &(Device, Vec<u8>)| {
+                a.0 == b.0 && same_but_for_an_idle_id(&a.1, &b.1)
+            };
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
         };
-        let all = |packets: &'_ [Vec<u8>]| packets.len();
-        equal("packets delivered", &all(&theirs), &all(&expected))
-            .map_err(|text| format!("{text}\n{theirs:02x?}\n{expected:02x?}"))?;
-        if theirs.iter().zip(&expected).all(|(a, b)| same_but_for_an_idle_id(a, b)) {
+        let (ours, theirs): (Vec<_>, Vec<_>) = (expected.iter().collect(), theirs.iter().collect());
+        if same(&theirs, &ours) {
             return Ok(());
         }
-        for packet in &expected {
+        equal("packets delivered", &theirs.len(), &ours.len())
+            .map_err(|text| format!("{text}\n{theirs:02x?}\n{ours:02x?}"))?;
+        for (_, packet) in &expected {
             let flow = flow_of(packet);
-            let of = |all: &'_ [Vec<u8>]| -> Vec<usize> {
-                (0..all.len())
-                    .filter(|at| flow_of(&all[*at]) == flow || flow_of(&all[*at]).is_none())
-                    .collect()
+            let of = |all: &[&'_ (Device, Vec<u8>)]| -> Vec<usize> {
+                let at = |at: &usize| flow_of(&all[*at].1);
+                (0..all.len()).filter(|place| at(place) == flow || at(place).is_none()).collect()
             };
-            let pick = |all: &'_ [Vec<u8>]| of(all).into_iter().map(|at| all[at].clone()).collect::<Vec<_>>();
-            let (a, b) = (pick(&theirs), pick(&expected));
-            if !same(&a.iter().collect::<Vec<_>>(), &b.iter().collect::<Vec<_>>()) {
+            let a: Vec<_> = of(&theirs).into_iter().map(|at| theirs[at]).collect();
+            let b: Vec<_> = of(&ours).into_iter().map(|at| ours[at]).collect();
+            if !same(&a, &b) {
                 return Err(format!("delivered: {a:02x?}\nexpected: {b:02x?}"));
             }
         }
