@@ -1,14 +1,16 @@
 //! The packet filter rules, as `nft` reads them and as packets meet them.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
+use adit_lab::process::tell;
 use adit_net::fence::Fence;
 use adit_net::netlink::{PROTOCOL_STATIC, Route, RouteKind, TABLE_MAIN};
 use adit_net::netns::Namespace;
-use adit_net::{NetConfig, PolicyId, PolicySpec};
+use adit_net::{Backend, NetConfig, NetEvent, PolicyId, PolicySpec, Userspace};
 use adit_wire::ikev2::TrafficSelector;
 use anyhow::{Context, Result, ensure};
 
@@ -153,40 +155,9 @@ fn a_thousand_policies_fit_one_transaction() -> Result<()> {
     Ok(())
 }
 
-/// A host, a router that has the fence, and a host behind it.
-///
-/// ```text
-/// near 10.1.0.10 -- 10.1.0.1 router 192.0.2.1 -- 192.0.2.2 far
-/// ```
 #[test]
 fn ports_decide_and_fragments_alone_are_not_trusted() -> Result<()> {
-    let (near, router, far) = (namespace()?, namespace()?, namespace()?);
-    router.set_forwarding()?;
-    let mut netlink = router.netlink()?;
-    let any = IpAddr::from([0; 4]);
-    for (name, host, addresses) in
-        [("lan", &near, [[10, 1, 0, 1], [10, 1, 0, 10]]), ("wan", &far, [[192, 0, 2, 1], [192, 0, 2, 2]])]
-    {
-        let [ours, theirs] = addresses.map(IpAddr::from);
-        netlink.create_veth(name, "eth", Some(host.as_fd()))?;
-        let index = netlink.link(name)?.index;
-        netlink.set_up(index)?;
-        netlink.add_address(index, ours, 24)?;
-        let mut netlink = host.netlink()?;
-        let index = netlink.link("eth")?.index;
-        netlink.set_up(index)?;
-        netlink.add_address(index, theirs, 24)?;
-        netlink.add_route(&Route {
-            destination: (any, 0),
-            table: TABLE_MAIN,
-            kind: RouteKind::Unicast,
-            interface: Some(index),
-            gateway: Some(ours),
-            source: None,
-            metric: 0,
-            protocol: PROTOCOL_STATIC,
-        })?;
-    }
+    let (near, router, far) = line()?;
     let open = far.run(|| UdpSocket::bind("192.0.2.2:7000"))??;
     let guarded = far.run(|| UdpSocket::bind("192.0.2.2:7001"))??;
     let sender = near.run(|| UdpSocket::bind("10.1.0.10:0"))??;
@@ -224,4 +195,116 @@ fn ports_decide_and_fragments_alone_are_not_trusted() -> Result<()> {
     guarded.set_nonblocking(true)?;
     ensure!(guarded.recv(&mut buffer).is_err(), "a protected packet got out");
     Ok(())
+}
+
+/// What policies cost by their number: to put them up, to change them, and what a packet costs that is none of their business.
+/// `ADIT_LAB_POLICIES` says how many; the figures are for people. Whatever the number, nobody takes our own changes for someone else's.
+#[test]
+fn policies_at_scale() -> Result<()> {
+    let levels = std::env::var("ADIT_LAB_POLICIES").unwrap_or("1,1000".into());
+    for level in levels.split(',') {
+        let count: u32 = level.parse()?;
+        let (near, router, far) = line()?;
+        let (report, events) = mpsc::channel();
+        let report = move |event| drop(report.send(event));
+        let mut plane = router.run(|| Userspace::start(NetConfig::default(), Box::new(report)))??;
+        let remote = |number: u32| {
+            let address = Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + number * 16);
+            vec![TrafficSelector::subnet(address.into(), 28)]
+        };
+        let local = vec![TrafficSelector::subnet(IpAddr::from([10, 1, 0, 0]), 24)];
+        let named =
+            |number: u32, remote| PolicySpec::new(PolicyId(number.into()), "net", local.clone(), remote);
+        let mut policies: Vec<PolicySpec> = (0..count).map(|number| named(number, remote(number))).collect();
+        let bare = packet(&near, &far)?;
+        let memory = slab()?;
+        let first = timed(|| Ok(plane.set_policies(policies.clone())?))?;
+        let memory = slab()?.saturating_sub(memory);
+        policies.pop();
+        policies.push(named(count, remote(count)));
+        let change = timed(|| Ok(plane.set_policies(policies.clone())?))?;
+        let handle = || -> Result<String> {
+            let output = router.run(|| Command::new("nft").args(["-a", "list", "tables"]).output())??;
+            Ok(String::from_utf8(output.stdout)?)
+        };
+        let before = handle()?;
+        let forwarded = packet(&near, &far)?;
+        ensure!(before.contains("table inet adit") && before == handle()?, "it was put up again");
+        let routes = router.netlink()?.routes(|route| route.table == 220)?;
+        ensure!(routes.len() == 2 * count as usize, "{} routes", routes.len());
+        let dropped: Vec<_> = events.try_iter().filter(|event| *event != NetEvent::PathsChanged).collect();
+        ensure!(dropped.is_empty(), "{dropped:?}");
+        let end = timed(|| {
+            Box::new(plane).shutdown();
+            Ok(())
+        })?;
+        tell(&format!(
+            "{count} policies: put up in {first:.0?}, one changed in {change:.0?}, removed in {end:.0?}, {memory} KiB of \
+             the kernel's memory; a forwarded packet takes {} ns (without policies {})",
+            forwarded.as_nanos(),
+            bare.as_nanos()
+        ));
+    }
+    Ok(())
+}
+
+/// What a packet takes from host to host; the least of many measurements, as everything else only adds to it.
+fn packet(near: &Namespace, far: &Namespace) -> Result<Duration> {
+    const BATCH: u32 = 2000;
+    // Nobody reads from it, so the receiver's part is soon little.
+    let receiver = far.run(|| UdpSocket::bind("192.0.2.2:9"))??;
+    let sender = near.run(|| UdpSocket::bind("10.1.0.10:0"))??;
+    sender.connect(receiver.local_addr()?)?;
+    let batch = || timed(|| (0..BATCH).try_for_each(|_| Ok(sender.send(&[0; 64]).map(drop)?)));
+    let all: Vec<Duration> = (0..100).map(|_| batch()).collect::<Result<_>>()?;
+    Ok(all.into_iter().min().context("none")? / BATCH)
+}
+
+fn timed(what: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let start = Instant::now();
+    what()?;
+    Ok(start.elapsed())
+}
+
+/// The kernel's memory for small things, in KiB, of the whole machine.
+fn slab() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Slab:")).context("Slab")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// A host, a router that has the fence, and a host behind it.
+///
+/// ```text
+/// near 10.1.0.10 -- 10.1.0.1 router 192.0.2.1 -- 192.0.2.2 far
+/// ```
+fn line() -> Result<(Namespace, Namespace, Namespace)> {
+    let (near, router, far) = (namespace()?, namespace()?, namespace()?);
+    router.set_forwarding()?;
+    let mut netlink = router.netlink()?;
+    let any = IpAddr::from([0; 4]);
+    for (name, host, addresses) in
+        [("lan", &near, [[10, 1, 0, 1], [10, 1, 0, 10]]), ("wan", &far, [[192, 0, 2, 1], [192, 0, 2, 2]])]
+    {
+        let [ours, theirs] = addresses.map(IpAddr::from);
+        netlink.create_veth(name, "eth", Some(host.as_fd()))?;
+        let index = netlink.link(name)?.index;
+        netlink.set_up(index)?;
+        netlink.add_address(index, ours, 24)?;
+        let mut netlink = host.netlink()?;
+        let index = netlink.link("eth")?.index;
+        netlink.set_up(index)?;
+        netlink.add_address(index, theirs, 24)?;
+        netlink.add_route(&Route {
+            destination: (any, 0),
+            table: TABLE_MAIN,
+            kind: RouteKind::Unicast,
+            interface: Some(index),
+            gateway: Some(ours),
+            source: None,
+            metric: 0,
+            protocol: PROTOCOL_STATIC,
+        })?;
+    }
+    Ok((near, router, far))
 }

@@ -23,7 +23,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{self, RuleAttribute, RuleMessage, RulePortRange};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::net::netlink::SocketAddrNetlink;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::Error;
 
@@ -111,7 +111,7 @@ pub(crate) struct Hop {
 }
 
 /// A routing rule. What is `None` is not tested.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// Address family: IPv6 or IPv4.
     pub v6: bool,
@@ -136,7 +136,7 @@ pub struct Rule {
 }
 
 /// What a rule does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RuleAction {
     /// Looks the destination up in a table; if it is not there, the next rule is tried.
     Lookup(u32),
@@ -322,6 +322,39 @@ impl Netlink {
         self.request(format!("replace the route {route}"), message, NLM_F_CREATE | NLM_F_REPLACE)
     }
 
+    /// Adds routes, or removes them, many at once. Returns those that failed: to be tried one by one.
+    pub(crate) fn many_routes<'a>(
+        &mut self,
+        add: bool,
+        routes: &[&'a Route],
+    ) -> Result<Vec<&'a Route>, Error> {
+        let mut failed = Vec::new();
+        // Every failure is answered, and all answers have to fit the socket's buffer.
+        for some in routes.chunks(128) {
+            let mut octets = Vec::new();
+            let mut sequences = 0..=0;
+            for (number, route) in some.iter().enumerate() {
+                let message = route_message(route);
+                let (message, flags) = if add {
+                    (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+                } else {
+                    (RouteNetlinkMessage::DelRoute(message), 0)
+                };
+                let ack = if number + 1 == some.len() { NLM_F_ACK } else { 0 };
+                let (sequence, message) = self.encoded(message, flags | ack);
+                let first = if number == 0 { sequence } else { *sequences.start() };
+                sequences = first..=sequence;
+                octets.extend(message);
+            }
+            let first = *sequences.start();
+            let found = self.socket.send(&octets).and_then(|()| self.socket.failures(sequences));
+            let found = found.map_err(|error| Error::system("change routes", error))?;
+            failed
+                .extend(found.iter().filter_map(|sequence| some.get(sequence.wrapping_sub(first) as usize)));
+        }
+        Ok(failed)
+    }
+
     /// Removes a route, if it is still there.
     pub fn delete_route(&mut self, route: &Route) -> Result<(), Error> {
         unless_gone(self.request(
@@ -474,15 +507,21 @@ impl Netlink {
     }
 
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
+        let (sequence, octets) = self.encoded(message, flags);
+        self.socket.send(&octets)?;
+        Ok(sequence)
+    }
+
+    /// A request and its number.
+    fn encoded(&mut self, message: RouteNetlinkMessage, flags: u16) -> (u32, Vec<u8>) {
         let sequence = self.socket.next_sequence();
         let mut message = NetlinkMessage::from(message);
         message.header.flags = NLM_F_REQUEST | flags;
         message.header.sequence_number = sequence;
         message.finalize();
-        let mut octets = vec![0; message.buffer_len()];
+        let mut octets = vec![0; message.buffer_len().next_multiple_of(4)];
         message.serialize(&mut octets);
-        self.socket.send(&octets)?;
-        Ok(sequence)
+        (sequence, octets)
     }
 }
 
@@ -545,14 +584,26 @@ impl NetlinkSocket {
         Ok(socket)
     }
 
-    /// Opens a socket that receives the notifications of the multicast `groups`, a set of bits.
-    pub(crate) fn subscribe(protocol: i32, groups: u32) -> Result<Self, Error> {
+    /// Opens a socket that receives the notifications of the multicast `groups`, a set of bits, but not those of what
+    /// sockets with the ports `own` change: those can be more than fit.
+    pub(crate) fn subscribe(protocol: i32, groups: u32, own: &[u32]) -> Result<Self, Error> {
         let socket = Self::bound(protocol, groups)?;
-        socket
-            .socket
-            .set_nonblocking(true)
-            .map_err(|error| Error::system("listen to netlink notifications", error))?;
+        let ready = socket.socket.set_nonblocking(true).and_then(|()| socket.refuse_from(own));
+        ready.map_err(|error| Error::system("listen to netlink notifications", error))?;
         Ok(socket)
+    }
+
+    /// The kernel asks this program (classic BPF) before it puts a message into the buffer.
+    fn refuse_from(&self, ports: &[u32]) -> io::Result<()> {
+        let step = |code: u32, skip, k| SockFilter::new(code as u16, skip, 0, k);
+        let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, PORT_AT)];
+        for (port, left) in ports.iter().zip((1..=ports.len() as u8).rev()) {
+            // The program reads numbers in network order.
+            let port = u32::from_be_bytes(port.to_ne_bytes());
+            program.push(step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, left, port));
+        }
+        program.extend([u32::MAX, 0].map(|len| step(libc::BPF_RET | libc::BPF_K, 0, len)));
+        self.socket.attach_filter(&program)
     }
 
     fn bound(protocol: i32, groups: u32) -> Result<Self, Error> {
@@ -619,6 +670,32 @@ impl NetlinkSocket {
         request: RangeInclusive<u32>,
         mut each: impl FnMut(&[u8]),
     ) -> io::Result<()> {
+        self.answers(request, |answer| match answer {
+            Answer::Message(message) => {
+                each(message);
+                Ok(())
+            }
+            Answer::Failed(_, error) => Err(error),
+        })
+    }
+
+    /// Which of several requests that were sent as one failed; the last of them asked for an acknowledgement.
+    fn failures(&mut self, requests: RangeInclusive<u32>) -> io::Result<Vec<u32>> {
+        let mut failed = Vec::new();
+        self.answers(requests, |answer| {
+            if let Answer::Failed(sequence, _) = answer {
+                failed.push(sequence);
+            }
+            Ok(())
+        })?;
+        Ok(failed)
+    }
+
+    fn answers(
+        &mut self,
+        request: RangeInclusive<u32>,
+        mut each: impl FnMut(Answer<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
         loop {
             let len = match self.socket.read(&mut self.buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -636,7 +713,7 @@ impl NetlinkSocket {
                         let code =
                             message.payload.first_chunk().map_or(-libc::EPROTO, |c| i32::from_ne_bytes(*c));
                         if code != 0 {
-                            return Err(io::Error::from_raw_os_error(-code));
+                            each(Answer::Failed(message.sequence, io::Error::from_raw_os_error(-code)))?;
                         }
                         if last {
                             return Ok(());
@@ -646,11 +723,17 @@ impl NetlinkSocket {
                         let code = message.payload.first_chunk().map_or(0, |c| i32::from_ne_bytes(*c));
                         return if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) };
                     }
-                    _ => each(message.octets),
+                    _ => each(Answer::Message(message.octets))?,
                 }
             }
         }
     }
+}
+
+enum Answer<'a> {
+    Message(&'a [u8]),
+    /// The request of this number.
+    Failed(u32, io::Error),
 }
 
 impl AsFd for NetlinkSocket {
@@ -662,6 +745,9 @@ impl AsFd for NetlinkSocket {
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
+/// Where a netlink message's header has the port of whoever asked.
+const PORT_AT: u32 = 12;
+
 /// Length of a netlink message's header.
 pub(crate) const HEADER_LEN: usize = 16;
 
@@ -669,22 +755,19 @@ pub(crate) const HEADER_LEN: usize = 16;
 pub(crate) struct Framed<'a> {
     pub(crate) kind: u16,
     sequence: u32,
-    /// Who asked for it, or for what it is about.
-    pub(crate) port: u32,
     octets: &'a [u8],
     /// What follows the header.
     pub(crate) payload: &'a [u8],
 }
 
 fn next_message(octets: &[u8]) -> Option<(Framed<'_>, &[u8])> {
-    let (&[l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, p0, p1, p2, p3], _) =
+    let (&[l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, ..], _) =
         octets.split_first_chunk::<HEADER_LEN>()?;
     let len = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
     let message = octets.get(..len)?;
     let framed = Framed {
         kind: u16::from_ne_bytes([t0, t1]),
         sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
-        port: u32::from_ne_bytes([p0, p1, p2, p3]),
         octets: message,
         payload: message.get(HEADER_LEN..)?,
     };

@@ -3,7 +3,7 @@
 //! It decides nothing about packets, and what it listens to costs nothing per SA.
 //!
 //! The kernel takes routes away with a device that goes down, and gives none back; administrators flush tables of routes
-//! and of rules that are not all theirs. Our own changes are known by the port of the socket that made them.
+//! and of rules that are not all theirs. Of our own changes, known by the port of the socket that made them, it hears nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -94,21 +94,19 @@ impl Monitor {
             | libc::RTMGRP_IPV6_ROUTE
             | libc::RTMGRP_IPV4_RULE
             | 1 << (libc::RTNLGRP_IPV6_RULE - 1);
-        let mut sockets = vec![NetlinkSocket::subscribe(libc::NETLINK_ROUTE, groups as u32)?];
-        let own = {
+        let (own, fence) = {
             let protection = lock(&protection);
-            if let Some(port) = protection.fence.port() {
-                let filter =
-                    NetlinkSocket::subscribe(libc::NETLINK_NETFILTER, 1 << (libc::NFNLGRP_NFTABLES - 1));
-                sockets.extend(filter.inspect_err(|error| {
-                    tracing::warn!(%error, "packet filter rules that someone removes stay away");
-                }));
-                vec![protection.routes.port(), protection.interfaces.port(), port]
-            } else {
-                vec![protection.routes.port(), protection.interfaces.port()]
-            }
+            ([protection.routes.port(), protection.interfaces.port()], protection.fence.port())
         };
-        let listener = Listener { stop: Arc::clone(&stop), sockets, own, interface, protection, events };
+        let mut sockets = vec![NetlinkSocket::subscribe(libc::NETLINK_ROUTE, groups as u32, &own)?];
+        if let Some(port) = fence {
+            let group = 1 << (libc::NFNLGRP_NFTABLES - 1);
+            let filter = NetlinkSocket::subscribe(libc::NETLINK_NETFILTER, group, &[port]);
+            sockets.extend(filter.inspect_err(|error| {
+                tracing::warn!(%error, "packet filter rules that someone removes stay away");
+            }));
+        }
+        let listener = Listener { stop: Arc::clone(&stop), sockets, interface, protection, events };
         let thread = thread::Builder::new()
             .name("adit-monitor".into())
             .spawn(|| listener.run())
@@ -140,8 +138,6 @@ pub(crate) fn lock(protection: &Mutex<Protection>) -> MutexGuard<'_, Protection>
 struct Listener {
     stop: Arc<OwnedFd>,
     sockets: Vec<NetlinkSocket>,
-    /// Ports of the sockets that make our own changes.
-    own: Vec<u32>,
     interface: u32,
     protection: Arc<Mutex<Protection>>,
     events: Arc<dyn Fn(NetEvent) + Send + Sync>,
@@ -215,9 +211,7 @@ impl Listener {
         let protection = lock(&self.protection);
         for socket in &mut self.sockets {
             let all = socket.notifications(AT_ONCE, |message| {
-                if !self.own.contains(&message.port) {
-                    found.note(message, self.interface, &protection.interfaces);
-                }
+                found.note(message, self.interface, &protection.interfaces);
             });
             if let Err(error) = all {
                 // More came than the socket holds (ENOBUFS): anything may have changed.

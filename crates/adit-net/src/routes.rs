@@ -123,12 +123,19 @@ impl Routes {
         let mut result = Ok(());
         // First what closes, so that nothing is open before it is led into the tunnel.
         for kind in [RouteKind::Unreachable, RouteKind::Unicast, RouteKind::Throw] {
+            let mut missing = Vec::new();
             for route in wanted.iter().filter(|route| route.kind == kind) {
-                let placed = match replaceable.get(&key(route)) {
-                    Some(same) if *same == route => continue,
-                    Some(_) => self.place(route, Netlink::replace_route),
-                    None => self.place(route, Netlink::add_route),
-                };
+                match replaceable.get(&key(route)) {
+                    Some(same) if *same == route => {}
+                    Some(_) => {
+                        let placed = self.place(route, Netlink::replace_route);
+                        result = result.and(placed);
+                    }
+                    None => missing.push(route),
+                }
+            }
+            for route in self.netlink.many_routes(true, &missing)? {
+                let placed = self.place(route, Netlink::add_route);
                 result = result.and(placed);
             }
             if kind == RouteKind::Unreachable {
@@ -143,11 +150,13 @@ impl Routes {
             RuleAction::Goto(_) => 1 + u8::from(rule.mark.is_some()),
             RuleAction::Nop => 3,
         });
+        let wanted_rules: HashSet<_> = wanted_rules.into_iter().collect();
         for rule in present_rules.iter().filter(|rule| !wanted_rules.contains(rule)) {
             self.netlink.delete_rule(rule)?;
         }
         let wanted: HashSet<_> = wanted.iter().map(key).collect();
-        for route in present.iter().filter(|route| !wanted.contains(&key(route))) {
+        let other: Vec<&Route> = present.iter().filter(|route| !wanted.contains(&key(route))).collect();
+        for route in self.netlink.many_routes(false, &other)? {
             self.netlink.delete_route(route)?;
         }
         Ok(())
@@ -157,7 +166,8 @@ impl Routes {
     /// be behind the end of the old ones, an old rule that leads there has to go before.
     fn add_rules(&mut self, wanted: &[Rule], present: &[Rule]) -> Result<(), Error> {
         let mut result = Ok(());
-        let is_missing = |rule: &&Rule| !present.contains(rule);
+        let known: HashSet<&Rule> = present.iter().collect();
+        let is_missing = |rule: &&Rule| !known.contains(rule);
         let (first, others): (Vec<&Rule>, Vec<&Rule>) = wanted
             .iter()
             .filter(is_missing)
@@ -245,13 +255,13 @@ fn rules(
                     ..rule(priority, RuleAction::Lookup(table))
                 };
                 for prefix in local.prefixes() {
-                    add(&mut lookups, Rule { source: tested(prefix), ..lookup(sources) });
+                    lookups.push(Rule { source: tested(prefix), ..lookup(sources) });
                 }
                 let unspecified = (!v6).then_some((IpAddr::from([0; 4]), 32));
                 for prefix in remote.prefixes() {
                     if into_tunnel.get(&prefix) == Some(&true) {
                         let destination = tested(prefix).filter(|_| !all_give_sources);
-                        add(&mut lookups, Rule { source: unspecified, destination, ..lookup(unchosen) });
+                        lookups.push(Rule { source: unspecified, destination, ..lookup(unchosen) });
                     }
                 }
             }
@@ -270,7 +280,7 @@ fn rules(
         }
     }
     rules.extend(past);
-    rules.extend(lookups);
+    rules.extend(widest(lookups));
     rules.extend(past_unchosen);
     rules
 }
@@ -287,15 +297,14 @@ fn exceptions(
     entries.retain(|entry| !entry.implied && entry.remote.start.is_ipv6() == v6);
     let opens = |entry: &Entry| entry.action == Action::Bypass;
     // A rule leads into the tunnel by the one, and a route by the other, whatever they belong to.
-    let is_led = |entry: &Entry| {
-        let mut closed = entries.iter().filter(|closed| !opens(closed));
-        closed.clone().any(|closed| meet(&closed.local, &entry.local))
-            && closed.any(|closed| meet(&closed.remote, &entry.remote))
-    };
-    let (mut chosen, mut unchosen) = (Vec::new(), Vec::new());
+    let closed = || entries.iter().filter(|entry| !opens(entry));
+    let locals = Spans::of(closed().map(|entry| &entry.local));
+    let remotes = Spans::of(closed().map(|entry| &entry.remote));
+    let is_led = |entry: &Entry| opens(entry) && locals.meet(&entry.local) && remotes.meet(&entry.remote);
+    let led: Vec<(usize, &Entry)> = entries.iter().enumerate().filter(|(_, entry)| is_led(entry)).collect();
+    let (mut chosen, mut unchosen) = (Exceptions::default(), Exceptions::default());
     for (index, entry) in entries.iter().enumerate() {
-        let later = entries.get(index..).unwrap_or_default();
-        let is_needed = later.iter().any(|later| opens(later) && overlap(entry, later) && is_led(later));
+        let is_needed = led.iter().any(|(later, open)| *later >= index && overlap(entry, open));
         if !is_needed || (opens(entry) && !is_led(entry)) {
             continue;
         }
@@ -307,23 +316,18 @@ fn exceptions(
             destination_ports: flow.remote_ports,
             ..anything(v6)
         };
-        let decide = |rules: &mut Vec<Rule>, rule| {
-            if !rules.iter().any(|sooner| covers(sooner, &rule)) {
-                rules.push(rule);
-            }
-        };
         let is_ours = source_within([entry.local].iter(), addresses).is_some();
         for destination in entry.remote.prefixes().into_iter().map(tested) {
             for source in entry.local.prefixes().into_iter().map(tested) {
-                decide(&mut chosen, Rule { source, destination, ..rule });
+                chosen.decide(Rule { source, destination, ..rule });
             }
             if is_ours {
                 let source = (!v6).then_some((IpAddr::from([0; 4]), 32));
-                decide(&mut unchosen, Rule { source, destination, ..rule });
+                unchosen.decide(Rule { source, destination, ..rule });
             }
         }
     }
-    (chosen, unchosen)
+    (chosen.rules, unchosen.rules)
 }
 
 /// Is there a packet that fits both?
@@ -332,8 +336,47 @@ fn overlap(one: &Entry, other: &Entry) -> bool {
     matches!((local, remote), (Some(local), Some(remote)) if Flow::of(&local, &remote).is_some())
 }
 
-fn meet(one: &TrafficSelector, other: &TrafficSelector) -> bool {
-    one.start.is_ipv4() == other.start.is_ipv4() && one.start <= other.end && other.start <= one.end
+/// Addresses of one family: ranges in order, none of which touches another.
+struct Spans(Vec<(IpAddr, IpAddr)>);
+
+impl Spans {
+    fn of<'a>(selectors: impl Iterator<Item = &'a TrafficSelector>) -> Self {
+        let mut ranges: Vec<_> = selectors.map(|selector| (selector.start, selector.end)).collect();
+        ranges.sort_unstable();
+        let mut spans: Vec<(IpAddr, IpAddr)> = Vec::new();
+        for (start, end) in ranges {
+            match spans.last_mut() {
+                Some((_, last)) if start <= *last => *last = end.max(*last),
+                _ => spans.push((start, end)),
+            }
+        }
+        Self(spans)
+    }
+
+    /// Is one of them in the selector?
+    fn meet(&self, selector: &TrafficSelector) -> bool {
+        let next = self.0.partition_point(|(_, end)| *end < selector.start);
+        self.0.get(next).is_some_and(|(start, _)| *start <= selector.end)
+    }
+}
+
+/// Rules that decide in their order.
+#[derive(Default)]
+struct Exceptions {
+    rules: Vec<Rule>,
+    /// What they test.
+    tests: HashSet<Rule>,
+}
+
+impl Exceptions {
+    /// Adds a rule, unless one before it decides about all that fits it.
+    fn decide(&mut self, rule: Rule) {
+        let test = Rule { action: RuleAction::Nop, ..rule };
+        if !self.tests.contains(&test) && !wider(test).any(|wider| self.tests.contains(&wider)) {
+            self.tests.insert(test);
+            self.rules.push(rule);
+        }
+    }
 }
 
 /// A rule that tests nothing and does nothing.
@@ -357,25 +400,36 @@ fn tested(prefix: (IpAddr, u8)) -> Option<(IpAddr, u8)> {
     (prefix.1 > 0).then_some(prefix)
 }
 
-/// Adds a rule unless another one does its work, in place of those whose work it does: no two of a set can be
-/// mistaken for each other when one is deleted.
-fn add(rules: &mut Vec<Rule>, rule: Rule) {
-    if !rules.iter().any(|other| covers(other, &rule)) {
-        rules.retain(|other| !covers(&rule, other));
-        rules.push(rule);
-    }
+/// Those whose work no other one does: no two of a set can be mistaken for each other when one is deleted.
+fn widest(mut rules: Vec<Rule>) -> Vec<Rule> {
+    let all: HashSet<Rule> = rules.iter().copied().collect();
+    let mut seen = HashSet::new();
+    rules.retain(|rule| seen.insert(*rule) && !wider(*rule).any(|wider| all.contains(&wider)));
+    rules
 }
 
-fn covers(wide: &Rule, narrow: &Rule) -> bool {
-    fn same<T: PartialEq>(wide: Option<T>, narrow: Option<T>) -> bool {
-        wide.is_none() || wide == narrow
-    }
-    wide.priority == narrow.priority
-        && same(wide.source, narrow.source)
-        && same(wide.destination, narrow.destination)
-        && same(wide.ip_protocol, narrow.ip_protocol)
-        && same(wide.source_ports, narrow.source_ports)
-        && same(wide.destination_ports, narrow.destination_ports)
+/// The rules that test less, and do the same.
+fn wider(rule: Rule) -> impl Iterator<Item = Rule> {
+    let without = move |tests: u8| {
+        let mut wide = rule;
+        if tests & 1 > 0 {
+            wide.source = None;
+        }
+        if tests & 2 > 0 {
+            wide.destination = None;
+        }
+        if tests & 4 > 0 {
+            wide.ip_protocol = None;
+        }
+        if tests & 8 > 0 {
+            wide.source_ports = None;
+        }
+        if tests & 16 > 0 {
+            wide.destination_ports = None;
+        }
+        wide
+    };
+    (1..32).map(without).filter(move |wide| *wide != rule)
 }
 
 fn wanted(policies: &[PolicySpec], addresses: &[InterfaceAddress], table: u32, interface: u32) -> Vec<Route> {
