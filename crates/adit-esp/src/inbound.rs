@@ -280,11 +280,17 @@ impl InboundSa {
         }
         let inner = strip_tfc_padding(payload, next_header)?;
         // RFC 4301 5.2, step 4: a peer may send only from and to what was negotiated.
-        let mut flow = adit_wire::ip::flow(inner).map_err(|_| Drop::InnerHeader)?;
-        if let Some((fragments, now)) = fragments {
-            fragments.complete(self.spi.0, inner, &mut flow, now)?;
-        }
-        if !self.selectors.admit_inbound(&flow) {
+        let admitted = match self.selectors.admit_plain(inner) {
+            Some(admitted) => admitted,
+            None => {
+                let mut flow = adit_wire::ip::flow(inner).map_err(|_| Drop::InnerHeader)?;
+                if let Some((fragments, now)) = fragments {
+                    fragments.complete(self.spi.0, inner, &mut flow, now)?;
+                }
+                self.selectors.admit_inbound(&flow)
+            }
+        };
+        if !admitted {
             return Err(Drop::Selector);
         }
         decapsulate_ecn(Ecn::from_traffic_class(outer.traffic_class), inner)?;

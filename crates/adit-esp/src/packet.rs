@@ -131,6 +131,7 @@ impl PacketProtection {
     }
 
     /// Padding and trailer. `None` if this is not the length of a packet that holds `payload_len` bytes.
+    #[inline]
     pub(crate) fn lay_out<'p>(
         &self,
         fields: Fields<'p>,
@@ -156,6 +157,7 @@ impl PacketProtection {
     }
 
     /// SPI, sequence number and IV.
+    #[inline]
     pub(crate) fn start(&self, spi: Spi, sequence: u64, fields: &mut Fields<'_>) {
         // RFC 4303 2.2.1: of an extended sequence number only the low half travels.
         *fields.header = (u64::from(spi.0) << 32 | sequence & u64::from(u32::MAX)).to_be_bytes();
@@ -164,6 +166,7 @@ impl PacketProtection {
     }
 
     /// Encrypts what is laid out and writes the ICV.
+    #[inline]
     pub(crate) fn encrypt(&self, sequence: u64, fields: &mut Fields<'_>) -> Result<(), adit_crypto::Error> {
         let mut scratch = [0; 12];
         let (associated, trailer) = self.authenticated(fields.header, sequence, &mut scratch);
@@ -197,6 +200,7 @@ impl PacketProtection {
     }
 
     /// Splits a packet, if it can hold a trailer and its ciphertext is whole blocks.
+    #[inline]
     pub(crate) fn fields<'p>(&self, packet: &'p mut [u8]) -> Option<Fields<'p>> {
         let (header, rest) = packet.split_first_chunk_mut::<HEADER_LEN>()?;
         let (iv, rest) = rest.split_at_mut_checked(self.layout.iv_len)?;
@@ -214,6 +218,7 @@ impl PacketProtection {
     ///
     /// RFC 4106 5 and RFC 7634 2.1: combined modes take SPI | high | low in front. RFC 4303 3.3.2.1: a separate MAC takes
     /// SPI | low in front and the high half after the ciphertext. Without ESN it is SPI | sequence alone.
+    #[inline]
     fn authenticated<'a>(
         &self,
         header: &'a [u8; HEADER_LEN],

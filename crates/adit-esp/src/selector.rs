@@ -71,6 +71,26 @@ impl Selectors {
             }
         }
     }
+
+    /// As [`admit_inbound`](Self::admit_inbound), for a packet of that length whose flow nobody has looked at. `None`: more of it has
+    /// to be read than the addresses, because it is not IPv4 without options and whole, or the selectors are not that plain.
+    #[inline]
+    pub(crate) fn admit_plain(&self, packet: &[u8]) -> Option<bool> {
+        let Sides::Ipv4 { local, remote } = &self.0 else { return None };
+        let [0x45, _, l0, l1, _, _, flags, offset, _, _, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
+            packet.first_chunk()?
+        else {
+            return None;
+        };
+        let is_whole = flags & 0x3f == 0 && *offset == 0;
+        if !is_whole || usize::from(u16::from_be_bytes([*l0, *l1])) != packet.len() {
+            return None;
+        }
+        let (source, destination) =
+            (u32::from_be_bytes([*s0, *s1, *s2, *s3]), u32::from_be_bytes([*d0, *d1, *d2, *d3]));
+        let within = |(start, end): &(u32, u32), address| (*start..=*end).contains(&address);
+        Some(within(remote, source) && within(local, destination))
+    }
 }
 
 /// The addresses of a selector that has nothing else to say.
