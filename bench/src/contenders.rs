@@ -153,8 +153,8 @@ impl Contender {
             }
             Self::Adit => adits(lab, ESP, true, "")?,
             Self::AditChacha => adits(lab, "chacha20poly1305", true, "")?,
-            Self::AditRaw => adits(lab, ESP, false, "")?,
-            Self::AditXdp => adits(lab, ESP, false, "xdp = yes")?,
+            Self::AditRaw => adits(lab, ESP, false, RAW)?,
+            Self::AditXdp => adits(lab, ESP, false, &format!("{RAW}\n xdp = yes"))?,
             Self::WireguardGo | Self::Gotatun | Self::Boringtun => self.wireguards(lab)?,
             Self::Openvpn => openvpns(lab)?,
             Self::Strongswan => strongswans(lab, Release::Newest)?,
@@ -202,6 +202,9 @@ impl Contender {
         Ok(daemons)
     }
 }
+
+/// The packets that are measured fit whole, as those of every other contender do.
+const RAW: &str = "mtu = 1420";
 
 fn adits(lab: &Lab, esp: &str, encap: bool, gateway: &str) -> Result<Vec<Daemon>> {
     let settings = adit::Settings { extra: format!("log = warn\n {gateway}"), ..adit::Settings::default() };
