@@ -43,8 +43,10 @@ const TTL: u8 = 64;
 pub(crate) struct Xdp {
     netlink: Netlink,
     mark: u32,
-    /// By index; `None` where it cannot be had.
-    interfaces: HashMap<u32, Option<Interface>>,
+    /// By index.
+    interfaces: HashMap<u32, Interface>,
+    /// Where it could not be had.
+    refusals: HashMap<u32, Refusal>,
     /// Local and remote address of each SA.
     ends: HashMap<ChildId, (IpAddr, IpAddr)>,
     /// Local addresses, with how many SAs have each.
@@ -62,6 +64,25 @@ struct Interface {
     index: u32,
     sockets: Vec<XdpSocket>,
     redirect: Redirect,
+}
+
+/// Of an interface on which AF_XDP could not be had lately, because it was down, or another program had it, say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Refusal {
+    /// When it is tried again, if it is used then.
+    until: Instant,
+    pause: Duration,
+}
+
+impl Refusal {
+    /// The pause after the first, and the longest.
+    const SHORTEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(64);
+
+    fn after(before: Option<Self>, now: Instant) -> Self {
+        let pause = before.map_or(Self::SHORTEST, |before| Self::LONGEST.min(before.pause * 2));
+        Self { until: now + pause, pause }
+    }
 }
 
 /// How to reach a peer.
@@ -84,6 +105,7 @@ impl Xdp {
             netlink: Netlink::open()?,
             mark,
             interfaces: HashMap::new(),
+            refusals: HashMap::new(),
             ends: HashMap::new(),
             addresses: HashMap::new(),
             ways: HashMap::new(),
@@ -116,7 +138,7 @@ impl Xdp {
         let count = self.addresses.entry(local).or_default();
         *count += 1;
         if *count == 1 {
-            self.interfaces.values().flatten().for_each(|interface| interface.take(local));
+            self.interfaces.values().for_each(|interface| interface.take(local));
         }
     }
 
@@ -125,13 +147,13 @@ impl Xdp {
         *count.get_mut() -= 1;
         if *count.get() == 0 {
             count.remove();
-            self.interfaces.values().flatten().for_each(|interface| interface.redirect.leave(local));
+            self.interfaces.values().for_each(|interface| interface.redirect.leave(local));
         }
     }
 
     /// The sockets, each with its interface.
     pub(crate) fn sockets(&mut self) -> impl Iterator<Item = (u32, &mut XdpSocket)> {
-        let open = self.interfaces.values_mut().flatten();
+        let open = self.interfaces.values_mut();
         open.flat_map(|interface| interface.sockets.iter_mut().map(|socket| (interface.index, socket)))
     }
 
@@ -145,7 +167,7 @@ impl Xdp {
         let Way { to: Some((interface, ethernet)), mtu, .. } = self.way((local, remote), now) else {
             return false;
         };
-        let Some(Some(interface)) = self.interfaces.get_mut(&interface) else { return false };
+        let Some(interface) = self.interfaces.get_mut(&interface) else { return false };
         let Some(socket) = interface.sockets.first_mut() else { return false };
         let mut header = [0; Ipv6Header::LEN];
         let fields = (tos.unwrap_or(0), hop_limit.unwrap_or(TTL));
@@ -161,8 +183,7 @@ impl Xdp {
     /// Sends what is in line.
     pub(crate) fn flush(&mut self) {
         self.interfaces.retain(|index, interface| {
-            let socket = interface.as_mut().and_then(|interface| interface.sockets.first_mut());
-            let flushed = socket.map_or(Ok(()), XdpSocket::flush);
+            let flushed = interface.sockets.first_mut().map_or(Ok(()), XdpSocket::flush);
             // The interface has gone, or gone down: its peers are reached another way, or by it again once it is up.
             flushed
                 .inspect_err(|error| tracing::debug!(%error, interface = index, "no more AF_XDP here"))
@@ -185,7 +206,7 @@ impl Xdp {
     fn learn(&mut self, local: IpAddr, remote: IpAddr, now: Instant) -> Way {
         let to = self.hop(local, remote).and_then(|hop| {
             let header = hop.ethernet_header(remote.is_ipv6())?;
-            self.open(hop.interface).then_some((hop.interface, header))
+            self.open(hop.interface, now).then_some((hop.interface, header))
         });
         let mtu = Path::to(remote, self.mark).and_then(|path| path.mtu()).unwrap_or(0);
         let way = Way { learnt: now, to, mtu };
@@ -204,21 +225,33 @@ impl Xdp {
     }
 
     /// Makes sure that the interface is served, if it can be.
-    fn open(&mut self, index: u32) -> bool {
-        let Self { netlink, addresses, ready, .. } = self;
-        self.interfaces
-            .entry(index)
-            .or_insert_with(|| match Interface::open(index, netlink, ready.as_fd()) {
-                Ok(interface) => {
-                    addresses.keys().for_each(|address| interface.take(*address));
-                    Some(interface)
+    fn open(&mut self, index: u32, now: Instant) -> bool {
+        if self.interfaces.contains_key(&index) {
+            return true;
+        }
+        let before = self.refusals.get(&index).copied();
+        if before.is_some_and(|refusal| now < refusal.until) {
+            return false;
+        }
+        match Interface::open(index, &mut self.netlink, self.ready.as_fd()) {
+            Ok(interface) => {
+                self.addresses.keys().for_each(|address| interface.take(*address));
+                self.interfaces.insert(index, interface);
+                self.refusals.remove(&index);
+                true
+            }
+            Err(error) => {
+                // Once is enough for whoever reads the log.
+                match before {
+                    None => {
+                        tracing::info!(%error, interface = index, "no AF_XDP here: ESP takes raw sockets")
+                    }
+                    Some(_) => tracing::debug!(%error, interface = index, "still no AF_XDP here"),
                 }
-                Err(error) => {
-                    tracing::info!(%error, interface = index, "no AF_XDP here: ESP takes raw sockets");
-                    None
-                }
-            })
-            .is_some()
+                self.refusals.insert(index, Refusal::after(before, now));
+                false
+            }
+        }
     }
 }
 
@@ -334,3 +367,19 @@ pub(crate) fn esp(interface: u32, frame: &mut [u8]) -> Option<(Received, &mut [u
 }
 
 const _: () = assert!(MAX_FRAME > 1500 + ETHERNET_LEN, "an ordinary packet has to fit");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_is_tried_again_after_pauses_that_grow() {
+        let (mut now, mut refusal, mut pauses) = (Instant::now(), None, Vec::new());
+        for _ in 0..9 {
+            let next = Refusal::after(refusal, now);
+            pauses.push(next.until.duration_since(now).as_secs());
+            (now, refusal) = (next.until, Some(next));
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+    }
+}
