@@ -1,18 +1,16 @@
-//! Sealing and opening in memory: what ESP adds to the bare cipher, what many SAs and many policies cost, and how much
-//! memory an SA takes.
+//! Sealing and opening in memory: what ESP adds to the bare cipher; and what many SAs and many policies cost the whole engine, and
+//! how much memory an SA takes in it.
 //!
 //! There are no sockets and no kernel in it. Whatever is compared takes turns within one run, and a ratio is the middle one of
-//! the ratios of the turns.
+//! the ratios of the turns. Time is the thread's own, so that others only take caches away from it.
 
-use std::hint::black_box;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::Duration;
 
 use adit_crypto::{EspKeys, EspTransforms, Secret, encr_key_len, integ_key_len};
-use adit_esp::{
-    Action, InboundSa, Mode, Opened, OutboundSa, Policy, PolicyTable, ReplayWindow, SaParameters,
-};
+use adit_esp::{InboundSa, Mode, Opened, OutboundSa, ReplayWindow, SaParameters};
 use adit_lab::process::tell;
+use adit_net::bench::Loopback;
 use adit_wire::ikev2::{EncrId, IntegId, Spi, TrafficSelector};
 use adit_wire::ip;
 use anyhow::{Context, Result, ensure};
@@ -24,20 +22,17 @@ use crate::results::{self, Recorder};
 /// Packets that are sealed, and then opened, before the next ones: what a worker takes in at once.
 const BURST: usize = 32;
 
-/// So many SAs keep their keys expanded, as in the data plane.
-const AWAKE: usize = 16 << 10;
-
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Turns of each subject.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 21)]
     rounds: usize,
     /// Packets of each turn.
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 20_000)]
     packets: usize,
     /// How many SAs there are, from few to many.
     #[arg(long, value_delimiter = ',', default_value = "1,1000,10000,100000")]
-    sas: Vec<usize>,
+    sas: Vec<u32>,
     /// The file that the results are added to.
     #[arg(long, default_value = results::DEFAULT)]
     results: PathBuf,
@@ -45,6 +40,8 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let recorder = Recorder::new(&options.results)?;
+    // First, as the memory that others have used is not given back.
+    memory(&recorder)?;
     suites(options, &recorder)?;
     many_sas(options, &recorder)?;
     policies(options, &recorder)
@@ -75,14 +72,14 @@ fn suites(options: &Options, recorder: &Recorder) -> Result<()> {
     tell("|---|---|---|---|---|---|");
     for (name, transforms, algorithm) in all_suites() {
         for len in [64, 1420] {
-            let mut pair = Pairs::new(1, transforms, len)?;
+            let mut pair = Pair::new(transforms, len)?;
             let mut bare = algorithm.map(|algorithm| Bare::new(algorithm, len)).transpose()?;
             // What ESP gives the library: with padding and trailer.
             let body = (len + 2).next_multiple_of(4);
             let mut same = algorithm.map(|algorithm| Bare::new(algorithm, body)).transpose()?;
             let (mut library, mut esp, mut shares) = (Vec::new(), Vec::new(), Vec::new());
             let mut of_same = Vec::new();
-            for _ in 0..=options.rounds {
+            for _ in 0..options.rounds {
                 let ours = pair.pass(options.packets)?;
                 esp.push(ours);
                 if let Some(bare) = &mut bare {
@@ -125,19 +122,19 @@ impl Bare {
 
     /// Nanoseconds for sealing and opening one.
     fn pass(&mut self, packets: usize) -> Result<f64> {
-        let start = Instant::now();
+        let start = cpu_time();
         for _ in 0..packets / BURST {
             let first = self.counter;
             let mut tags = [const { None }; BURST];
             for (buffer, tag) in self.buffers.iter_mut().zip(&mut tags) {
                 self.counter += 1;
-                let aad = Aad::from(self.counter.to_be_bytes());
+                let aad = Aad::from(associated(self.counter));
                 *tag = self.key.seal_in_place_separate_tag(nonce(self.counter), aad, buffer).ok();
             }
             self.counter = first;
             for (buffer, tag) in self.buffers.iter_mut().zip(&tags) {
                 self.counter += 1;
-                let aad = Aad::from(self.counter.to_be_bytes());
+                let aad = Aad::from(associated(self.counter));
                 let tag = tag.as_ref().context("sealing")?.as_ref();
                 let opened = self.key.open_in_place_separate_tag(nonce(self.counter), aad, tag, buffer);
                 ensure!(opened.is_ok(), "the library does not open what it sealed");
@@ -147,37 +144,32 @@ impl Bare {
     }
 }
 
+/// As many octets as ESP authenticates beside: the SPI and all of an extended sequence number (RFC 4106 5).
+fn associated(counter: u64) -> [u8; 12] {
+    let mut octets = [0; 12];
+    octets[4..].copy_from_slice(&counter.to_be_bytes());
+    octets
+}
+
 fn nonce(counter: u64) -> Nonce {
     let mut nonce = [0; 12];
     nonce[4..].copy_from_slice(&counter.to_be_bytes());
     Nonce::assume_unique_for_key(nonce)
 }
 
-/// Both ends of so many SAs, and packets on them.
-struct Pairs {
-    sealing: Vec<OutboundSa>,
-    opening: Vec<InboundSa>,
+/// Both ends of an SA, and packets on it.
+struct Pair {
+    sealing: OutboundSa,
+    opening: InboundSa,
     slots: Vec<Vec<u8>>,
     inner_len: usize,
-    /// Which SA carries which packet, over and over.
-    order: Vec<usize>,
-    next: usize,
 }
 
-impl Pairs {
-    fn new(count: usize, transforms: EspTransforms, len: usize) -> Result<Self> {
-        let (mut sealing, mut opening) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for number in 0..count {
-            let mut outbound = OutboundSa::new(parameters(number, transforms, true))?;
-            let mut inbound = InboundSa::new(parameters(number, transforms, false))?;
-            if number >= AWAKE {
-                outbound.keys_mut().rest();
-                inbound.keys_mut().rest();
-            }
-            sealing.push(outbound);
-            opening.push(inbound);
-        }
-        let layout = sealing.first().context("no SA")?.layout();
+impl Pair {
+    fn new(transforms: EspTransforms, len: usize) -> Result<Self> {
+        let sealing = OutboundSa::new(parameters(transforms, true))?;
+        let opening = InboundSa::new(parameters(transforms, false))?;
+        let layout = sealing.layout();
         let inner = ip::packet([10, 1, 0, 1].into(), [10, 2, 0, 1].into(), 17, 64, &vec![0; len - 20])
             .context("too long")?;
         let mut slot = vec![0; layout.packet_len(len)];
@@ -186,56 +178,31 @@ impl Pairs {
             .iter_mut()
             .zip(inner)
             .for_each(|(to, from)| *to = from);
-        Ok(Self { sealing, opening, slots: vec![slot; BURST], inner_len: len, order: order(count), next: 0 })
+        Ok(Self { sealing, opening, slots: vec![slot; BURST], inner_len: len })
     }
 
-    /// Nanoseconds for sealing and opening one, each on an SA of its own.
+    /// Nanoseconds for sealing and opening one.
     fn pass(&mut self, packets: usize) -> Result<f64> {
-        let start = Instant::now();
+        let start = cpu_time();
         for _ in 0..packets / BURST {
-            let chosen = self.order.get(self.next..).and_then(|order| order.first_chunk::<BURST>());
-            let chosen = chosen.context("order")?;
-            self.next = (self.next + BURST) % self.order.len();
-            if self.sealing.len() > 1 {
-                for number in chosen {
-                    self.sealing.get(*number).context("no such SA")?.touch();
-                    self.opening.get(*number).context("no such SA")?.touch();
-                }
+            for slot in &mut self.slots {
+                self.sealing.seal_at(slot, self.inner_len, 4)?;
             }
-            for (slot, number) in self.slots.iter_mut().zip(chosen) {
-                let sa = self.sealing.get_mut(*number).context("no such SA")?;
-                sa.seal_at(slot, self.inner_len, 4)?;
-            }
-            for (slot, number) in self.slots.iter_mut().zip(chosen) {
-                let sa = self.opening.get_mut(*number).context("no such SA")?;
-                ensure!(matches!(sa.open(slot), Ok(Opened::Packet(_))), "a packet was refused");
+            for slot in &mut self.slots {
+                ensure!(matches!(self.opening.open(slot), Ok(Opened::Packet(_))), "a packet was refused");
             }
         }
         Ok(per_packet(start, packets))
     }
 }
 
-/// Numbers below `count` that look random.
-fn order(count: usize) -> Vec<usize> {
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let next = || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        (random % count as u64) as usize
-    };
-    std::iter::repeat_with(next).take(BURST << 14).collect()
-}
-
-fn parameters(number: usize, transforms: EspTransforms, outbound: bool) -> SaParameters {
-    let secret = |len: Option<usize>| {
-        Secret::new((0..len.unwrap_or(0)).map(|at| (number >> (8 * (at % 4))) as u8).collect())
-    };
+fn parameters(transforms: EspTransforms, outbound: bool) -> SaParameters {
+    let secret = |len: Option<usize>| Secret::new(vec![7; len.unwrap_or(0)]);
     let network = |second: u8| vec![TrafficSelector::subnet([10, second, 0, 0].into(), 16)];
     let (local, remote) = if outbound { (1, 2) } else { (2, 1) };
     SaParameters {
         mode: Mode::Tunnel,
-        spi: Spi(0x1000_0000 | number as u32),
+        spi: Spi(0x1000_0000),
         transforms,
         keys: EspKeys {
             encr: secret(encr_key_len(transforms.encr, transforms.key_bits)),
@@ -248,103 +215,149 @@ fn parameters(number: usize, transforms: EspTransforms, outbound: bool) -> SaPar
     }
 }
 
-/// Rows 8 and 10: packets on SAs chosen at random, and the memory that each takes.
+/// An engine, and the flows whose packets it seals and opens: in bursts, over and over.
+struct Subject {
+    engine: Loopback,
+    /// Policy and port.
+    flows: Vec<(u32, u16)>,
+    next: usize,
+    times: Vec<f64>,
+}
+
+impl Subject {
+    fn new(engine: Loopback, flows: Vec<(u32, u16)>) -> Self {
+        Self { engine, flows, next: 0, times: Vec::new() }
+    }
+
+    /// Nanoseconds for sealing and opening one.
+    fn pass(&mut self, packets: usize) -> Result<f64> {
+        let (start, mut through) = (cpu_time(), 0);
+        for _ in 0..packets / BURST {
+            let burst = self.flows.get(self.next..self.next + BURST).context("flows")?;
+            self.engine.seal(burst);
+            through += self.engine.open();
+            self.next = (self.next + BURST) % self.flows.len();
+        }
+        ensure!(through == packets - packets % BURST, "a packet was refused");
+        Ok(per_packet(start, packets))
+    }
+
+    fn turn(&mut self, packets: usize) -> Result<()> {
+        let time = self.pass(packets)?;
+        self.times.push(time);
+        Ok(())
+    }
+
+    /// The share of the rate of another that it has.
+    fn share_of(&self, other: &Self) -> f64 {
+        median(other.times.iter().zip(&self.times).map(|(theirs, ours)| theirs / ours).collect())
+    }
+}
+
+/// Row 10: what the engine takes for each SA pair.
+fn memory(recorder: &Recorder) -> Result<()> {
+    const PAIRS: u32 = 10_000;
+    let mut engine = Loopback::new(PAIRS, 64);
+    let before = resident()?;
+    engine.install(0..PAIRS)?;
+    // All it ever takes: each has carried a packet.
+    let flows = (0..PAIRS).map(|number| (number, 1)).collect();
+    let mut subject = Subject::new(engine, flows);
+    subject.pass(PAIRS as usize)?;
+    let each = (resident()? - before) / f64::from(PAIRS);
+    tell(&format!("{each:.0} octets of resident memory for each of {PAIRS} SA pairs in use\n"));
+    recorder.add("memory", "pair", each)
+}
+
+/// Row 8: packets on SAs chosen at random, each with a policy of its own.
 fn many_sas(options: &Options, recorder: &Recorder) -> Result<()> {
-    let [(_, transforms, _), ..] = all_suites();
     tell("");
     tell(
-        "| SAs, each packet on any of them | octets | seal + open | share of the rate with the fewest | resident, for each pair |",
+        "| SAs, each packet on any of them | octets | engine, seal + open | share of the rate with the fewest |",
     );
-    tell("|---|---|---|---|---|");
+    tell("|---|---|---|---|");
     for len in [64, 1420] {
         let mut subjects = Vec::new();
         for count in &options.sas {
-            let before = resident()?;
-            let pairs = Pairs::new(*count, transforms, len)?;
-            let each = (resident()? - before) / *count as f64;
-            subjects.push((*count, each, pairs, Vec::new()));
+            let mut engine = Loopback::new(*count, len);
+            engine.install(0..*count)?;
+            let flows = random().take(BURST << 14).map(|random| ((random % u64::from(*count)) as u32, 1));
+            subjects.push((*count, Subject::new(engine, flows.collect())));
         }
-        for _ in 0..=options.rounds {
-            for (count, _, pairs, times) in &mut subjects {
+        for _ in 0..options.rounds {
+            for (count, subject) in &mut subjects {
                 // The caches hold what has been used lately: of this subject, not of the one before.
-                pairs.pass(2 * *count)?;
-                times.push(pairs.pass(options.packets)?);
+                subject.pass(BURST + *count as usize)?;
+                subject.turn(options.packets)?;
             }
         }
-        let fewest = subjects.first().map(|(.., times)| times.clone()).unwrap_or_default();
-        for (count, each, _, times) in subjects {
-            let shares: Vec<_> = fewest.iter().zip(&times).map(|(few, many)| few / many).collect();
+        let Some((_, fewest)) = subjects.first() else { continue };
+        for (count, subject) in &subjects {
+            let share = subject.share_of(fewest);
             if len == 64 {
-                recorder.add("memory", &format!("sas-{count}"), median(shares.clone()))?;
-                if count == 10_000 {
-                    recorder.add("memory", "pair", each)?;
-                }
+                recorder.add("memory", &format!("sas-{count}"), share)?;
             }
-            let memory = if count < 1000 { String::new() } else { format!("{each:.0} octets") };
             tell(&format!(
-                "| {count} | {len} | {:.0} ns | {:.0} % | {memory} |",
-                median(times),
-                100.0 * median(shares)
+                "| {count} | {len} | {:.0} ns | {:.0} % |",
+                median(subject.times.clone()),
+                100.0 * share
             ));
         }
     }
     Ok(())
 }
 
-/// Row 9: finding the policy of a few steady flows, and sealing their packets.
+/// Numbers that look random, the same each time.
+fn random() -> impl Iterator<Item = u64> {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    })
+}
+
+/// Row 9: the packets of steady flows in turn, under as many of the policies.
 fn policies(options: &Options, recorder: &Recorder) -> Result<()> {
     tell("");
-    tell("| policies | flow, policy and seal, 64 octets | share of the rate with one |");
-    tell("|---|---|---|");
-    let [(_, transforms, _), ..] = all_suites();
-    let mut subjects = Vec::new();
-    for count in [1_usize, 1000] {
-        let policies: Vec<_> = (0..count)
-            .map(|number| Policy {
-                priority: 0,
-                action: Action::Protect,
-                local_ts: vec![TrafficSelector::subnet([10, 1, 0, 0].into(), 16)],
-                remote_ts: vec![TrafficSelector::subnet(
-                    [10, 2 + (number >> 8) as u8, number as u8, 0].into(),
-                    24,
-                )],
-            })
-            .collect();
-        let flows: Vec<Vec<u8>> = (0..16)
-            .map(|number| {
-                let remote = number * 61 % count;
-                let to = [10, 2 + (remote >> 8) as u8, remote as u8, 9];
-                ip::packet([10, 1, 0, 1].into(), to.into(), 17, 64, &[0; 44])
-            })
-            .collect::<Option<_>>()
-            .context("too long")?;
-        let sa = OutboundSa::new(parameters(0, transforms, true))?;
-        subjects.push((count, PolicyTable::new(&policies), flows, sa, Vec::new()));
+    tell(
+        "| flows | engine, seal + open, 64 octets, one policy | 1,000 policies | share of the rate with one |",
+    );
+    tell("|---|---|---|---|");
+    let mut pairs = Vec::new();
+    for flows in [1, 16, 256_u32] {
+        let subject = |policies: u32| -> Result<Subject> {
+            let mut engine = Loopback::new(policies, 64);
+            engine.install(0..policies)?;
+            let flow = |number: u32| (number * 61 % policies, number as u16 + 1);
+            Ok(Subject::new(engine, (0..flows.max(BURST as u32)).map(|index| flow(index % flows)).collect()))
+        };
+        pairs.push((flows, subject(1)?, subject(1000)?));
     }
-    for _ in 0..=options.rounds {
-        for (_, table, flows, sa, times) in &mut subjects {
-            let layout = sa.layout();
-            let mut slot = vec![0; layout.packet_len(64)];
-            let start = Instant::now();
-            for inner in flows.iter().cycle().take(options.packets) {
-                let flow = ip::flow(inner)?;
-                ensure!(black_box(table.lookup_outbound(&flow)).is_some(), "no policy");
-                sa.seal_at(&mut slot, inner.len(), 4)?;
-            }
-            times.push(per_packet(start, options.packets));
+    for _ in 0..options.rounds {
+        for (_, one, many) in &mut pairs {
+            one.turn(options.packets)?;
+            many.turn(options.packets)?;
         }
     }
-    let one = subjects.first().map(|(.., times)| times.clone()).unwrap_or_default();
-    for (count, .., times) in subjects {
-        let shares: Vec<_> = one.iter().zip(&times).map(|(one, many)| one / many).collect();
-        recorder.add("memory", &format!("policies-{count}"), median(shares.clone()))?;
-        tell(&format!("| {count} | {:.0} ns | {:.0} % |", median(times), 100.0 * median(shares)));
+    for (flows, one, many) in pairs {
+        let share = many.share_of(&one);
+        recorder.add("memory", &format!("policies-{flows}"), share)?;
+        let [one, many] = [one, many].map(|subject| median(subject.times));
+        tell(&format!("| {flows} | {one:.0} ns | {many:.0} ns | {:.0} % |", 100.0 * share));
     }
     Ok(())
 }
 
-fn per_packet(start: Instant, packets: usize) -> f64 {
-    start.elapsed().as_nanos() as f64 / (packets - packets % BURST) as f64
+/// What this thread has computed for.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn per_packet(start: Duration, packets: usize) -> f64 {
+    (cpu_time() - start).as_nanos() as f64 / (packets - packets % BURST) as f64
 }
 
 /// Octets of resident memory.

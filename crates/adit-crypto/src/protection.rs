@@ -53,6 +53,9 @@ const AEAD_IV_LEN: usize = 8;
 /// Octets of the longest key of the AEAD ciphers here.
 const AEAD_MAX_KEY_LEN: usize = 32;
 
+/// Octets that the library expands such a key to, about.
+const EXPANDED_LEN: usize = 600;
+
 /// Octets of the tag of the AEAD ciphers here.
 const AEAD_ICV_LEN: usize = 16;
 
@@ -124,11 +127,16 @@ impl Protection {
         Ok(())
     }
 
-    /// Reads a little of it, which fetches it into the processor's caches. What it returns means nothing.
-    pub fn touch(&self) -> bool {
+    /// Which memory beside its own a packet needs, and how many octets: for whoever can fetch it before the packet comes. Nothing
+    /// else can be done with it. The library says to nobody where it keeps what it has expanded a key to; it asked for that
+    /// memory right after we did for the key, and an allocator most likely put the one behind the other.
+    pub fn place(&self) -> (*const u8, usize) {
         match &self.0 {
-            Method::Aead(aead) => aead.expanded.is_some() & (aead.salt.first() == aead.key.last()),
-            _ => false,
+            Method::Aead(Aead { key, expanded, .. }) => {
+                let len = if expanded.is_some() { AEAD_MAX_KEY_LEN + EXPANDED_LEN } else { AEAD_MAX_KEY_LEN };
+                (key.as_ptr(), len)
+            }
+            _ => (std::ptr::null(), 0),
         }
     }
 

@@ -3,7 +3,6 @@
 //! This module owns the order of the checks and the cause of every drop. It never finds the SA, which is the caller's by SPI,
 //! and never answers a bad packet.
 
-use std::hint::black_box;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -20,11 +19,15 @@ use crate::{Error, FragmentPorts, Mode, ReplayWindow, SaParameters, Selectors};
 pub struct InboundSa {
     spi: Spi,
     mode: Mode,
-    original: Option<(IpAddr, IpAddr)>,
+    /// What few SAs have, and what no packet that passes needs, is elsewhere: there may be very many SAs.
+    original: Option<Box<(IpAddr, IpAddr)>>,
     protection: PacketProtection,
     window: ReplayWindow,
     selectors: Selectors,
-    counters: InboundCounters,
+    packets: u64,
+    bytes: u64,
+    dummies: u64,
+    drops: Option<Box<DropCounters>>,
 }
 
 /// What was in an ESP packet.
@@ -185,11 +188,14 @@ impl InboundSa {
         Ok(Self {
             spi: parameters.spi,
             mode: parameters.mode,
-            original: parameters.original,
+            original: parameters.original.map(Box::new),
             protection: PacketProtection::new(&parameters)?,
             window,
             selectors: Selectors::new(&parameters.local_ts, &parameters.remote_ts),
-            counters: InboundCounters::default(),
+            packets: 0,
+            bytes: 0,
+            dummies: 0,
+            drops: None,
         })
     }
 
@@ -233,17 +239,17 @@ impl InboundSa {
         let opened = self.process(packet, outer, fragments);
         match &opened {
             Ok(Opened::Packet(inner)) => {
-                self.counters.packets += 1;
-                self.counters.bytes += inner.len() as u64;
+                self.packets += 1;
+                self.bytes += inner.len() as u64;
             }
             Ok(Opened::Payload(header, payload)) => {
-                self.counters.packets += 1;
-                self.counters.bytes += (header.len() + payload.len()) as u64;
+                self.packets += 1;
+                self.bytes += (header.len() + payload.len()) as u64;
             }
             // Its packets are counted one by one.
             Ok(Opened::Aggfrag { .. }) => {}
-            Ok(Opened::Dummy) => self.counters.dummies += 1,
-            Err(cause) => self.counters.drops.record(*cause),
+            Ok(Opened::Dummy) => self.dummies += 1,
+            Err(cause) => self.drops.get_or_insert_default().record(*cause),
         }
         opened
     }
@@ -272,7 +278,7 @@ impl InboundSa {
             return Ok(Opened::Dummy);
         }
         if self.mode == Mode::Transport {
-            let (header, flow) = rebuild(outer, self.original, next_header, payload)?;
+            let (header, flow) = rebuild(outer, self.original.as_deref().copied(), next_header, payload)?;
             if !self.selectors.admit_inbound(&flow) {
                 return Err(Drop::Selector);
             }
@@ -295,14 +301,6 @@ impl InboundSa {
         }
         decapsulate_ecn(Ecn::from_traffic_class(outer.traffic_class), inner)?;
         Ok(Opened::Packet(inner))
-    }
-
-    /// Reads a little of each part that a packet needs, and so fetches it. Where packets of many SAs have come at once, this
-    /// is done for some before the first of them is opened.
-    pub fn touch(&self) {
-        let Self { protection, window, selectors, counters, .. } = self;
-        black_box((protection.keys().touch(), window.top(), selectors.touch(), counters.packets));
-        black_box((self.spi, counters.drops.count(Drop::Congestion)));
     }
 
     /// Its keys, which can [`rest`](Protection::rest) where there are very many SAs.
@@ -331,10 +329,10 @@ impl InboundSa {
         };
         match admitted {
             Ok(()) => {
-                self.counters.packets += 1;
-                self.counters.bytes += inner.len() as u64;
+                self.packets += 1;
+                self.bytes += inner.len() as u64;
             }
-            Err(cause) => self.counters.drops.record(cause),
+            Err(cause) => self.drops.get_or_insert_default().record(cause),
         }
         admitted
     }
@@ -366,7 +364,8 @@ impl InboundSa {
     /// What it has received.
     #[must_use]
     pub fn counters(&self) -> InboundCounters {
-        self.counters
+        let Self { packets, bytes, dummies, .. } = *self;
+        InboundCounters { packets, bytes, dummies, drops: self.drops.as_deref().copied().unwrap_or_default() }
     }
 }
 
@@ -580,8 +579,8 @@ mod tests {
             let mut extension_cut = v6(46, 6);
             extension_cut[6] = 0;
             assert_eq!(peer.opens(&extension_cut, &[], 0, 41), Err(Drop::InnerHeader), "{name}");
-            assert_eq!(peer.sa.counters.drops.count(Drop::InnerHeader), 3);
-            assert_eq!(peer.sa.counters.drops.total(), 3);
+            assert_eq!(peer.sa.counters().drops.count(Drop::InnerHeader), 3);
+            assert_eq!(peer.sa.counters().drops.total(), 3);
         }
     }
 

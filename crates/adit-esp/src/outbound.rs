@@ -3,8 +3,6 @@
 //! This module owns the sequence counter of an outbound SA, and stops before it could repeat. It never chooses which packet
 //! takes the SA, and never writes outer headers.
 
-use std::hint::black_box;
-
 use adit_crypto::Protection;
 use adit_wire::esp::{NEXT_HEADER_AGGFRAG, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
 use adit_wire::ikev2::Spi;
@@ -202,11 +200,6 @@ impl OutboundSa {
         let payload = layout.payload_offset()..layout.payload_offset() + payload_len;
         write(slot.get_mut(payload).unwrap_or_default());
         self.seal_at(slot, payload_len, next_header).inspect_err(|_| out.truncate(start))
-    }
-
-    /// Reads a little of each part that a packet needs, and so fetches it: see [`InboundSa::touch`](crate::InboundSa::touch).
-    pub fn touch(&self) {
-        black_box((self.protection.keys().touch(), self.spi, self.last, self.counters.packets));
     }
 
     /// Its keys, which can [`rest`](Protection::rest) where there are very many SAs.

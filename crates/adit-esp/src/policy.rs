@@ -196,8 +196,10 @@ struct Family {
     lines: Vec<Line>,
     /// First address of each piece, ascending; a piece ends where the next begins.
     starts: Vec<u128>,
-    /// For each piece, indices into `lines`, ascending.
-    candidates: Vec<Vec<usize>>,
+    /// For each piece, where its candidates begin; they end where the next begin, and those of the last at the end.
+    firsts: Vec<u32>,
+    /// Indices into `lines`, ascending for each piece.
+    candidates: Vec<u32>,
 }
 
 impl Family {
@@ -209,24 +211,33 @@ impl Family {
             .collect();
         starts.sort_unstable();
         starts.dedup();
-        let mut candidates = vec![Vec::new(); starts.len()];
-        for (index, line) in lines.iter().enumerate() {
+        let mut lists = vec![Vec::new(); starts.len()];
+        for (index, line) in (0_u32..).zip(&lines) {
             let from = starts.partition_point(|start| *start < line.remote.first);
             let to = starts.partition_point(|start| *start <= line.remote.last);
-            for piece in candidates.get_mut(from..to).into_iter().flatten() {
+            for piece in lists.get_mut(from..to).into_iter().flatten() {
                 piece.push(index);
             }
         }
-        Self { lines, starts, candidates }
+        let (mut firsts, mut candidates) = (Vec::with_capacity(lists.len()), Vec::new());
+        for list in &lists {
+            firsts.push(candidates.len() as u32);
+            candidates.extend_from_slice(list);
+        }
+        Self { lines, starts, firsts, candidates }
     }
 
     fn matches(&self, local: Endpoint, remote: Endpoint) -> impl Iterator<Item = &Line> {
         let piece = self.starts.partition_point(|start| *start <= remote.address.value).checked_sub(1);
-        piece
-            .and_then(|piece| self.candidates.get(piece))
-            .into_iter()
-            .flatten()
-            .filter_map(|index| self.lines.get(*index))
+        let candidates = piece.and_then(|piece| {
+            let first = *self.firsts.get(piece)? as usize;
+            let end = self.firsts.get(piece + 1).map_or(self.candidates.len(), |end| *end as usize);
+            self.candidates.get(first..end)
+        });
+        let candidates = candidates.unwrap_or_default();
+        candidates
+            .iter()
+            .filter_map(|index| self.lines.get(*index as usize))
             .filter(move |line| line.local.admits(&local) && line.remote.admits(&remote))
     }
 }

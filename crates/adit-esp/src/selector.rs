@@ -43,10 +43,6 @@ impl Selectors {
         })))
     }
 
-    pub(crate) fn touch(&self) -> bool {
-        matches!(&self.0, Sides::Ipv4 { .. })
-    }
-
     /// May a packet of ours take this SA: from one of our selectors to one of the peer's?
     #[must_use]
     pub fn admit_outbound(&self, flow: &Flow) -> bool {

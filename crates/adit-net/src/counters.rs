@@ -1,5 +1,6 @@
 //! Counters with a single writer: the worker adds, anyone reads, nobody waits.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -172,7 +173,8 @@ pub(crate) struct SaCounts {
     pub(crate) last_out: Count,
     pub(crate) soon: Once,
     pub(crate) reached: Once,
-    drops: [Count; adit_esp::Drop::ALL.len()],
+    /// Elsewhere, as long as there are any.
+    drops: OnceLock<Box<[Count; adit_esp::Drop::ALL.len()]>>,
 }
 
 impl SaCounts {
@@ -181,9 +183,13 @@ impl SaCounts {
     }
 
     pub(crate) fn dropped(&self, cause: adit_esp::Drop) {
-        if let Some(count) = self.drops.get(cause as usize) {
+        if let Some(count) = self.drops.get_or_init(Box::default).get(cause as usize) {
             count.add(1);
         }
+    }
+
+    fn drops_for(&self, cause: adit_esp::Drop) -> u64 {
+        self.drops.get().and_then(|drops| drops.get(cause as usize)).map_or(0, Count::read)
     }
 
     pub(crate) fn read(&self, clock: Clock) -> ChildCounters {
@@ -194,7 +200,7 @@ impl SaCounts {
             bytes_out: self.bytes_out.read(),
             last_in: clock.instant(self.last_in.read()),
             last_out: clock.instant(self.last_out.read()),
-            drops: adit_esp::Drop::ALL.into_iter().zip(self.drops.iter().map(Count::read)).collect(),
+            drops: adit_esp::Drop::ALL.into_iter().map(|cause| (cause, self.drops_for(cause))).collect(),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use adit_wire::ip::Flow;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::engine::{Device, Known, Offload};
@@ -127,6 +128,11 @@ impl Handoff {
 }
 
 impl Burst {
+    /// The flows of the packets, as far as they are known.
+    pub(crate) fn flows(&self) -> impl Iterator<Item = (Device, &Flow)> + Clone {
+        self.packets.iter().filter_map(|packet| Some((packet.device, packet.known.flow()?)))
+    }
+
     /// Hands the packets to `each`, with what is known of them.
     pub(crate) fn packets(&mut self, mut each: impl FnMut(Device, &mut [u8], &Offload, &Known)) {
         for Packet { device, place, offload, known } in &self.packets {

@@ -20,6 +20,8 @@
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
 
 mod backend;
+#[doc(hidden)]
+pub mod bench;
 pub mod capture;
 mod counters;
 mod devices;

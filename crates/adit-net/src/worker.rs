@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
+use adit_wire::ip::Ipv4Header;
 use arc_swap::ArcSwap;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -36,6 +37,10 @@ use crate::sys::{BATCH, Datagram, RecvBatch};
 use crate::tap::Tap;
 use crate::tun::{LONGEST, Offloads, Tun};
 use crate::xdp::{self, Xdp};
+
+/// Room for a received packet: the longest there is, and more, or the packets of a batch would all lie at places that the
+/// processor's caches take for one.
+const SLOT_LEN: usize = (1 << 16) + 17 * 64;
 
 /// What a worker is told to do.
 pub(crate) enum Command {
@@ -132,7 +137,7 @@ impl Worker {
             policies,
             engine: Engine::new(orders.place, Arc::clone(&counts), clock, tcp, udp),
             orders,
-            received: RecvBatch::new(1 << 16),
+            received: RecvBatch::new(SLOT_LEN),
             inner: vec![0; LONGEST],
             spin: Spin::new(config.spin),
             events,
@@ -346,6 +351,7 @@ impl Worker {
         self.engine.follow(&self.policies.load());
         while let Some(mut burst) = self.orders.handoff.take() {
             let Self { engine, orders, counts, .. } = self;
+            engine.expect_flows(burst.flows());
             burst.packets(|device, packet, offload, known| {
                 match engine.whose(device, packet, Some(known), now) {
                     Whose::Ours => engine.outbound(device, packet, offload, Some(known), now),
@@ -383,9 +389,11 @@ impl Worker {
         }
         self.engine.follow(&self.policies.load());
         let (buffer, messages) = self.received.messages();
-        for (_, place) in messages.clone() {
-            self.engine.expect(buffer.get(place).unwrap_or_default());
-        }
+        let octets = &*buffer;
+        // Raw sockets show the outer header over IPv4.
+        let header = if outer.kind == Kind::Esp && !outer.v6 { Ipv4Header::LEN } else { 0 };
+        let esp = messages.clone().map(|(_, place)| octets.get(place.start + header..place.end));
+        self.engine.expect(esp.map(Option::unwrap_or_default));
         for (about, place) in messages {
             if about.truncated {
                 self.counts.dropped(DropCause::OuterMalformed, 1);
@@ -429,6 +437,14 @@ impl Worker {
                 }
             }
             let (buffer, messages) = self.received.messages();
+            let octets = &*buffer;
+            // As a raw socket shows it: over IPv4 behind the outer header.
+            let esp = messages.clone().map(|(about, place)| {
+                let header =
+                    if about.destination.is_some_and(|to| to.is_ipv4()) { Ipv4Header::LEN } else { 0 };
+                octets.get(place).and_then(|packet| packet.get(header..)).unwrap_or_default()
+            });
+            self.engine.expect(esp);
             for (about, place) in messages {
                 let Some(destination) = about.destination else { continue };
                 let arrival = Arrival {

@@ -9,7 +9,7 @@ use adit_esp::fragment::{Fragments, may_fragment};
 use adit_esp::iptfs::Receiver;
 use adit_esp::translate::Translation;
 use adit_esp::transport::{Header, OuterHeader, hop_limit};
-use adit_esp::tunnel::{OuterPolicy, believed_path_mtu};
+use adit_esp::tunnel::{OuterPolicy, Tfc, believed_path_mtu};
 use adit_esp::{
     Checksum, Error as SaError, FragmentPorts, InboundSa, Mode, Mss, Opened, OutboundSa, SaParameters,
     SealError,
@@ -22,10 +22,10 @@ use super::sas::{Place, Prefix, prefixes};
 use super::split::Split;
 use super::trains::Trains;
 use super::{Arrival, Device, Report};
-use crate::Error;
 use crate::backend::{ChildId, Iptfs, Limits, NetConfig, NetEvent, PolicyId, Treatment, UdpEncap};
 use crate::counters::{DropCause, SaCounts};
 use crate::sockets::{Kind, Sockets};
+use crate::{Error, sys};
 
 /// The inbound half of a Child SA.
 pub(crate) struct Inbound {
@@ -39,14 +39,20 @@ pub(crate) struct Inbound {
     /// How the outbound half sends.
     transport: Transport,
     /// Where the peer's packets arrive and come from instead, as reported.
-    moved: Option<(SocketAddr, SocketAddr)>,
-    moved_at: Option<Instant>,
+    moved: Option<Box<Moved>>,
     clamp: Clamp,
     translation: Option<Arc<Translation>>,
     /// As the outbound half knows it.
     max_inner: usize,
     iptfs: Option<Box<Receiver>>,
     counts: Arc<SaCounts>,
+}
+
+/// The last report that the peer of an SA is elsewhere.
+struct Moved {
+    /// Our address and its; `None`: that is over.
+    to: Option<(SocketAddr, SocketAddr)>,
+    at: Instant,
 }
 
 /// Between two reports that the peer of one SA has moved.
@@ -75,7 +81,6 @@ impl Inbound {
             spent: false,
             transport,
             moved: None,
-            moved_at: None,
             clamp: Clamp { mss: treatment.mss, tun_mtu },
             translation: treatment.translation.clone(),
             max_inner: usize::MAX,
@@ -88,8 +93,16 @@ impl Inbound {
         self.device
     }
 
-    pub(crate) fn touch(&self) {
-        self.sa.touch();
+    /// Fetches what a packet needs of it, all but what is [elsewhere](Self::fetch_further).
+    pub(crate) fn fetch(&self) {
+        sys::fetch(std::ptr::from_ref(self).cast(), size_of::<Self>());
+    }
+
+    /// Fetches what a packet needs and it only points to.
+    pub(crate) fn fetch_further(&self) {
+        sys::fetch(Arc::as_ptr(&self.counts).cast(), size_of::<SaCounts>());
+        let (start, len) = self.sa.keys().place();
+        sys::fetch(start, len);
     }
 
     /// Lets its keys rest until they are used.
@@ -157,7 +170,7 @@ impl Inbound {
 
     pub(crate) fn relocate(&mut self, transport: Transport) {
         self.transport = transport;
-        self.moved = None;
+        self.has_not_moved();
     }
 
     /// Opens a packet in place.
@@ -252,13 +265,20 @@ impl Inbound {
             && (local.ip() == source || source.is_unspecified())
             && (remote.ip(), remote.port()) == (destination.ip(), destination.port());
         if expected {
-            self.moved = None;
-        } else if self.moved != Some((local, remote))
-            && self.moved_at.is_none_or(|last| now.duration_since(last) >= MOVES)
-        {
-            self.moved = Some((local, remote));
-            self.moved_at = Some(now);
+            self.has_not_moved();
+            return;
+        }
+        let to = Some((local, remote));
+        let is_told = |moved: &Moved| moved.to == to || now.duration_since(moved.at) < MOVES;
+        if !self.moved.as_deref().is_some_and(is_told) {
+            self.moved = Some(Box::new(Moved { to, at: now }));
             report.events.push(NetEvent::PeerMoved { id: self.id, local, remote });
+        }
+    }
+
+    fn has_not_moved(&mut self) {
+        if let Some(moved) = &mut self.moved {
+            moved.to = None;
         }
     }
 }
@@ -334,7 +354,9 @@ pub(crate) struct Outbound {
     /// The peer's side, coarsely.
     destinations: Vec<Prefix>,
     transport: Transport,
-    treatment: Treatment,
+    outer: OuterPolicy,
+    tfc: Tfc,
+    translation: Option<Arc<Translation>>,
     clamp: Clamp,
     allowance: Allowance,
     /// The longest inner packet that fits the path, as far as it is known, and when that was last looked up.
@@ -417,7 +439,9 @@ impl Outbound {
             destinations,
             transport,
             clamp: Clamp { mss: treatment.mss, tun_mtu },
-            treatment,
+            outer: treatment.outer,
+            tfc: treatment.tfc,
+            translation: treatment.translation,
             allowance: limits.into(),
             max_inner: usize::MAX,
             learnt: None,
@@ -465,6 +489,18 @@ impl Outbound {
         &self.destinations
     }
 
+    /// Fetches what a packet needs of it, all but what is [elsewhere](Self::fetch_further).
+    pub(crate) fn fetch(&self) {
+        sys::fetch(std::ptr::from_ref(self).cast(), size_of::<Self>());
+    }
+
+    /// Fetches what a packet needs and it only points to.
+    pub(crate) fn fetch_further(&self) {
+        sys::fetch(Arc::as_ptr(&self.counts).cast(), size_of::<SaCounts>());
+        let (start, len) = self.sa.keys().place();
+        sys::fetch(start, len);
+    }
+
     pub(crate) fn admits(&self, flow: &ip::Flow) -> bool {
         self.sa.selectors().admit_outbound(flow)
     }
@@ -499,9 +535,8 @@ impl Outbound {
             let sealed = self.seal_one(split.packet_mut(), (place, now), trains, report)?;
             return Ok(if sealed { Sealed::All } else { Sealed::Spent(0) });
         }
-        let in_place =
-            self.mode == Mode::Tunnel && largest <= self.max_inner && self.treatment.translation.is_none();
-        let tos = self.treatment.outer.fields(split.packet()).traffic_class;
+        let in_place = self.mode == Mode::Tunnel && largest <= self.max_inner && self.translation.is_none();
+        let tos = self.outer.fields(split.packet()).traffic_class;
         let mut copy = std::mem::take(&mut trains.scratch);
         let (mut index, mut sealed) = (from, Ok(true));
         while index < split.count() && matches!(sealed, Ok(true)) {
@@ -540,7 +575,7 @@ impl Outbound {
         if !self.carries(count, len, report) {
             return Ok(false);
         }
-        if let Some(translation) = &self.treatment.translation {
+        if let Some(translation) = &self.translation {
             translation.outbound(inner, Checksum::Whole);
         }
         self.clamp.apply(inner, self.max_inner);
@@ -570,7 +605,7 @@ impl Outbound {
             return Ok(false);
         }
         let layout = self.sa.layout();
-        let packet_len = layout.packet_len(len.max(self.treatment.tfc.at_least(self.max_inner)));
+        let packet_len = layout.packet_len(len.max(self.tfc.at_least(self.max_inner)));
         let next_header = if split.flow().source.is_ipv4() { NEXT_HEADER_IPV4 } else { NEXT_HEADER_IPV6 };
         let slot = trains.slot(packet_len);
         let payload = slot.get_mut(layout.payload_offset()..).and_then(|rest| rest.get_mut(..len));
@@ -608,7 +643,7 @@ impl Outbound {
             _ => malformed(),
         })?;
         let at_least = match self.mode {
-            Mode::Tunnel => self.treatment.tfc.at_least(self.max_inner),
+            Mode::Tunnel => self.tfc.at_least(self.max_inner),
             _ => 0,
         };
         let layout = self.sa.layout();
@@ -620,7 +655,7 @@ impl Outbound {
         // In transport mode it is the packet's own header that goes outside.
         let (outer, hop_limit) = match self.mode {
             Mode::Transport => (OuterPolicy::default(), hop_limit(inner)),
-            _ => (self.treatment.outer, None),
+            _ => (self.outer, None),
         };
         let tos = outer.fields(inner).traffic_class;
         trains.push((place, self.transport, tos, hop_limit), packet_len, inner.len());
@@ -676,7 +711,7 @@ impl Outbound {
             report.paths.push((self.id, self.transport.destination.ip()));
         }
         // RFC 9347 2.2.5: nothing of what is inside shows outside.
-        let tos = self.treatment.outer.fields(&[]).traffic_class;
+        let tos = self.outer.fields(&[]).traffic_class;
         let mut goes_on = true;
         for _ in 0..due {
             let Some(len) = iptfs.next_len() else { break };

@@ -6,7 +6,7 @@
 //! Where a packet passes, in this order; whoever adds a step adds it in its place:
 //!
 //! ```text
-//! outbound  Engine::outbound  flow, ports of fragments -> policy -> SA (Sas::select, or that of the packet before)
+//! outbound  Engine::outbound  flow, ports of fragments -> policy -> SA (Sas::select, or as Flows knows it)
 //!           Outbound::seal    size: refused; then for each packet of a super-packet, into its slot: limits -> translate,
 //!                             clamp -> cut -> outer header, padding -> seal
 //!           Trains::push      behind the packets before it that go the same way
@@ -21,6 +21,7 @@
 //! No step allocates, locks, clones an `Arc` or asks for the time for a packet that passes.
 
 mod deliveries;
+mod flows;
 mod half;
 mod held;
 mod iptfs;
@@ -63,6 +64,7 @@ pub(crate) use offload::Offload;
 pub(crate) use sas::NewChild;
 pub(crate) use trains::{Train, Trains};
 
+use flows::Flows;
 use half::{Refusal, Sealed};
 use held::Held;
 use iptfs::{Tunnels, Unpacked};
@@ -80,8 +82,8 @@ pub(crate) struct Engine {
     policies: Arc<Policies>,
     sas: Sas,
     held: Held,
-    /// The SA of the packet before, for those of the same flow. Nothing about policies and SAs has changed since.
-    latest: Option<(Device, ip::Flow, Place)>,
+    /// The SAs of the flows of late. Nothing about policies and SAs has changed since.
+    flows: Flows,
     /// For policies and SAs that look at ports.
     fragments_out: FragmentPorts,
     fragments_in: FragmentPorts,
@@ -134,6 +136,15 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    pub(crate) fn flow(&self) -> Option<&ip::Flow> {
+        self.flow.as_ref()
+    }
+
+    /// The flow is known, and the worker that seals the packet.
+    pub(crate) fn settled(flow: ip::Flow) -> Self {
+        Self { flow: Some(ip::Flow { total_len: 0, ..flow }), none: Self::SETTLED }
+    }
+
     /// Nobody else is to be asked.
     const SETTLED: u64 = u64::MAX;
 }
@@ -229,7 +240,7 @@ impl Engine {
             policies: Arc::default(),
             sas: Sas::default(),
             held: Held::default(),
-            latest: None,
+            flows: Flows::default(),
             fragments_out: FragmentPorts::new(secret),
             fragments_in: FragmentPorts::new(secret),
             limiter: Limiter::new(),
@@ -246,7 +257,7 @@ impl Engine {
     pub(crate) fn follow(&mut self, policies: &Arc<Policies>) {
         if !Arc::ptr_eq(&self.policies, policies) {
             self.policies = Arc::clone(policies);
-            self.latest = None;
+            self.flows.forget();
         }
     }
 
@@ -265,15 +276,12 @@ impl Engine {
             return Whose::Ours;
         }
         let flow = match known.and_then(|known| known.flow) {
-            Some(flow) if self.latest.is_some_and(|(of, latest, _)| of == device && latest == flow) => {
-                return Whose::Ours;
-            }
+            Some(flow) if self.flows.get(device, &flow).is_some() => return Whose::Ours,
             Some(flow) => flow,
             None => {
                 // What is wrong with a packet is found out when it is sealed.
                 let Ok(mut flow) = ip::flow(packet) else { return Whose::Ours };
-                let same = |latest: &ip::Flow| *latest == ip::Flow { total_len: 0, ..flow };
-                if self.latest.is_some_and(|(of, latest, _)| of == device && same(&latest)) {
+                if self.flows.get(device, &flow).is_some() {
                     return Whose::Ours;
                 }
                 // The kernel spreads packets by their ports, so the fragments of one may come to several workers.
@@ -294,7 +302,7 @@ impl Engine {
         let spread =
             !policies.spread.is_empty() && policies.of(device, &flow).any(|policy| is_spread(&policy));
         if !spread && owners.all(|other| other == first) {
-            let settled = Known { flow: Some(flow), none: Known::SETTLED };
+            let settled = Known::settled(flow);
             return if first == index { Whose::Ours } else { Whose::Theirs(first, settled) };
         }
         let mut none = known.map_or(0, |known| known.none);
@@ -312,7 +320,7 @@ impl Engine {
                 return Whose::Theirs(owner, Known { flow: Some(flow), none });
             }
             if let Some(place) = self.sas.select(policies, device, &flow) {
-                self.latest = Some((device, flow, place));
+                self.flows.insert(device, flow, place, self.sas.len());
                 return Whose::Ours;
             }
             none |= bit;
@@ -321,7 +329,7 @@ impl Engine {
         let waiting = policies.of(device, &flow).find(|policy| policies.traps.contains(policy));
         match waiting.map_or(first, owner) {
             home if home == index => Whose::Ours,
-            home => Whose::Theirs(home, Known { flow: Some(flow), none: Known::SETTLED }),
+            home => Whose::Theirs(home, Known::settled(flow)),
         }
     }
 
@@ -413,12 +421,13 @@ impl Engine {
         };
         // Each round ends it, or an SA.
         loop {
-            let place = match self.latest {
-                Some((of, latest, place)) if of == device && latest == flow => place,
-                _ => {
-                    let selected = self.sas.select(&self.policies, device, &flow);
-                    self.latest = selected.map(|place| (device, flow, place));
-                    selected.ok_or_else(|| no_sa(&self.policies, device, &flow))?
+            let place = match self.flows.get(device, &flow) {
+                Some(place) => place,
+                None => {
+                    let place = self.sas.select(&self.policies, device, &flow);
+                    let place = place.ok_or_else(|| no_sa(&self.policies, device, &flow))?;
+                    self.flows.insert(device, flow, place, self.sas.len());
+                    place
                 }
             };
             let Some(sa) = self.sas.outbound(place) else { return Err(Refusal::Drop(DropCause::NoSa)) };
@@ -427,16 +436,33 @@ impl Engine {
                 Sealed::Spent(reached) => {
                     *from = reached;
                     self.sas.end(place);
-                    self.latest = None;
+                    self.flows.forget();
                 }
             }
         }
     }
 
-    /// This datagram is to be opened soon. Where there are many SAs, the time until then is used to fetch its one.
-    pub(crate) fn expect(&mut self, datagram: &[u8]) {
-        if let Some(spi) = datagram.first_chunk() {
-            self.sas.touch(u32::from_be_bytes(*spi));
+    /// These ESP packets are to be opened next. Where there are many SAs, theirs are fetched from memory all at once.
+    pub(crate) fn expect<'p>(&mut self, packets: impl Iterator<Item = &'p [u8]> + Clone) {
+        let spis = packets.filter_map(|packet| packet.first_chunk().copied().map(u32::from_be_bytes));
+        self.sas.expect(spis);
+    }
+
+    /// The same for packets of these flows, which are to be sealed next.
+    pub(crate) fn expect_flows<'f>(&mut self, flows: impl Iterator<Item = (Device, &'f ip::Flow)> + Clone) {
+        let Self { sas, flows: known, policies, .. } = self;
+        if !sas.are_many() {
+            return;
+        }
+        for (device, flow) in flows.clone() {
+            if known.get(device, flow).is_none()
+                && let Some(place) = sas.select(policies, device, flow)
+            {
+                known.insert(device, *flow, place, sas.len());
+            }
+        }
+        for place in flows.filter_map(|(device, flow)| known.get(device, flow)) {
+            sas.expect_outbound(place);
         }
     }
 
@@ -542,7 +568,7 @@ impl Engine {
     /// Makes an outbound half active, and seals what has waited for it before anything else. What the SA does not carry,
     /// because it is narrower than its policy, waits on.
     pub(crate) fn switch(&mut self, id: ChildId, now: Instant) {
-        self.latest = None;
+        self.flows.forget();
         let Some(policy) = self.sas.switch(id) else { return };
         let Some(outbound) = self.sas.outbound_of(id) else { return };
         outbound.start(now);
@@ -559,7 +585,7 @@ impl Engine {
     }
 
     pub(crate) fn retire(&mut self, id: ChildId, now: Instant) {
-        self.latest = None;
+        self.flows.forget();
         let Some(outbound) = self.sas.outbound_of(id) else { return };
         let (device, waiting) = (outbound.device(), outbound.take_waiting());
         self.sas.retire(id);
@@ -589,7 +615,7 @@ impl Engine {
                 && !outbound.payloads(place, now, &mut self.trains, &mut self.report)
             {
                 self.sas.end(place);
-                self.latest = None;
+                self.flows.forget();
             }
             let before = self.unpacked.len();
             if let Some(inbound) = self.sas.inbound(spi) {
@@ -622,7 +648,7 @@ impl Engine {
     }
 
     pub(crate) fn remove(&mut self, id: ChildId) {
-        self.latest = None;
+        self.flows.forget();
         self.tunnels.remove(id);
         self.sas.remove(id);
     }

@@ -7,7 +7,9 @@
 //! What a packet costs does not depend on how many SAs there are: inbound one lookup by SPI; outbound the policy's newest SA
 //! if it fits, else one lookup for each length of prefix among the policy's SAs. An SA that carries nothing costs nothing.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -23,13 +25,14 @@ use crate::backend::{ChildId, PolicyId};
 #[derive(Default)]
 pub(crate) struct Sas {
     inbound: SpiTable<Inbound>,
-    outbound: Vec<Option<Outbound>>,
+    /// In boxes, so that the table is small and its growth moves no key.
+    outbound: Vec<Option<Box<Outbound>>>,
     /// Places of `outbound` that are empty.
     free: Vec<Place>,
     /// Places of halves that have ended while packets of theirs are still to be sent.
     ended: Vec<Place>,
-    active: HashMap<PolicyId, Active>,
-    parts: HashMap<ChildId, Parts>,
+    active: Map<PolicyId, Active>,
+    parts: Map<ChildId, Parts>,
     /// How many have become active.
     activations: u64,
     woken_inbound: Woken<u32>,
@@ -38,7 +41,7 @@ pub(crate) struct Sas {
 
 /// So many SAs keep what their keys are expanded to, which the caches hold; those installed while there are more only while they
 /// are in use.
-const AWAKE: usize = 16 << 10;
+const AWAKE: usize = 4 << 10;
 
 /// So many are always near: they fit the caches with their keys.
 const NEAR: usize = 1 << 10;
@@ -64,12 +67,40 @@ impl<K> Woken<K> {
 
 /// Where an outbound half is. It is valid until that half is retired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place(usize);
+pub(crate) struct Place(u32);
+
+impl Place {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 #[cfg(test)]
 impl Place {
     pub(crate) fn at(index: usize) -> Self {
-        Self(index)
+        Self(index as u32)
+    }
+}
+
+/// By names that are ours: nobody outside chooses them, and they are numbered.
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<Numbered>>;
+
+#[derive(Default)]
+struct Numbered(u64);
+
+impl Hasher for Numbered {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, octets: &[u8]) {
+        octets.iter().for_each(|octet| self.write_u64((*octet).into()));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Both ends of the product are looked at.
+        let product = u128::from(self.0 ^ number) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product >> 64) as u64 ^ product as u64;
     }
 }
 
@@ -77,11 +108,62 @@ impl Place {
 const OWN: u64 = 1 << 63;
 
 /// The active SAs of one policy.
-#[derive(Default)]
 struct Active {
-    /// The one that became active last comes last.
+    newest: Aged,
+    /// Where there are several: these, and it.
+    all: Option<Box<Several>>,
+}
+
+/// An SA, and how many have become active before it and with it.
+#[derive(Clone, Copy)]
+struct Aged {
+    age: u64,
+    place: Place,
+}
+
+#[derive(Default)]
+struct Several {
     by_age: BTreeMap<u64, Place>,
     by_destination: Destinations,
+}
+
+impl Several {
+    fn insert(&mut self, sa: Aged, outbound: &[Option<Box<Outbound>>]) {
+        self.by_age.insert(sa.age, sa.place);
+        if let Some(Some(half)) = outbound.get(sa.place.index()) {
+            self.by_destination.insert(sa.age, half.destinations());
+        }
+    }
+}
+
+impl Active {
+    fn add(&mut self, sa: Aged, outbound: &[Option<Box<Outbound>>]) {
+        let all = self.all.get_or_insert_with(|| {
+            let mut all = Box::<Several>::default();
+            all.insert(self.newest, outbound);
+            all
+        });
+        all.insert(sa, outbound);
+        if sa.age > self.newest.age {
+            self.newest = sa;
+        }
+    }
+
+    /// `false`: it was the last.
+    fn remove(&mut self, sa: Aged, outbound: &[Option<Box<Outbound>>]) -> bool {
+        let Some(all) = &mut self.all else { return self.newest.age != sa.age };
+        all.by_age.remove(&sa.age);
+        if let Some(Some(half)) = outbound.get(sa.place.index()) {
+            all.by_destination.remove(sa.age, half.destinations());
+        }
+        if let Some((age, place)) = all.by_age.last_key_value() {
+            self.newest = Aged { age: *age, place: *place };
+        }
+        if all.by_age.len() == 1 {
+            self.all = None;
+        }
+        true
+    }
 }
 
 /// Where the parts of a Child SA are.
@@ -92,7 +174,7 @@ struct Parts {
     outbound: Option<Place>,
     /// Is it this worker's own?
     own: bool,
-    /// In [`Active::by_age`], while it is there.
+    /// In [`Active`], while it is there.
     age: Option<u64>,
 }
 
@@ -118,10 +200,11 @@ impl Sas {
             outbound.iter_mut().for_each(Outbound::rest);
         }
         let outbound = outbound.map(|outbound| {
-            let place = self.free.pop().unwrap_or(Place(self.outbound.len()));
-            match self.outbound.get_mut(place.0) {
-                Some(free) => *free = Some(outbound),
-                None => self.outbound.push(Some(outbound)),
+            let place = self.free.pop().unwrap_or(Place(self.outbound.len() as u32));
+            let outbound = Some(Box::new(outbound));
+            match self.outbound.get_mut(place.index()) {
+                Some(free) => *free = outbound,
+                None => self.outbound.push(outbound),
             }
             place
         });
@@ -141,16 +224,17 @@ impl Sas {
     pub(crate) fn switch(&mut self, id: ChildId) -> Option<PolicyId> {
         let parts = self.parts.get_mut(&id).filter(|parts| parts.age.is_none())?;
         let place = parts.outbound?;
-        let outbound = self.outbound.get(place.0)?.as_ref()?;
         if let Some(inbound) = self.inbound.get_mut(parts.spi) {
             inbound.awaits_no_packet();
         }
         self.activations += 1;
         let age = if parts.own { self.activations | OWN } else { self.activations };
         parts.age = Some(age);
-        let active = self.active.entry(parts.policy).or_default();
-        active.by_destination.insert(age, outbound.destinations());
-        active.by_age.insert(age, place);
+        let sa = Aged { age, place };
+        match self.active.entry(parts.policy) {
+            Entry::Occupied(mut active) => active.get_mut().add(sa, &self.outbound),
+            Entry::Vacant(free) => drop(free.insert(Active { newest: sa, all: None })),
+        }
         Some(parts.policy)
     }
 
@@ -171,7 +255,7 @@ impl Sas {
     /// Lets go of the halves that have ended.
     pub(crate) fn bury(&mut self) {
         for place in self.ended.drain(..) {
-            if let Some(outbound) = self.outbound.get_mut(place.0) {
+            if let Some(outbound) = self.outbound.get_mut(place.index()) {
                 *outbound = None;
             }
             self.free.push(place);
@@ -188,11 +272,7 @@ impl Sas {
         self.ended.push(place);
         let Some(age) = age.take() else { return };
         let Some(active) = self.active.get_mut(policy) else { return };
-        active.by_age.remove(&age);
-        if let Some(Some(outbound)) = self.outbound.get(place.0) {
-            active.by_destination.remove(age, outbound.destinations());
-        }
-        if active.by_age.is_empty() {
+        if !active.remove(Aged { age, place }, &self.outbound) {
             self.active.remove(policy);
         }
     }
@@ -214,12 +294,38 @@ impl Sas {
         }
     }
 
-    /// Fetches an inbound half from memory, where there are so many that it may be there.
-    pub(crate) fn touch(&mut self, spi: u32) {
-        if self.parts.len() >= NEAR
-            && let Some(inbound) = self.inbound.get_mut(spi)
-        {
-            inbound.touch();
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Are there so many that their memory may be far away?
+    pub(crate) fn are_many(&self) -> bool {
+        self.parts.len() >= NEAR
+    }
+
+    /// Fetches an outbound half from memory.
+    pub(crate) fn expect_outbound(&self, place: Place) {
+        if let Some(Some(outbound)) = self.outbound.get(place.index()) {
+            outbound.fetch();
+            outbound.fetch_further();
+        }
+    }
+
+    /// Fetches inbound halves from memory, where there are so many that they may be there.
+    pub(crate) fn expect(&mut self, spis: impl Iterator<Item = u32> + Clone) {
+        if !self.are_many() {
+            return;
+        }
+        for spi in spis.clone() {
+            if let Some(inbound) = self.inbound.get_mut(spi) {
+                inbound.fetch();
+            }
+        }
+        for spi in spis {
+            if let Some(inbound) = self.inbound.get_mut(spi) {
+                inbound.fetch_further();
+            }
         }
     }
 
@@ -237,13 +343,13 @@ impl Sas {
     /// An outbound half that has packets to carry.
     pub(crate) fn outbound(&mut self, place: Place) -> Option<&mut Outbound> {
         let outbound = &mut self.outbound;
-        if outbound.get_mut(place.0)?.as_mut()?.wake() {
+        if outbound.get_mut(place.index())?.as_mut()?.wake() {
             let first = self.woken_outbound.push(place);
-            if let Some(Some(first)) = first.and_then(|first| outbound.get_mut(first.0)) {
+            if let Some(Some(first)) = first.and_then(|first| outbound.get_mut(first.index())) {
                 first.rest();
             }
         }
-        self.outbound.get_mut(place.0)?.as_mut()
+        self.outbound.get_mut(place.index())?.as_deref_mut()
     }
 
     /// The outbound half of a Child SA, on standby or active.
@@ -254,7 +360,7 @@ impl Sas {
 
     /// The name and the SPI of an outbound half.
     pub(crate) fn who(&self, place: Place) -> Option<(&str, u32)> {
-        self.outbound.get(place.0)?.as_ref().map(Outbound::who)
+        self.outbound.get(place.index())?.as_deref().map(Outbound::who)
     }
 
     /// The same by its place.
@@ -265,13 +371,13 @@ impl Sas {
     /// The active SA that was the newest of its policy before this one.
     pub(crate) fn before(&self, id: ChildId) -> Option<Place> {
         let Parts { policy, age: Some(age), .. } = self.parts.get(&id)? else { return None };
-        let (before, place) = self.active.get(policy)?.by_age.range(..age).next_back()?;
+        let (before, place) = self.active.get(policy)?.all.as_ref()?.by_age.range(..age).next_back()?;
         (before & OWN == age & OWN).then_some(*place)
     }
 
     /// When time alone moves a Child SA.
     pub(crate) fn deadline(&mut self, id: ChildId, spi: u32) -> Option<Instant> {
-        let outbound = self.place_of(id).and_then(|place| self.outbound.get(place.0)?.as_ref());
+        let outbound = self.place_of(id).and_then(|place| self.outbound.get(place.index())?.as_deref());
         let outbound = outbound.and_then(Outbound::deadline);
         let inbound = self.inbound.get_mut(spi).and_then(|inbound| inbound.deadline());
         let deadlines = [outbound, inbound];
@@ -296,17 +402,18 @@ impl Sas {
 
     /// The newest SA of a policy that a packet fits.
     fn newest(&self, active: &Active, flow: &ip::Flow) -> Option<Place> {
-        let fits = |place: &Place| match self.outbound.get(place.0) {
+        let fits = |place: &Place| match self.outbound.get(place.index()) {
             Some(Some(outbound)) => outbound.admits(flow),
             _ => false,
         };
-        let (_, newest) = active.by_age.last_key_value()?;
-        if fits(newest) {
-            return Some(*newest);
+        let newest = active.newest.place;
+        if fits(&newest) {
+            return Some(newest);
         }
-        let fits = |age| active.by_age.get(&age).is_some_and(fits);
-        let age = active.by_destination.newest(flow.destination, fits)?;
-        active.by_age.get(&age).copied()
+        let Several { by_age, by_destination } = &**active.all.as_ref()?;
+        let fits = |age| by_age.get(&age).is_some_and(fits);
+        let age = by_destination.newest(flow.destination, fits)?;
+        by_age.get(&age).copied()
     }
 }
 

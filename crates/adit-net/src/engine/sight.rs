@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use adit_esp::transport::Header;
-use adit_wire::ip::{self, Ipv4Header, Ipv6Header, PROTOCOL_ESP, PROTOCOL_UDP, transport_checksum};
+use adit_wire::ip::{Ipv4Header, Ipv6Header, PROTOCOL_ESP, PROTOCOL_UDP, transport_checksum};
 
 use super::half::Arrived;
 use super::iptfs::Unpacked;
@@ -31,10 +31,10 @@ impl Engine {
     ) {
         let Some(tap) = &mut self.tap else { return };
         let flow = split.flow();
-        let ends = |flow: &ip::Flow| (flow.source, flow.destination, flow.protocol);
-        let sa = self.latest.filter(|(of, latest, _)| *of == device && ends(latest) == ends(flow));
+        let known = self.flows.get(device, flow);
+        let sa = known.or_else(|| self.sas.select(&self.policies, device, flow));
         let dropped = dropped.map(DropCause::as_str);
-        if let Some((name, spi)) = sa.and_then(|(_, _, place)| self.sas.who(place)) {
+        if let Some((name, spi)) = sa.and_then(|place| self.sas.who(place)) {
             tap.settle(sealed, name, Some(spi), dropped);
         } else {
             tap.settle(sealed, self.policies.name_of(device, flow), None, dropped);
