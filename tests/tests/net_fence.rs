@@ -70,6 +70,9 @@ fn nft_reads_what_was_meant() -> Result<()> {
 	}
 
 	chain dropped-out {
+		meta mark 0x00001234 accept
+		oifname "lo" accept
+		icmpv6 type 133-137 ip6 hoplimit 255 accept
 		counter packets 0 bytes 0 drop
 	}
 
@@ -89,11 +92,11 @@ fn nft_reads_what_was_meant() -> Result<()> {
 
 	chain input {
 		type filter hook input priority filter; policy accept;
-		iifname "lo" accept
 		iifname "adit0" accept
 		meta l4proto esp accept
-		udp dport 500 accept
 		udp dport 4500 accept
+		udp dport 500 accept
+		iifname "lo" accept
 		icmpv6 type 133-137 ip6 hoplimit 255 accept
 		icmp type destination-unreachable accept
 		icmp type 11-12 accept
@@ -110,9 +113,6 @@ fn nft_reads_what_was_meant() -> Result<()> {
 	chain outbound {
 		type filter hook postrouting priority filter; policy accept;
 		oifname "adit0" accept
-		meta mark 0x00001234 accept
-		oifname "lo" accept
-		icmpv6 type 133-137 ip6 hoplimit 255 accept
 		ip6 saddr fd00:3:: ip6 daddr fd00:4:: udp dport 53 goto dropped-out
 		ip6 saddr fd00:3:: ip6 daddr fd00:4:: meta l4proto udp frag frag-off != 0 goto dropped-out
 		ip6 saddr fd00:1::-fd00:1::ffff ip6 daddr fd00:2:: goto dropped-out
@@ -201,7 +201,7 @@ fn ports_decide_and_fragments_alone_are_not_trusted() -> Result<()> {
 /// `ADIT_LAB_POLICIES` says how many; the figures are for people. Whatever the number, nobody takes our own changes for someone else's.
 #[test]
 fn policies_at_scale() -> Result<()> {
-    let levels = std::env::var("ADIT_LAB_POLICIES").unwrap_or("1,1000".into());
+    let levels = std::env::var("ADIT_LAB_POLICIES").unwrap_or_else(|_| "1,1000".into());
     for level in levels.split(',') {
         let count: u32 = level.parse()?;
         let (near, router, far) = line()?;

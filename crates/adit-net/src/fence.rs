@@ -271,8 +271,17 @@ struct Abilities {
 
 impl Fence {
     fn write(&self, batch: &mut Batch, groups: &[Group], abilities: Abilities) {
+        let came_by = |name: &str| Rule::default().interface(Meta::InputName, name);
+        let goes_by = |name: &str| Rule::default().interface(Meta::OutputName, name);
         for chain in [DROPPED_IN, DROPPED_OUT] {
             batch.create_chain(TABLE, chain);
+        }
+        // Asked last, as most packets that fit no policy are none of these either.
+        let marked = Rule::default().meta(Meta::Mark, Compare::Equal, &self.mark.to_ne_bytes());
+        for rule in [marked, goes_by("lo"), neighbour_discovery()] {
+            batch.append_rule(TABLE, DROPPED_OUT, rule, Verdict::Accept);
+        }
+        for chain in [DROPPED_IN, DROPPED_OUT] {
             batch.append_rule(TABLE, chain, Rule::default().counter(), Verdict::Drop);
         }
         if abilities.joins_fragments && groups.iter().any(Group::looks_at_ports) {
@@ -302,19 +311,19 @@ impl Fence {
             batch.append_rule(TABLE, INBOUND, rule, verdict(group.kind.is_closed(), DROPPED_IN));
         }
 
-        let came_by = |name: &str| Rule::default().interface(Meta::InputName, name);
-        let goes_by = |name: &str| Rule::default().interface(Meta::OutputName, name);
         let from_tunnel = if delivered.is_empty() { Verdict::Accept } else { Verdict::Goto(DELIVERED) };
         batch.create_base_chain(TABLE, "input", Hook::Input, 0);
-        batch.append_rule(TABLE, "input", came_by("lo"), Verdict::Accept);
         batch.append_rule(TABLE, "input", came_by(&self.tun_name), from_tunnel);
         let protocol = |number: u8| Rule::default().meta(Meta::Protocol, Compare::Equal, &[number]);
         batch.append_rule(TABLE, "input", protocol(50), Verdict::Accept);
-        for port in self.ports.map(u16::to_be_bytes) {
+        let [ike, nat_t] = self.ports;
+        for port in [nat_t, ike].map(u16::to_be_bytes) {
             let rule = protocol(17).range(Base::Transport, 2, &port, &port);
             batch.append_rule(TABLE, "input", rule, Verdict::Accept);
         }
-        batch.append_rule(TABLE, "input", neighbour_discovery(), Verdict::Accept);
+        for rule in [came_by("lo"), neighbour_discovery()] {
+            batch.append_rule(TABLE, "input", rule, Verdict::Accept);
+        }
         // Routers tell us about our outer packets, path MTUs among it, from addresses that a peer may protect.
         for (v6, number, first, last) in [(false, 1, 3, 3), (false, 1, 11, 12), (true, 58, 1, 4)] {
             let rule = family(v6).meta(Meta::Protocol, Compare::Equal, &[number]);
@@ -328,10 +337,7 @@ impl Fence {
 
         // Before source NAT (100), which could move a packet out of its selectors.
         batch.create_base_chain(TABLE, "outbound", Hook::Postrouting, 0);
-        let marked = Rule::default().meta(Meta::Mark, Compare::Equal, &self.mark.to_ne_bytes());
-        for rule in [goes_by(&self.tun_name), marked, goes_by("lo"), neighbour_discovery()] {
-            batch.append_rule(TABLE, "outbound", rule, Verdict::Accept);
-        }
+        batch.append_rule(TABLE, "outbound", goes_by(&self.tun_name), Verdict::Accept);
         for group in groups {
             let verdict = verdict(group.kind.is_closed(), DROPPED_OUT);
             batch.append_rule(TABLE, "outbound", group.rule(Direction::Out), verdict);

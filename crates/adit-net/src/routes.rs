@@ -90,9 +90,13 @@ impl Routes {
     pub(crate) fn replace(&mut self, policies: &[PolicySpec]) -> Result<(), Error> {
         let addresses = self.netlink.addresses()?;
         let links = self.netlink.links()?;
-        let strict = |policy| strict_check(policy, &addresses, &links, self.mark, rp_filter);
-        for warning in policies.iter().filter(|policy| policy.action != Action::Bypass).filter_map(strict) {
-            tracing::warn!("{warning}");
+        let names = links.iter().map(|link| &*link.name).chain(["all"]);
+        if names.filter_map(rp_filter).any(|setting| setting == 1) {
+            let strict = |policy| strict_check(policy, &addresses, &links, self.mark, rp_filter);
+            for warning in policies.iter().filter(|policy| policy.action != Action::Bypass).filter_map(strict)
+            {
+                tracing::warn!("{warning}");
+            }
         }
         self.repair(policies)
     }
