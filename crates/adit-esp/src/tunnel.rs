@@ -5,7 +5,7 @@
 //!
 //! * The flow label of an inner IPv6 packet is not copied: on a gateway, copies of labels that different hosts chose would
 //!   collide (RFC 4301 5.1.2.2, note 8).
-//! * DSCP is never copied inwards (RFC 4301 5.1.2.1): whoever sits between the gateways could rewrite it.
+//! * DSCP is copied inwards only on request: whoever sits between the gateways could rewrite it (RFC 4301 5.1.2.1).
 //! * The TTL or hop limit of the inner packet is not touched here. RFC 4301 5.1.2.1 has it decremented because the gateway
 //!   forwards the packet, and the kernel does that: outbound when it routes the packet into the TUN device, inbound when it
 //!   routes what came out of it.
@@ -153,6 +153,24 @@ pub fn decapsulate_ecn(outer: Ecn, inner: &mut [u8]) -> Result<(), Drop> {
     Ok(())
 }
 
+/// Gives an opened packet the DSCP of the outer header. It is for networks that mark packets on their way and trust each other.
+pub fn decapsulate_dscp(outer: u8, inner: &mut [u8]) {
+    match inner {
+        [first, tos, _, _, _, _, _, _, _, _, high, low, ..] if *first >> 4 == 4 => {
+            let word = |tos| u16::from_be_bytes([*first, tos]);
+            let after = outer & !0b11 | *tos & 0b11;
+            let checksum = u16::from_be_bytes([*high, *low]);
+            [*high, *low] = headers::updated(checksum, word(*tos), word(after)).to_be_bytes();
+            *tos = after;
+        }
+        [first, second, ..] if *first >> 4 == 6 => {
+            *first = 0x60 | outer >> 4;
+            *second = *second & 0b0011_1111 | (outer & 0b0000_1100) << 4;
+        }
+        _ => {}
+    }
+}
+
 /// Padding against traffic analysis (RFC 4303 2.7): how long inner packets look from outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tfc {
@@ -221,6 +239,18 @@ impl Encapsulation {
 mod tests {
     use super::*;
     use crate::fuzzing::suites;
+
+    #[test]
+    fn the_class_is_copied_inwards_without_the_congestion_mark() {
+        for (outer, inner, expected) in [(0xb8, 0x02, 0xba), (0x03, 0xb9, 0x01), (0xff, 0x00, 0xfc)] {
+            for make in [ipv4, ipv6] {
+                let mut packet = make(inner);
+                decapsulate_dscp(outer, &mut packet);
+                assert_eq!(packet, make(expected), "{outer:02x} {inner:02x}");
+            }
+        }
+        decapsulate_dscp(0xb8, &mut [0x45]);
+    }
 
     /// RFC 6040, Figure 4, cell by cell: rows Not-ECT, ECT(0), ECT(1), CE inside; columns the same outside.
     #[test]

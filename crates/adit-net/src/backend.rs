@@ -123,6 +123,8 @@ pub struct ChildSaInstall {
 pub struct Treatment {
     /// What outer headers take from inner packets.
     pub outer: OuterPolicy,
+    /// Inner packets that arrive take the DSCP of the outer ones.
+    pub dscp_inwards: bool,
     /// How long inner packets look from outside.
     pub tfc: Tfc,
     /// The segments of TCP connections, both ways.

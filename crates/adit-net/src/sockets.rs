@@ -6,7 +6,7 @@
 //! UDP (`UDP_ENCAP`): a kernel without ESP would swallow it.
 //!
 //! Fragments: the sockets send with DF as long as a packet fits the path MTU that the kernel knows, and let the
-//! kernel fragment what does not. For IKE that is what has to happen. For ESP the worker keeps packets within the
+//! kernel fragment what does not; but without DF what carries a packet that has none (RFC 4301 8.1). For IKE that is what has to happen. For ESP the worker keeps packets within the
 //! path MTU by telling their senders, and fragments of outer packets are the last resort for inner packets that
 //! may not be refused.
 
@@ -14,7 +14,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use adit_wire::natt;
 use rustix::net::RecvFlags;
@@ -98,6 +98,8 @@ pub(crate) struct Outer {
     socket: Socket,
     /// How many trains in a row the kernel has refused to cut.
     refused: AtomicU8,
+    /// Are packets sent with DF, as far as they fit the path?
+    dont_fragment: AtomicBool,
 }
 
 /// A kernel that refuses so many trains in a row does not know them, or its device cannot make checksums.
@@ -226,7 +228,8 @@ impl Outer {
         if trains && let Err(error) = sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1) {
             tracing::debug!(%error, "datagrams are received one by one");
         }
-        Ok(Self { kind, v6, port, socket, refused: AtomicU8::new(if trains { 0 } else { REFUSALS }) })
+        let refused = AtomicU8::new(if trains { 0 } else { REFUSALS });
+        Ok(Self { kind, v6, port, socket, refused, dont_fragment: AtomicBool::new(true) })
     }
 
     /// Where a packet arrived.
@@ -256,6 +259,19 @@ impl Outer {
             if rustix::net::recv(&self.socket, &mut [0_u8; 0][..], flags).is_err() {
                 break;
             }
+        }
+    }
+
+    /// Sends what follows with or without DF. IKE takes it either way: it has to arrive, whole or not.
+    pub(crate) fn set_dont_fragment(&self, set: bool) {
+        // The worker alone writes it.
+        if self.v6 || self.dont_fragment.load(Ordering::Relaxed) == set {
+            return;
+        }
+        let discovery = if set { Ipv4PathMtuDiscovery::WANT } else { Ipv4PathMtuDiscovery::DONT };
+        match sockopt::set_ip_mtu_discover(self, discovery) {
+            Ok(()) => self.dont_fragment.store(set, Ordering::Relaxed),
+            Err(error) => tracing::debug!(%error, "DF stays as it is"),
         }
     }
 

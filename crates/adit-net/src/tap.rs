@@ -36,7 +36,7 @@ pub enum Layer {
     /// As it passes the TUN device: not yet translated and clamped on the way out, both on the way in.
     Inner,
     /// ESP with its outer headers. They are made from what the sockets say, not copied: identification, flow label and the
-    /// like are 0.
+    /// like are 0, and so is DF of what arrives.
     Outer,
 }
 

@@ -540,7 +540,10 @@ impl Worker {
             };
             if let (Kind::Esp, Some(xdp)) = (train.transport.kind, xdp.as_mut()) {
                 let message = messages.clone().next();
-                let sent = message.filter(|message| xdp.send(&message.datagram(&trains), now));
+                let sent = message.filter(|message| {
+                    // RFC 6864 4.3: what may be fragmented needs an identification of its own. The kernel has them.
+                    message.train.dont_fragment && xdp.send(&message.datagram(&trains), now)
+                });
                 if let Some(Message { train, packets }) = sent {
                     let bytes = trains.inner_len(train, packets.clone());
                     engine.sent(train.sa, packets.len(), bytes, now);
@@ -555,6 +558,7 @@ impl Worker {
                 xdp.flush();
             }
             messages.whole = outer.takes_trains();
+            outer.set_dont_fragment(train.dont_fragment);
             let run = messages.clone().take_while(|message| message.train.takes_same_socket(train));
             match outer.send(run.map(|message| message.datagram(&trains))) {
                 Ok(sent) if sent > 0 => {

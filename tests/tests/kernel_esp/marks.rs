@@ -109,9 +109,8 @@ pub(super) fn the_dont_fragment_bit_is_copied(scene: &mut Scene<'_>) -> Result<(
             for (end, from) in scene.between.iter_mut().zip(SIDES) {
                 for packet in end.catch(1, is_esp)? {
                     let set = packet[6] & 0x40 != 0;
-                    // Adit's sockets discover the path's MTU with all that they send.
                     ensure!(
-                        set == (outer || from == Side::A),
+                        set == outer,
                         "{sas} from {from:?}: DF {set} outside, inside {family:?} {dont_fragment}"
                     );
                 }

@@ -9,7 +9,7 @@ use adit_esp::fragment::{Fragments, may_fragment};
 use adit_esp::iptfs::Receiver;
 use adit_esp::translate::Translation;
 use adit_esp::transport::{Header, OuterHeader, hop_limit};
-use adit_esp::tunnel::{OuterPolicy, Tfc, believed_path_mtu};
+use adit_esp::tunnel::{DontFragment, OuterFields, OuterPolicy, Tfc, believed_path_mtu, decapsulate_dscp};
 use adit_esp::{
     Checksum, Error as SaError, FragmentPorts, InboundSa, Mode, Mss, Opened, OutboundSa, SaParameters,
     SealError,
@@ -42,6 +42,8 @@ pub(crate) struct Inbound {
     moved: Option<Box<Moved>>,
     clamp: Clamp,
     translation: Option<Arc<Translation>>,
+    /// Do inner packets take the DSCP of the outer ones?
+    copies_dscp: bool,
     /// As the outbound half knows it.
     max_inner: usize,
     iptfs: Option<Box<Receiver>>,
@@ -69,7 +71,8 @@ impl Inbound {
         counts: Arc<SaCounts>,
     ) -> Self {
         let Iptfs { reorder_window, drop_time, .. } = treatment.iptfs;
-        let iptfs = matches!(sa.mode(), Mode::Iptfs { .. })
+        let mode = sa.mode();
+        let iptfs = matches!(mode, Mode::Iptfs { .. })
             .then(|| Box::new(Receiver::new(reorder_window, drop_time, sa.window().top() + 1)));
         Self {
             id,
@@ -83,6 +86,7 @@ impl Inbound {
             moved: None,
             clamp: Clamp { mss: treatment.mss, tun_mtu },
             translation: treatment.translation.clone(),
+            copies_dscp: treatment.dscp_inwards && mode == Mode::Tunnel,
             max_inner: usize::MAX,
             counts,
         }
@@ -199,6 +203,9 @@ impl Inbound {
                 self.counts.last_in.set(report.clock.number(now));
                 match opened {
                     Opened::Packet(inner) if self.admits(inner.len(), report) => {
+                        if self.copies_dscp {
+                            decapsulate_dscp(arrival.tos, inner);
+                        }
                         if let Some(translation) = &self.translation {
                             translation.inbound(inner);
                         }
@@ -536,12 +543,12 @@ impl Outbound {
             return Ok(if sealed { Sealed::All } else { Sealed::Spent(0) });
         }
         let in_place = self.mode == Mode::Tunnel && largest <= self.max_inner && self.translation.is_none();
-        let tos = self.outer.fields(split.packet()).traffic_class;
+        let fields = self.fields(self.outer, split.packet());
         let mut copy = std::mem::take(&mut trains.scratch);
         let (mut index, mut sealed) = (from, Ok(true));
         while index < split.count() && matches!(sealed, Ok(true)) {
             sealed = if in_place {
-                self.seal_segment(split, index, (place, tos), trains, report)
+                self.seal_segment(split, index, (place, fields), trains, report)
             } else {
                 match split.copy(index, &mut copy) {
                     Some(()) => self.seal_one(&mut copy, (place, now), trains, report),
@@ -552,6 +559,13 @@ impl Outbound {
         }
         trains.scratch = copy;
         Ok(if sealed? { Sealed::All } else { Sealed::Spent(index) })
+    }
+
+    /// What the outer header has of an inner packet. No router may fragment IPv6.
+    fn fields(&self, policy: OuterPolicy, inner: &[u8]) -> OuterFields {
+        let fields = policy.fields(inner);
+        let dont_fragment = fields.dont_fragment || self.transport.destination.is_ipv6();
+        OuterFields { dont_fragment, ..fields }
     }
 
     /// Seals a packet, in fragments if it may be divided and does not fit. `false`: the SA may carry no more.
@@ -596,7 +610,7 @@ impl Outbound {
         &mut self,
         split: &Split<'_>,
         index: usize,
-        (place, tos): (Place, u8),
+        (place, fields): (Place, OuterFields),
         trains: &mut Trains,
         report: &mut Report,
     ) -> Result<bool, Refusal> {
@@ -612,7 +626,7 @@ impl Outbound {
         let written = payload.and_then(|payload| split.write(index, payload));
         let sealed = written.and_then(|()| self.sa.seal_at(slot, len, next_header).ok());
         sealed.ok_or(Refusal::Drop(DropCause::Malformed))?;
-        trains.push((place, self.transport, tos, None), packet_len, len);
+        trains.push((place, self.transport, fields, None), packet_len, len);
         Ok(true)
     }
 
@@ -657,8 +671,8 @@ impl Outbound {
             Mode::Transport => (OuterPolicy::default(), hop_limit(inner)),
             _ => (self.outer, None),
         };
-        let tos = outer.fields(inner).traffic_class;
-        trains.push((place, self.transport, tos, hop_limit), packet_len, inner.len());
+        let fields = self.fields(outer, inner);
+        trains.push((place, self.transport, fields, hop_limit), packet_len, inner.len());
         Ok(())
     }
 
@@ -711,7 +725,9 @@ impl Outbound {
             report.paths.push((self.id, self.transport.destination.ip()));
         }
         // RFC 9347 2.2.5: nothing of what is inside shows outside.
-        let tos = self.outer.fields(&[]).traffic_class;
+        let fields = self.fields(self.outer, &[]);
+        let dont_fragment = fields.dont_fragment || self.outer.df == DontFragment::Copy;
+        let fields = OuterFields { dont_fragment, ..fields };
         let mut goes_on = true;
         for _ in 0..due {
             let Some(len) = iptfs.next_len() else { break };
@@ -724,7 +740,7 @@ impl Outbound {
                 Ok(filled) => {
                     report.counts.dropped(DropCause::TooBig, filled.unfit as usize);
                     self.counts.packets_out.add(filled.packets);
-                    trains.push((place, self.transport, tos, None), packet_len, filled.octets as usize);
+                    trains.push((place, self.transport, fields, None), packet_len, filled.octets as usize);
                 }
                 Err(error) => {
                     tracing::debug!(id = self.id.0, %error, "a payload is not sealed");

@@ -88,6 +88,7 @@ pub(crate) struct Engine {
     fragments_out: FragmentPorts,
     fragments_in: FragmentPorts,
     limiter: Limiter,
+    senders: Senders,
     tunnels: Tunnels,
     unpacked: Unpacked,
     pub(crate) trains: Trains,
@@ -243,7 +244,8 @@ impl Engine {
             flows: Flows::default(),
             fragments_out: FragmentPorts::new(secret),
             fragments_in: FragmentPorts::new(secret),
-            limiter: Limiter::new(),
+            limiter: Limiter::new(100),
+            senders: Senders::new(),
             tunnels: Tunnels::default(),
             unpacked: Unpacked::default(),
             trains: Trains::default(),
@@ -388,7 +390,7 @@ impl Engine {
             }
             Refusal::TooBig { mtu } => {
                 self.report.counts.dropped(DropCause::TooBig, rest);
-                if self.limiter.allow(now)
+                if self.senders.allow(split.flow().source, now)
                     && let Some(first) = split.to_vec(from)
                 {
                     self.tell_too_big(device, &first, mtu);
@@ -751,24 +753,43 @@ impl Report {
 }
 
 /// Lets a few things per second happen that anyone outside can cause.
+#[derive(Clone)]
 struct Limiter {
+    per_second: u32,
     second: Option<Instant>,
     left: u32,
 }
 
 impl Limiter {
-    const PER_SECOND: u32 = 100;
-
-    fn new() -> Self {
-        Self { second: None, left: 0 }
+    fn new(per_second: u32) -> Self {
+        Self { per_second, second: None, left: 0 }
     }
 
     fn allow(&mut self, now: Instant) -> bool {
         if self.second.is_none_or(|second| now.duration_since(second) >= Duration::from_secs(1)) {
             self.second = Some(now);
-            self.left = Self::PER_SECOND;
+            self.left = self.per_second;
         }
         self.left.checked_sub(1).inspect(|left| self.left = *left).is_some()
+    }
+}
+
+/// Lets each sender be told a few things per second, and all of them more: one who sends much does not use up what is for
+/// others, but for those few who share a place with him by chance.
+struct Senders {
+    all: Limiter,
+    secret: RandomState,
+    each: Vec<Limiter>,
+}
+
+impl Senders {
+    fn new() -> Self {
+        Self { all: Limiter::new(1000), secret: RandomState::new(), each: vec![Limiter::new(20); 256] }
+    }
+
+    fn allow(&mut self, sender: IpAddr, now: Instant) -> bool {
+        let place = self.secret.hash_one(sender) as usize % self.each.len();
+        self.each.get_mut(place).is_some_and(|one| one.allow(now)) && self.all.allow(now)
     }
 }
 
@@ -935,12 +956,27 @@ mod tests {
 
     #[test]
     fn the_limit_holds_for_a_second() {
-        let mut limiter = Limiter::new();
+        let mut limiter = Limiter::new(100);
         let start = Instant::now();
         let allowed = |limiter: &mut Limiter, at: Instant| (0..1000).filter(|_| limiter.allow(at)).count();
         assert_eq!(allowed(&mut limiter, start), 100);
         assert_eq!(allowed(&mut limiter, start + Duration::from_millis(999)), 0);
         assert_eq!(allowed(&mut limiter, start + Duration::from_secs(1)), 100);
+    }
+
+    #[test]
+    fn who_sends_much_does_not_use_up_what_is_for_others() {
+        let (mut senders, now) = (Senders::new(), Instant::now());
+        let sender = |number: u32| IpAddr::from((0x0a01_0000 + number).to_be_bytes());
+        let told =
+            |senders: &mut Senders, number| (0..1000).filter(|_| senders.allow(sender(number), now)).count();
+        assert_eq!(told(&mut senders, 0), 20);
+        // Of fifty others, few share a place with the first: all of them would have a chance of 1 in 10^120.
+        let others: usize = (1..=50).map(|number| told(&mut senders, number)).sum();
+        assert!(others > 0 && others <= 980, "{others}");
+        // In all no more than a thousand.
+        let many: usize = (51..5000).map(|number| told(&mut senders, number)).sum();
+        assert_eq!(20 + others + many, 1000);
     }
 
     #[test]

@@ -137,6 +137,7 @@ pub(super) struct Outside {
     destination: SocketAddr,
     udp: bool,
     traffic_class: u8,
+    dont_fragment: bool,
     hop_limit: u8,
 }
 
@@ -148,6 +149,8 @@ impl Outside {
             destination: arrival.local?,
             udp: arrival.kind != Kind::Esp,
             traffic_class: arrival.tos,
+            // The kernel does not say.
+            dont_fragment: false,
             hop_limit: arrival.hop_limit.unwrap_or(HOP_LIMIT),
         })
     }
@@ -159,6 +162,7 @@ impl Outside {
             destination: train.transport.destination,
             udp,
             traffic_class: train.tos,
+            dont_fragment: train.dont_fragment,
             hop_limit: train.hop_limit.unwrap_or(HOP_LIMIT),
         }
     }
@@ -174,6 +178,7 @@ impl Outside {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let header = Ipv4Header {
                     traffic_class: self.traffic_class,
+                    dont_fragment: self.dont_fragment,
                     ..Ipv4Header::new(source, destination, protocol, self.hop_limit, len)
                 };
                 tap.note(sight, &[&header.encode(), udp, esp]);

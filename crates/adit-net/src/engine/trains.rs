@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use adit_esp::tunnel::OuterFields;
+
 use super::half::Transport;
 use super::sas::Place;
 
@@ -28,6 +30,8 @@ pub(crate) struct Train {
     pub(crate) transport: Transport,
     /// TOS or traffic class octet of the outer header.
     pub(crate) tos: u8,
+    /// DF of the outer header. Over IPv6 it is always as if set.
+    pub(crate) dont_fragment: bool,
     /// TTL or hop limit of the outer header; `None` for ours.
     pub(crate) hop_limit: Option<u8>,
     /// Octets of each packet but the last.
@@ -48,16 +52,19 @@ impl Train {
         self.packets.len()
     }
 
+    /// DF is a setting of the socket.
     pub(crate) fn takes_same_socket(&self, other: &Self) -> bool {
-        let socket = |train: &Self| (train.transport.kind, train.transport.destination.is_ipv6());
+        let socket =
+            |train: &Self| (train.transport.kind, train.transport.destination.is_ipv6(), train.dont_fragment);
         socket(self) == socket(other)
     }
 
-    fn takes(&self, sa: Place, fields: (u8, Option<u8>), len: usize) -> bool {
+    fn takes(&self, sa: Place, fields: (OuterFields, Option<u8>), len: usize) -> bool {
         // One that ends with a shorter packet is complete.
         self.octets.len() == self.segment * self.packets.len()
             && self.sa == sa
-            && (self.tos, self.hop_limit) == fields
+            && (self.tos, self.dont_fragment) == (fields.0.traffic_class, fields.0.dont_fragment)
+            && self.hop_limit == fields.1
             && len <= self.segment
             && self.packets.len() < MAX_PACKETS
             && self.octets.len() + len <= MAX_OCTETS
@@ -77,7 +84,7 @@ impl Trains {
     /// Lets the packet of `len` octets leave that was put into the [slot](Self::slot), with `inner_len` octets inside.
     pub(crate) fn push(
         &mut self,
-        (sa, transport, tos, hop_limit): (Place, Transport, u8, Option<u8>),
+        (sa, transport, fields, hop_limit): (Place, Transport, OuterFields, Option<u8>),
         len: usize,
         inner_len: usize,
     ) {
@@ -85,14 +92,15 @@ impl Trains {
         self.used += len;
         self.inner_lens.push(inner_len as u16);
         match self.trains.last_mut() {
-            Some(last) if last.takes(sa, (tos, hop_limit), len) => {
+            Some(last) if last.takes(sa, (fields, hop_limit), len) => {
                 last.octets.end = self.used;
                 last.packets.end = packet + 1;
             }
             _ => self.trains.push(Train {
                 sa,
                 transport,
-                tos,
+                tos: fields.traffic_class,
+                dont_fragment: fields.dont_fragment,
                 hop_limit,
                 segment: len,
                 octets: start..self.used,
@@ -145,7 +153,8 @@ mod tests {
         let mut trains = Trains::default();
         for (number, (sa, tos, len)) in packets.iter().enumerate() {
             trains.slot(*len).fill(number as u8);
-            trains.push((Place::at(*sa), transport, *tos, None), *len, len - 30);
+            let fields = OuterFields { traffic_class: *tos, dont_fragment: true };
+            trains.push((Place::at(*sa), transport, fields, None), *len, len - 30);
         }
         let mut number = 0;
         let mut of = |train: &Train| {
@@ -165,6 +174,25 @@ mod tests {
         trains.clear();
         assert!(trains.all().is_empty() && trains.used == 0);
         all
+    }
+
+    #[test]
+    fn packets_with_df_and_without_leave_apart() {
+        let transport = Transport {
+            kind: Kind::Esp,
+            source: [192, 0, 2, 1].into(),
+            destination: ([192, 0, 2, 2], 0).into(),
+        };
+        let mut trains = Trains::default();
+        for dont_fragment in [true, true, false, false, true] {
+            trains.slot(100);
+            let fields = OuterFields { traffic_class: 0, dont_fragment };
+            trains.push((Place::at(1), transport, fields, None), 100, 70);
+        }
+        let all: Vec<_> = trains.all().iter().map(|train| (train.len(), train.dont_fragment)).collect();
+        assert_eq!(all, [(2, true), (2, false), (1, true)]);
+        let [first, second, third] = trains.all() else { panic!("three") };
+        assert!(!first.takes_same_socket(second) && first.takes_same_socket(third));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use adit_crypto::Secret;
 use adit_esp as esp;
 use adit_esp::Mss;
 use adit_esp::translate::{Renumbering, Translation};
-use adit_esp::tunnel::{Dscp, OuterPolicy, Tfc};
+use adit_esp::tunnel::{DontFragment, Dscp, OuterPolicy, Tfc};
 use adit_ike::config::{
     Action, AddressSpec, Child, ChildLimits, Childless, Configuration, Connection, Fragmentation, Lifetime,
     PostQuantumKey, PpkPolicy, Resources, Retransmission, SelectorSpec, SharedSecret, Unique, Volume,
@@ -644,10 +644,12 @@ impl<'d> Builder<'d> {
 /// What the data plane does to packets.
 impl Builder<'_> {
     fn treatment(&mut self, section: &mut Checked, child: &Child) -> Treatment {
+        let copies = section.word("copy_dscp");
+        let dscp_inwards = matches!(copies, "in" | "yes");
         let outer = OuterPolicy {
-            dscp: if section.word("copy_dscp") == "no" { Dscp::Set(0) } else { Dscp::Copy },
+            dscp: if matches!(copies, "out" | "yes") { Dscp::Copy } else { Dscp::Set(0) },
             copy_ecn: section.flag("copy_ecn"),
-            ..OuterPolicy::default()
+            df: if section.flag("copy_df") { DontFragment::Copy } else { DontFragment::Clear },
         };
         let tfc = match section.one("tfc_padding") {
             Some(Value::Word(_)) => Tfc::Path,
@@ -664,7 +666,7 @@ impl Builder<'_> {
             remote: self.renumberings(section, "remote", &child.remote_ts),
         };
         let translation = Some(translation).filter(|all| *all != Translation::default()).map(Arc::new);
-        Treatment { outer, tfc, mss, translation, iptfs: self.iptfs(section, child.mode) }
+        Treatment { outer, dscp_inwards, tfc, mss, translation, iptfs: self.iptfs(section, child.mode) }
     }
 
     fn iptfs(&mut self, section: &mut Checked, mode: Mode) -> Iptfs {

@@ -2,7 +2,7 @@
 
 use adit_esp::Mss;
 use adit_esp::translate::{Renumbering, Translation};
-use adit_esp::tunnel::{Dscp, OuterPolicy, Tfc};
+use adit_esp::tunnel::{DontFragment, Dscp, OuterPolicy, Tfc};
 use adit_net::{InterfaceSpec, Treatment};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -538,7 +538,11 @@ fn packets_are_treated_as_asked_for() {
     let default = OuterPolicy::default();
     assert_eq!(treatment("mss = auto\n tfc_padding = 0\n copy_df = yes"), Treatment::default());
     assert_eq!(treatment("copy_ecn = no"), of(OuterPolicy { copy_ecn: false, ..default }));
-    assert_eq!(treatment("copy_dscp = no"), of(OuterPolicy { dscp: Dscp::Set(0), ..default }));
+    assert_eq!(treatment("copy_df = no"), of(OuterPolicy { df: DontFragment::Clear, ..default }));
+    let none = OuterPolicy { dscp: Dscp::Set(0), ..default };
+    assert_eq!(treatment("copy_dscp = no"), of(none));
+    assert_eq!(treatment("copy_dscp = in"), Treatment { dscp_inwards: true, ..of(none) });
+    assert_eq!(treatment("copy_dscp = yes"), Treatment { dscp_inwards: true, ..Treatment::default() });
     assert_eq!(treatment("tfc_padding = mtu").tfc, Tfc::Path);
     assert_eq!(treatment("tfc_padding = 1000").tfc, Tfc::AtLeast(1000));
     assert_eq!(treatment("mss = 1300").mss, Mss::At(1300));
