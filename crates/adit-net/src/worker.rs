@@ -540,10 +540,8 @@ impl Worker {
             };
             if let (Kind::Esp, Some(xdp)) = (train.transport.kind, xdp.as_mut()) {
                 let message = messages.clone().next();
-                let sent = message.filter(|message| {
-                    // RFC 6864 4.3: what may be fragmented needs an identification of its own. The kernel has them.
-                    message.train.dont_fragment && xdp.send(&message.datagram(&trains), now)
-                });
+                let dont_fragment = train.dont_fragment;
+                let sent = message.filter(|message| xdp.send(&message.datagram(&trains), dont_fragment, now));
                 if let Some(Message { train, packets }) = sent {
                     let bytes = trains.inner_len(train, packets.clone());
                     engine.sent(train.sa, packets.len(), bytes, now);

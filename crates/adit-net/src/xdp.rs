@@ -55,6 +55,8 @@ pub(crate) struct Xdp {
     ways: HashMap<(IpAddr, IpAddr), Way>,
     /// That of the packet before.
     latest: Option<((IpAddr, IpAddr), Way)>,
+    /// Of the latest packet without DF.
+    identification: u16,
     /// Ready when one of the sockets is.
     ready: OwnedFd,
 }
@@ -110,6 +112,7 @@ impl Xdp {
             addresses: HashMap::new(),
             ways: HashMap::new(),
             latest: None,
+            identification: 0,
             ready,
         })
     }
@@ -159,7 +162,7 @@ impl Xdp {
 
     /// Puts an ESP packet in line. `false`: it has to go by the raw socket, and [`flush`](Self::flush) before it, so
     /// that the order is kept.
-    pub(crate) fn send(&mut self, packet: &Datagram<'_>, now: Instant) -> bool {
+    pub(crate) fn send(&mut self, packet: &Datagram<'_>, dont_fragment: bool, now: Instant) -> bool {
         let Datagram { source: Some(local), tos, hop_limit, payload: esp, .. } = *packet else {
             return false;
         };
@@ -171,7 +174,13 @@ impl Xdp {
         let Some(socket) = interface.sockets.first_mut() else { return false };
         let mut header = [0; Ipv6Header::LEN];
         let fields = (tos.unwrap_or(0), hop_limit.unwrap_or(TTL));
-        let Some(header) = outer_header((local, remote), fields, esp.len(), &mut header) else {
+        // RFC 6864 4.3: what may be fragmented has an identification of its own, at least for a while.
+        let identification = (!dont_fragment).then(|| {
+            self.identification = self.identification.wrapping_add(1);
+            self.identification
+        });
+        let Some(header) = outer_header((local, remote), fields, identification, esp.len(), &mut header)
+        else {
             return false;
         };
         let frame = [&ethernet[..], header, esp];
@@ -302,10 +311,11 @@ impl Hop {
     }
 }
 
-/// The IP header in front of an ESP packet. DF is set: what does not fit the path goes another way.
+/// The IP header in front of an ESP packet, with DF unless it has an identification. What does not fit the path goes another way.
 fn outer_header(
     (local, remote): (IpAddr, IpAddr),
     (tos, hop_limit): (u8, u8),
+    identification: Option<u16>,
     len: usize,
     place: &mut [u8; Ipv6Header::LEN],
 ) -> Option<&[u8]> {
@@ -314,7 +324,8 @@ fn outer_header(
             // RFC 6864 4.1: what is never fragmented may have any identification.
             let header = Ipv4Header {
                 traffic_class: tos,
-                dont_fragment: true,
+                dont_fragment: identification.is_none(),
+                identification: identification.unwrap_or(0),
                 ..Ipv4Header::new(source, destination, PROTOCOL_ESP, hop_limit, len)
             };
             let (place, _) = place.split_first_chunk_mut::<{ Ipv4Header::LEN }>()?;
