@@ -27,8 +27,8 @@ use crate::backend::{ChildId, NetConfig, NetEvent};
 use crate::counters::{Clock, DropCause, WorkerCounts};
 use crate::devices::Devices;
 use crate::engine::{
-    Arrival, Delivery, Device, Engine, Head, INTERVAL, MAX_TCP, NewChild, Outbound, Policies, ROUND_OCTETS,
-    ROUND_PACKETS, Train, Trains, Transport, Whose, WorkerPlace,
+    Arrival, Delivery, Device, Engine, Head, INTERVAL, MAX_TCP, NewChild, Offload, Outbound, Policies,
+    ROUND_OCTETS, ROUND_PACKETS, Train, Trains, Transport, Whose, WorkerPlace,
 };
 use crate::handoff::Handoff;
 use crate::path::Path;
@@ -275,7 +275,7 @@ impl Worker {
                 }
                 Ok(Command::Remove(id, done)) => {
                     self.use_xdp(id, None, now);
-                    self.engine.remove(id);
+                    self.engine.remove(id, now);
                     done
                 }
                 Ok(Command::Attach(device, tun, done)) => {
@@ -480,6 +480,10 @@ impl Worker {
                     wake.wake();
                 }
             }
+        }
+        for (to, device, packet, known) in self.engine.report.astray.drain(..) {
+            let lost = self.orders.handoff.add(to, device, &packet, &Offload::default(), known);
+            self.counts.dropped(DropCause::Overload, lost);
         }
         self.engine.report.events.drain(..).for_each(|event| (self.events)(event));
     }

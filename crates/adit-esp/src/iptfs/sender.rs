@@ -107,7 +107,7 @@ impl Sender {
             filled.packets += 1;
             filled.octets += len as u64;
         }
-        // RFC 9347 6.1.3.1: a zero says that the rest is padding, and nothing is asked of the rest.
+        // RFC 9347 6.1.3: a zero says that the rest is padding, and nothing is asked of the rest.
         room.fill(0);
         filled
     }

@@ -120,6 +120,10 @@ impl Inbound {
         self.sa.keys().is_resting() && self.sa.keys_mut().wake().is_ok()
     }
 
+    pub(crate) fn id(&self) -> ChildId {
+        self.id
+    }
+
     pub(crate) fn is_iptfs(&self) -> bool {
         self.iptfs.is_some()
     }
@@ -707,7 +711,7 @@ impl Outbound {
 
     /// The packets that still wait for a payload.
     pub(crate) fn take_waiting(&mut self) -> Vec<Vec<u8>> {
-        self.iptfs.as_mut().map_or_else(Vec::new, |iptfs| iptfs.sender.take())
+        self.iptfs.as_mut().map_or_else(Vec::new, |iptfs| iptfs.take())
     }
 
     /// Seals the IP-TFS payloads that are due. `false`: the SA may carry no more.

@@ -1,5 +1,6 @@
 //! IP-TFS in the engine: what of an SA waits for its payload, and when payloads leave. It never seals and never finds an SA.
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use adit_esp::iptfs::{Header, Refused, Schedule, Sender};
@@ -9,26 +10,68 @@ use super::half::Refusal;
 use crate::backend::{ChildId, Iptfs};
 use crate::counters::DropCause;
 
-/// The SAs of a worker that are in IP-TFS mode: those that time alone can move.
+/// The SAs of a worker that are in IP-TFS mode, those that time alone can move, by when that is. What is asked for at each turn
+/// does not depend on how many there are.
 #[derive(Default)]
-pub(super) struct Tunnels(Vec<(ChildId, u32)>);
+pub(super) struct Tunnels {
+    sas: HashMap<ChildId, Tunnel>,
+    due: BTreeSet<(Instant, ChildId)>,
+    /// Those that a packet, or an order, has moved since their times were looked at.
+    moved: Vec<ChildId>,
+}
+
+struct Tunnel {
+    /// Of the inbound half.
+    spi: u32,
+    due: Option<Instant>,
+}
 
 impl Tunnels {
     pub(super) fn add(&mut self, id: ChildId, spi: u32) {
-        self.0.push((id, spi));
+        self.sas.insert(id, Tunnel { spi, due: None });
+        self.moved.push(id);
     }
 
     pub(super) fn remove(&mut self, id: ChildId) {
-        self.0.retain(|(own, _)| *own != id);
+        if let Some(Tunnel { due: Some(due), .. }) = self.sas.remove(&id) {
+            self.due.remove(&(due, id));
+        }
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = (ChildId, u32)> {
-        self.0.iter().copied()
+    /// The times of this one may be others now.
+    pub(super) fn moves(&mut self, id: ChildId) {
+        // Packets of one SA come in runs.
+        if self.moved.last() != Some(&id) {
+            self.moved.push(id);
+        }
     }
 
-    /// Number `index`, with its inbound SPI.
-    pub(super) fn at(&self, index: usize) -> Option<(ChildId, u32)> {
-        self.0.get(index).copied()
+    /// When the first is due; `deadline` tells it of one, by its name and inbound SPI.
+    pub(super) fn deadline(
+        &mut self,
+        mut deadline: impl FnMut(ChildId, u32) -> Option<Instant>,
+    ) -> Option<Instant> {
+        while let Some(id) = self.moved.pop() {
+            let Some(tunnel) = self.sas.get_mut(&id) else { continue };
+            let due = deadline(id, tunnel.spi);
+            if let Some(before) =
+                std::mem::replace(&mut tunnel.due, due).filter(|before| due != Some(*before))
+            {
+                self.due.remove(&(before, id));
+            }
+            self.due.extend(due.map(|due| (due, id)));
+        }
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// One that is due, with its inbound SPI. It has moved then.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(ChildId, u32)> {
+        let (due, id) = *self.due.first().filter(|(due, _)| *due <= now)?;
+        self.due.remove(&(due, id));
+        let tunnel = self.sas.get_mut(&id)?;
+        tunnel.due = None;
+        self.moved.push(id);
+        Some((id, tunnel.spi))
     }
 }
 
@@ -82,19 +125,30 @@ impl Payloads {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.schedule {
             Some(schedule) => Some(schedule.deadline()),
-            None => self.since.map(|since| since + self.settings.init_delay),
+            None if self.full() > 0 => self.since,
+            None => self.patience(),
         }
+    }
+
+    /// Until when packets wait for others, where payloads leave on demand.
+    fn patience(&self) -> Option<Instant> {
+        self.since.map(|since| since + self.settings.init_delay)
+    }
+
+    /// How many payloads could be filled.
+    fn full(&self) -> usize {
+        self.sender.waiting() / self.len.saturating_sub(Header::LEN).max(1)
     }
 
     /// How many payloads leave now, at the most. At a constant rate that depends on the time alone, and they do leave. On demand
     /// payloads leave when they are full, and all when their packets have waited.
     pub(super) fn due(&mut self, now: Instant) -> u32 {
-        let waited = self.deadline().is_some_and(|deadline| deadline <= now);
+        let waited = self.patience().is_some_and(|deadline| deadline <= now);
         match &mut self.schedule {
             Some(schedule) => schedule.due(now),
             None if self.settings.interval.is_some() => 0,
             None if waited => u32::MAX,
-            None => (self.sender.waiting() / self.len.saturating_sub(Header::LEN).max(1)) as u32,
+            None => self.full() as u32,
         }
     }
 
@@ -105,6 +159,12 @@ impl Payloads {
             (None, 0) => None,
             (None, waiting) => Some(self.len.min(Header::LEN + waiting)),
         }
+    }
+
+    /// Takes all packets that wait.
+    pub(super) fn take(&mut self) -> Vec<Vec<u8>> {
+        self.since = None;
+        self.sender.take()
     }
 
     /// What was due has left.

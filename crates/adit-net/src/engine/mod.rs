@@ -211,6 +211,8 @@ pub(crate) struct Report {
     pub(crate) paths: Vec<(ChildId, IpAddr)>,
     /// SAs whose peer is ready for the outbound half, which another worker has.
     pub(crate) ready: Vec<ChildId>,
+    /// Packets that have lost their SA here, for the workers that have another for them.
+    pub(crate) astray: Vec<(usize, Device, Vec<u8>, Known)>,
 }
 
 /// How a datagram has arrived.
@@ -250,7 +252,14 @@ impl Engine {
             unpacked: Unpacked::default(),
             trains: Trains::default(),
             deliveries: Deliveries::new(joins_tcp, joins_udp),
-            report: Report { counts, clock, events: Vec::new(), paths: Vec::new(), ready: Vec::new() },
+            report: Report {
+                counts,
+                clock,
+                events: Vec::new(),
+                paths: Vec::new(),
+                ready: Vec::new(),
+                astray: Vec::new(),
+            },
             tap: None,
         }
     }
@@ -433,15 +442,26 @@ impl Engine {
                 }
             };
             let Some(sa) = self.sas.outbound(place) else { return Err(Refusal::Drop(DropCause::NoSa)) };
-            match sa.seal(split, *from, place, now, &mut self.trains, &mut self.report)? {
+            let sealed = sa.seal(split, *from, place, now, &mut self.trains, &mut self.report);
+            if sa.is_iptfs() {
+                self.tunnels.moves(sa.id());
+            }
+            match sealed? {
                 Sealed::All => return Ok(()),
                 Sealed::Spent(reached) => {
                     *from = reached;
-                    self.sas.end(place);
-                    self.flows.forget();
+                    self.end(place, now);
                 }
             }
         }
+    }
+
+    /// An outbound half can carry no more. What waits for its payload looks for another.
+    fn end(&mut self, place: Place, now: Instant) {
+        let waiting = self.take_waiting(place);
+        self.sas.end(place);
+        self.flows.forget();
+        self.outbound_again(waiting, now);
     }
 
     /// These ESP packets are to be opened next. Where there are many SAs, theirs are fetched from memory all at once.
@@ -521,6 +541,9 @@ impl Engine {
         let device = sa.device();
         let opened = sa.open(esp, arrival, now, &mut self.fragments_in, &mut self.unpacked, &mut self.report);
         let ready = opened.ready;
+        if sa.is_iptfs() {
+            self.tunnels.moves(sa.id());
+        }
         if let Some(tap) = &mut self.tap {
             tap.show_opened(sa.who(), &opened, &self.unpacked, now);
         }
@@ -573,12 +596,14 @@ impl Engine {
         self.flows.forget();
         let Some(policy) = self.sas.switch(id) else { return };
         let Some(outbound) = self.sas.outbound_of(id) else { return };
-        outbound.start(now);
         let device = outbound.device();
+        if outbound.is_iptfs() {
+            outbound.start(now);
+            self.tunnels.moves(id);
+        }
         // What has not left on the SA before comes first on the new one.
-        let before = self.sas.before(id).and_then(|place| self.sas.outbound(place));
-        let waiting = before.map_or_else(Vec::new, Outbound::take_waiting);
-        self.outbound_again(device, waiting, now);
+        let waiting = self.sas.before(id).and_then(|before| self.take_waiting(before));
+        self.outbound_again(waiting, now);
         for (since, mut inner) in self.held.take(policy) {
             if let Some(mut split) = Split::new(&mut inner, &Offload::default()) {
                 self.outbound_since(device, &mut split, None, since, now);
@@ -588,36 +613,44 @@ impl Engine {
 
     pub(crate) fn retire(&mut self, id: ChildId, now: Instant) {
         self.flows.forget();
-        let Some(outbound) = self.sas.outbound_of(id) else { return };
-        let (device, waiting) = (outbound.device(), outbound.take_waiting());
+        let waiting = self.sas.place_of(id).and_then(|place| self.take_waiting(place));
         self.sas.retire(id);
-        self.outbound_again(device, waiting, now);
+        self.outbound_again(waiting, now);
+    }
+
+    /// The packets that wait for a payload of an SA, and the device that they are from.
+    fn take_waiting(&mut self, place: Place) -> Option<(Device, Vec<Vec<u8>>)> {
+        let outbound = self.sas.outbound(place).filter(|outbound| outbound.is_iptfs())?;
+        self.tunnels.moves(outbound.id());
+        Some((outbound.device(), outbound.take_waiting()))
     }
 
     /// Packets that have been on their way already look for an SA anew.
-    fn outbound_again(&mut self, device: Device, packets: Vec<Vec<u8>>, now: Instant) {
+    fn outbound_again(&mut self, packets: Option<(Device, Vec<Vec<u8>>)>, now: Instant) {
+        let Some((device, packets)) = packets else { return };
         for mut packet in packets {
-            self.outbound(device, &mut packet, &Offload::default(), None, now);
+            match self.whose(device, &packet, None, now) {
+                Whose::Ours => self.outbound(device, &mut packet, &Offload::default(), None, now),
+                Whose::Theirs(to, known) => self.report.astray.push((to, device, packet, known)),
+            }
         }
     }
 
     /// When [`on_time`](Self::on_time) has something to do.
     pub(crate) fn deadline(&mut self) -> Option<Instant> {
         let Self { tunnels, sas, .. } = self;
-        tunnels.all().filter_map(|(id, spi)| sas.deadline(id, spi)).min()
+        tunnels.deadline(|id, spi| sas.deadline(id, spi))
     }
 
     /// Seals the IP-TFS payloads that are due, and gives up those of the peers that are overdue.
     pub(crate) fn on_time(&mut self, now: Instant) {
-        let mut index = 0;
-        while let Some((id, spi)) = self.tunnels.at(index) {
-            index += 1;
+        self.deadline();
+        while let Some((id, spi)) = self.tunnels.next(now) {
             if let Some(place) = self.sas.place_of(id)
                 && let Some(outbound) = self.sas.outbound(place)
                 && !outbound.payloads(place, now, &mut self.trains, &mut self.report)
             {
-                self.sas.end(place);
-                self.flows.forget();
+                self.end(place, now);
             }
             let before = self.unpacked.len();
             if let Some(inbound) = self.sas.inbound(spi) {
@@ -649,8 +682,8 @@ impl Engine {
         }
     }
 
-    pub(crate) fn remove(&mut self, id: ChildId) {
-        self.flows.forget();
+    pub(crate) fn remove(&mut self, id: ChildId, now: Instant) {
+        self.retire(id, now);
         self.tunnels.remove(id);
         self.sas.remove(id);
     }
@@ -826,11 +859,16 @@ mod tests {
         outbound_of(engine, (Device(1), HOME), id, own, now);
     }
 
-    fn outbound_of(
+    fn outbound_of(engine: &mut Engine, place: (Device, PolicyId), id: u64, own: bool, now: Instant) {
+        let limits = crate::backend::Limits::default();
+        outbound_in(engine, place, (id, own), (adit_esp::Mode::Tunnel, limits), now);
+    }
+
+    fn outbound_in(
         engine: &mut Engine,
         (device, policy): (Device, PolicyId),
-        id: u64,
-        own: bool,
+        (id, own): (u64, bool),
+        (mode, limits): (adit_esp::Mode, crate::backend::Limits),
         now: Instant,
     ) {
         let transforms =
@@ -838,7 +876,7 @@ mod tests {
         let keys = EspKeys { encr: Secret::new(vec![1; 20]), integ: Secret::new(Vec::new()) };
         let parameters = SaParameters {
             spi: Spi(0x1000 + id as u32),
-            mode: adit_esp::Mode::Tunnel,
+            mode,
             transforms,
             keys,
             replay_window: 64,
@@ -849,8 +887,8 @@ mod tests {
         let address = "192.0.2.1".parse().unwrap();
         let transport =
             Transport { kind: Kind::NatT, source: address, destination: SocketAddr::new(address, 4500) };
-        let treatment = (crate::backend::Treatment::default(), device, 1500);
-        let limits = crate::backend::Limits::default();
+        let iptfs = crate::backend::Iptfs { init_delay: Duration::from_secs(1), ..Default::default() };
+        let treatment = (crate::backend::Treatment { iptfs, ..Default::default() }, device, 1500);
         let half =
             Outbound::new(ChildId(id), parameters, limits, transport, treatment, Arc::default()).unwrap();
         let child = NewChild {
@@ -862,13 +900,19 @@ mod tests {
             inbound: None,
             outbound: Some(half),
         };
-        engine.install(child, None, now);
+        engine.install(child, Some(1500), now);
+    }
+
+    /// A packet of UDP.
+    fn packet(port: u16) -> Vec<u8> {
+        let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1];
+        packet.extend([&port.to_be_bytes()[..], &[0, 7, 0, 8, 0, 0]].concat());
+        packet
     }
 
     /// Which workers a packet goes to that the worker `first` has read, and which SA seals it there.
     fn way(engines: &mut [Engine], first: usize, port: u16, now: Instant) -> (Vec<usize>, Option<ChildId>) {
-        let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1];
-        packet.extend([&port.to_be_bytes()[..], &[0, 7, 0, 8, 0, 0]].concat());
+        let mut packet = packet(port);
         let (mut way, mut known) = (vec![first], None);
         loop {
             let engine = &mut engines[*way.last().unwrap()];
@@ -952,6 +996,118 @@ mod tests {
         for first in 0..4 {
             assert_eq!(way(&mut engines, first, 1, now).1, None);
         }
+    }
+
+    const AT: (Device, PolicyId) = (Device(1), HOME);
+    const IPTFS: adit_esp::Mode = adit_esp::Mode::Iptfs { fragments: true };
+
+    /// What waits for its IP-TFS payload when its SA ends, however that ends, goes to whichever worker has another SA for it, once
+    /// and in order; without one it is counted.
+    #[test]
+    fn what_waits_for_a_payload_outlives_its_sa() {
+        let now = Instant::now();
+        let home = steering::worker_of_policy(HOME, 3);
+        let own = (home + 1) % 3;
+        let limits = crate::backend::Limits { hard_packets: Some(5), ..Default::default() };
+        for end in 0..3 {
+            let mut engine = engine(own, 3);
+            outbound_in(&mut engine, AT, (1, true), (IPTFS, limits), now);
+            for port in 1..=3 {
+                engine.outbound(Device(1), &mut packet(port), &Offload::default(), None, now);
+            }
+            assert!(engine.report.astray.is_empty() && engine.trains.all().is_empty());
+            match end {
+                0 => engine.retire(ChildId(1), now),
+                1 => engine.remove(ChildId(1), now),
+                _ => (4..=8).for_each(|port| {
+                    engine.outbound(Device(1), &mut packet(port), &Offload::default(), None, now);
+                    // The fifth payload is the last: each takes a packet.
+                    engine.on_time(now + Duration::from_secs(2));
+                }),
+            }
+            let astray: Vec<(usize, Vec<u8>)> =
+                engine.report.astray.drain(..).map(|(to, _, packet, _)| (to, packet)).collect();
+            if end < 2 {
+                assert_eq!(astray, [1, 2, 3].map(|port| (home, packet(port))), "{end}");
+            } else {
+                assert!(engine.sas.place_of(ChildId(1)).is_none(), "the limit");
+            }
+            engine.all_sent();
+            assert_eq!(engine.deadline(), None);
+        }
+        // At home: nobody else has one, which is found out by asking.
+        for workers in [1, 3] {
+            let mut engine = engine(steering::worker_of_policy(HOME, workers), workers);
+            outbound_in(&mut engine, AT, (1, false), (IPTFS, limits), now);
+            (1..=3).for_each(|port| {
+                engine.outbound(Device(1), &mut packet(port), &Offload::default(), None, now)
+            });
+            engine.retire(ChildId(1), now);
+            let counted = engine.report.counts.drops_for(DropCause::NoSa);
+            assert_eq!(
+                (engine.report.astray.len() as u64, counted),
+                if workers == 1 { (0, 3) } else { (3, 0) }
+            );
+        }
+        // A limit that is reached while packets wait: they leave on the next SA, before what came last.
+        let mut engine = engine(0, 1);
+        outbound(&mut engine, 2, false, now);
+        let limits = crate::backend::Limits { hard_packets: Some(1), ..Default::default() };
+        outbound_in(&mut engine, AT, (1, false), (IPTFS, limits), now);
+        engine.outbound(Device(1), &mut packet(1), &Offload::default(), None, now);
+        engine.on_time(now + Duration::from_secs(1));
+        assert_eq!(engine.trains.all().len(), 1);
+        for port in 2..=4 {
+            engine.outbound(Device(1), &mut packet(port), &Offload::default(), None, now);
+        }
+        let sealed: usize = engine.trains.all().iter().map(Train::len).sum();
+        assert_eq!((sealed, engine.report.counts.drops_for(DropCause::NoSa)), (4, 0));
+    }
+
+    /// However many there are and whatever has moved them: the times are those of the SAs themselves.
+    #[test]
+    fn the_first_of_many_is_known_without_asking_all() {
+        let start = Instant::now();
+        let mut engine = engine(0, 1);
+        let mut state = 1_u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let (mut ids, mut next, mut acted) = (Vec::new(), 0, 0);
+        for step in 0..3000 {
+            let now = start + Duration::from_millis(50 * step);
+            match random(6) {
+                0 if ids.len() < 40 => {
+                    next += 1;
+                    outbound_in(
+                        &mut engine,
+                        AT,
+                        (next, false),
+                        (IPTFS, crate::backend::Limits::default()),
+                        now,
+                    );
+                    ids.push(next);
+                }
+                1 if !ids.is_empty() => {
+                    let id = ChildId(ids.swap_remove(random(ids.len() as u64) as usize));
+                    if random(2) == 0 { engine.retire(id, now) } else { engine.remove(id, now) }
+                }
+                2 => engine.on_time(now),
+                _ => (0..random(80))
+                    .for_each(|_| engine.outbound(Device(1), &mut packet(7), &Offload::default(), None, now)),
+            }
+            let all = ids.iter().filter_map(|id| engine.sas.deadline(ChildId(*id), 0x2000 + *id as u32));
+            let first = all.collect::<Vec<_>>().into_iter().min();
+            assert_eq!(engine.deadline(), first, "step {step}");
+            if first.is_some_and(|first| first <= now) {
+                engine.on_time(now);
+                acted += 1;
+                assert!(engine.deadline().is_none_or(|deadline| deadline > now));
+            }
+            engine.all_sent();
+        }
+        assert!(acted > 100, "{acted}");
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl World {
 
     fn remove(&mut self, id: ChildId) {
         add(&mut self.refused, &self.model.sas[&id].counts.drops);
-        self.engine.remove(id);
+        self.engine.remove(id, self.now);
         self.model.remove(id);
         self.peers.remove(&id);
     }
