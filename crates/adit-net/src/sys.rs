@@ -398,6 +398,46 @@ fn is_family(field: [u8; 2], family: c_int) -> bool {
     c_int::from(libc::sa_family_t::from_ne_bytes(field)) == family
 }
 
+/// The sum of the 16-bit words of `octets` as they are stored, up to multiples of 65,535; what is missing in the last is 0. The
+/// order of octets within words does not matter to it (RFC 1071 2 B). Long ones take the widest registers that there are.
+pub(crate) fn sum(octets: &[u8]) -> u64 {
+    let (blocks, rest) = octets.as_chunks::<64>();
+    (if blocks.len() > 1 { sum_of_blocks(blocks) } else { words(blocks.as_flattened()) }) + words(rest)
+}
+
+fn sum_of_blocks(blocks: &[[u8; 64]]) -> u64 {
+    #[inline(always)]
+    fn lanes(blocks: &[[u8; 64]]) -> u64 {
+        let mut lanes = [0_u64; 16];
+        for block in blocks {
+            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
+                *lane += u64::from(u32::from_ne_bytes(*word));
+            }
+        }
+        lanes.iter().sum()
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(blocks: &[[u8; 64]]) -> u64 {
+            lanes(blocks)
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has what the function asks for.
+            return unsafe { wide(blocks) };
+        }
+    }
+    lanes(blocks)
+}
+
+fn words(octets: &[u8]) -> u64 {
+    let (words, rest) = octets.as_chunks::<4>();
+    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let mut last = [0; 4];
+    last.iter_mut().zip(rest).for_each(|(place, octet)| *place = *octet);
+    sum + u64::from(u32::from_ne_bytes(last))
+}
+
 /// Sets a socket option whose value is an `int`.
 pub(crate) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the pointer and the length describe `value`, which outlives the call; the kernel only reads it.

@@ -1,6 +1,8 @@
 //! What the kernel and the gateway leave to each other in a packet that crosses the TUN device: the header in front of each
 //! packet (virtio 1.2, 5.1.6), and sums over octets. It knows nothing of what the packets are for.
 
+use crate::sys;
+
 /// The header in front of a packet, if the device has one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Offload {
@@ -76,22 +78,7 @@ pub(crate) struct Sum(u64);
 impl Sum {
     /// Of 16-bit words; what is missing in the last is 0.
     pub(crate) fn of(octets: &[u8]) -> Self {
-        // The sum does not depend on the order of octets within words (RFC 1071 2 B), so they are added as they are stored,
-        // several at a time; the end puts them in order.
-        let mut lanes = [0_u64; 8];
-        let (blocks, rest) = octets.as_chunks::<32>();
-        for block in blocks {
-            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
-                *lane += u64::from(u32::from_ne_bytes(*word));
-            }
-        }
-        let mut sum: u64 = lanes.iter().sum();
-        let (words, rest) = rest.as_chunks::<2>();
-        sum += words.iter().map(|word| u64::from(u16::from_ne_bytes(*word))).sum::<u64>();
-        if let [last] = rest {
-            sum += u64::from(u16::from_ne_bytes([*last, 0]));
-        }
-        Self(sum)
+        Self(sys::sum(octets))
     }
 
     /// With one more word.
