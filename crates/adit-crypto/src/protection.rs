@@ -250,6 +250,37 @@ impl Protection {
         Ok(())
     }
 
+    /// As [`seal`](Self::seal), of `text` and what follows it, `end`, to `out`, which has room for both and the integrity
+    /// check value behind them. An AEAD cipher reads `text` where it is, without a copy.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    #[inline]
+    pub fn seal_into(
+        &self,
+        iv: &[u8],
+        associated_data: &[u8],
+        mac_trailer: &[u8],
+        [text, end]: [&[u8]; 2],
+        out: &mut [u8],
+    ) -> Result<(), Error> {
+        check_len("packet", text.len() + end.len() + self.icv_len(), out.len())?;
+        let (body, rest) = out.split_at_mut(text.len());
+        if let Method::Aead(aead) = &self.0 {
+            check_len("MAC trailer", 0, mac_trailer.len())?;
+            let mut made = None;
+            let key = aead.key(&mut made)?;
+            let (nonce, associated_data) = (nonce(&aead.salt, iv)?, Aad::from(associated_data));
+            return key
+                .seal_out_of_place_scatter(nonce, associated_data, text, body, end, rest)
+                .map_err(|_| Error::BadKey);
+        }
+        body.copy_from_slice(text);
+        rest.split_at_mut(end.len()).0.copy_from_slice(end);
+        let (body, icv) = out.split_at_mut(text.len() + end.len());
+        self.seal(iv, associated_data, mac_trailer, body, icv)
+    }
+
     /// Checks the integrity check value and decrypts `buf` in place. The arguments are those of
     /// [`seal`](Self::seal). Where it fails, what is in `buf` means nothing.
     ///

@@ -102,21 +102,42 @@ impl OutboundSa {
     /// # Errors
     /// See [`SealError`]. After [`SealError::SequenceExhausted`] the SA never seals again.
     pub fn seal_at(&mut self, slot: &mut [u8], payload_len: usize, next_header: u8) -> Result<(), SealError> {
+        self.number(payload_len)?;
+        self.protection.seal(self.spi, self.last, slot, payload_len, next_header)?;
+        self.count(payload_len, next_header);
+        Ok(())
+    }
+
+    /// As [`seal_at`](Self::seal_at), of a payload that lies elsewhere, and is not copied where the cipher can do without.
+    ///
+    /// # Errors
+    /// As [`seal_at`](Self::seal_at).
+    pub fn seal_from(&mut self, slot: &mut [u8], payload: &[u8], next_header: u8) -> Result<(), SealError> {
+        self.number(payload.len())?;
+        self.protection.seal_from(self.spi, self.last, slot, payload, next_header)?;
+        self.count(payload.len(), next_header);
+        Ok(())
+    }
+
+    /// The next number.
+    fn number(&mut self, payload_len: usize) -> Result<(), SealError> {
         if payload_len > usize::from(u16::MAX) {
             return Err(SealError::TooLong(payload_len));
         }
         // RFC 4303 3.3.3: the counter must not cycle. It counts before the packet is made, so that a failure
-        // below costs a number and never uses one twice.
+        // then costs a number and never uses one twice.
         if self.last >= self.limit {
             return Err(SealError::SequenceExhausted);
         }
         self.last += 1;
-        self.protection.seal(self.spi, self.last, slot, payload_len, next_header)?;
+        Ok(())
+    }
+
+    fn count(&mut self, payload_len: usize, next_header: u8) {
         if ![NEXT_HEADER_NONE, NEXT_HEADER_AGGFRAG].contains(&next_header) {
             self.counters.packets += 1;
             self.counters.bytes += (self.header_len + payload_len) as u64;
         }
-        Ok(())
     }
 
     /// Fills an AGGFRAG payload of `payload_len` bytes with what waits in `sender`, and seals it in `slot` as

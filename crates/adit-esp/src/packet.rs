@@ -126,8 +126,39 @@ impl PacketProtection {
             let expected = self.layout.packet_len(payload_len);
             return Err(adit_crypto::Error::Length { what: "ESP packet", expected, actual });
         };
-        self.start(spi, sequence, &mut fields);
+        self.start(spi, sequence, fields.header, fields.iv);
         self.encrypt(sequence, &mut fields)
+    }
+
+    /// As [`seal`](Self::seal), of a payload that lies elsewhere.
+    #[inline]
+    pub(crate) fn seal_from(
+        &self,
+        spi: Spi,
+        sequence: u64,
+        packet: &mut [u8],
+        payload: &[u8],
+        next_header: u8,
+    ) -> Result<(), adit_crypto::Error> {
+        let (expected, actual) = (self.layout.packet_len(payload.len()), packet.len());
+        let wrong = || adit_crypto::Error::Length { what: "ESP packet", expected, actual };
+        if actual != expected {
+            // Longer, or an error.
+            let place = packet.get_mut(self.layout.payload_offset()..).ok_or_else(wrong)?;
+            place.get_mut(..payload.len()).ok_or_else(wrong)?.copy_from_slice(payload);
+            return self.seal(spi, sequence, packet, payload.len(), next_header);
+        }
+        let (header, rest) = packet.split_first_chunk_mut::<HEADER_LEN>().ok_or_else(wrong)?;
+        let (iv, out) = rest.split_at_mut_checked(self.layout.iv_len).ok_or_else(wrong)?;
+        self.start(spi, sequence, header, iv);
+        // RFC 4303 2.4: padding bytes count up from 1. There are fewer than 16 of them.
+        let mut end: [u8; 16 + TRAILER_LEN] = std::array::from_fn(|index| index as u8 + 1);
+        let len = out.len() - self.layout.icv_len - payload.len();
+        let end = end.get_mut(..len).ok_or_else(wrong)?;
+        *end.last_chunk_mut().ok_or_else(wrong)? = [(len - TRAILER_LEN) as u8, next_header];
+        let mut scratch = [0; 12];
+        let (associated, trailer) = self.authenticated(header, sequence, &mut scratch);
+        self.protection.seal_into(iv, associated, trailer, [payload, end], out)
     }
 
     /// Padding and trailer. `None` if this is not the length of a packet that holds `payload_len` bytes.
@@ -158,11 +189,11 @@ impl PacketProtection {
 
     /// SPI, sequence number and IV.
     #[inline]
-    pub(crate) fn start(&self, spi: Spi, sequence: u64, fields: &mut Fields<'_>) {
+    pub(crate) fn start(&self, spi: Spi, sequence: u64, header: &mut [u8; HEADER_LEN], iv: &mut [u8]) {
         // RFC 4303 2.2.1: of an extended sequence number only the low half travels.
-        *fields.header = (u64::from(spi.0) << 32 | sequence & u64::from(u32::MAX)).to_be_bytes();
+        *header = (u64::from(spi.0) << 32 | sequence & u64::from(u32::MAX)).to_be_bytes();
         // The sequence number never repeats under one key, and so neither does the IV made from it.
-        self.protection.next_iv(sequence, fields.iv);
+        self.protection.next_iv(sequence, iv);
     }
 
     /// Encrypts what is laid out and writes the ICV.
@@ -181,7 +212,7 @@ impl PacketProtection {
         packet.extend(plaintext.iter().take(whole));
         packet.resize(packet.len() + self.layout.icv_len, 0);
         let mut fields = self.fields(&mut packet)?;
-        self.start(spi, sequence, &mut fields);
+        self.start(spi, sequence, fields.header, fields.iv);
         self.encrypt(sequence, &mut fields).ok()?;
         Some(packet)
     }
@@ -237,7 +268,7 @@ impl PacketProtection {
 
 /// The parts of a packet; its body is payload, padding and trailer.
 pub(crate) struct Fields<'p> {
-    header: &'p mut [u8; HEADER_LEN],
+    pub(crate) header: &'p mut [u8; HEADER_LEN],
     pub(crate) iv: &'p mut [u8],
     body: &'p mut [u8],
     icv: &'p mut [u8],

@@ -193,7 +193,7 @@ impl Case<'_> {
         ours[layout.payload_offset()..][..payload.len()].copy_from_slice(payload);
         let fields = protection.fields(&mut ours).unwrap();
         let mut fields = protection.lay_out(fields, payload.len(), next_header).unwrap();
-        protection.start(spi(packet), self.sequence, &mut fields);
+        protection.start(spi(packet), self.sequence, fields.header, fields.iv);
         fields.iv.copy_from_slice(&packet[HEADER_LEN..layout.payload_offset()]);
         protection.encrypt(self.sequence, &mut fields).unwrap();
         ours

@@ -135,15 +135,20 @@ fn a_batch_in_one_buffer_is_not_allocated_again() {
 fn a_slot_longer_than_the_payload_needs_hides_its_length() {
     for (name, suite) in all() {
         let (mut sender, mut receiver) = (suite.sender(1), suite.receiver());
+        let mut elsewhere = suite.sender(1);
         let layout = sender.layout();
         for (len, padded) in [(20, 20), (20, 21), (20, 36), (61, 1400), (100, 101), (1400, 1400)] {
             let mut slot = vec![0xaa; layout.packet_len(padded)];
             slot[layout.payload_offset()..][..len].copy_from_slice(&v4(len));
             sender.seal_at(&mut slot, len, 4).unwrap();
             assert_eq!(slot.len(), layout.packet_len(padded), "{name}");
+            let mut other = vec![0x55; slot.len()];
+            elsewhere.seal_from(&mut other, &v4(len), 4).unwrap();
+            assert_eq!(other, slot, "{name}: {len} in {padded}, from elsewhere");
             assert_eq!(open(&mut receiver, &slot), Ok(Some(v4(len))), "{name}: {len} in {padded}");
         }
         assert_eq!((sender.counters().packets, sender.counters().bytes), (6, 1621));
+        assert_eq!(elsewhere.counters(), sender.counters());
     }
 }
 
@@ -154,6 +159,8 @@ fn a_slot_that_is_no_packet_is_not_sealed() {
         let least = sender.layout().packet_len(50);
         for len in (0..least).chain(least + 1..least + 4) {
             let sealed = sender.seal_at(&mut vec![0x45; len], 50, 4);
+            assert!(matches!(sealed, Err(SealError::Crypto(_))), "{name}: {len}");
+            let sealed = sender.seal_from(&mut vec![0x45; len], &[0x45; 50], 4);
             assert!(matches!(sealed, Err(SealError::Crypto(_))), "{name}: {len}");
         }
         assert_eq!(sender.counters().packets, 0);

@@ -609,10 +609,10 @@ impl Outbound {
         Ok(true)
     }
 
-    /// Seals one packet of a super-packet, written into its slot at once. `false`: the SA may carry no more.
+    /// Seals one packet of a super-packet into its slot, after all before it. `false`: the SA may carry no more.
     fn seal_segment(
         &mut self,
-        split: &Split<'_>,
+        split: &mut Split<'_>,
         index: usize,
         (place, fields): (Place, OuterFields),
         trains: &mut Trains,
@@ -626,9 +626,14 @@ impl Outbound {
         let packet_len = layout.packet_len(len.max(self.tfc.at_least(self.max_inner)));
         let next_header = if split.flow().source.is_ipv4() { NEXT_HEADER_IPV4 } else { NEXT_HEADER_IPV6 };
         let slot = trains.slot(packet_len);
-        let payload = slot.get_mut(layout.payload_offset()..).and_then(|rest| rest.get_mut(..len));
-        let written = payload.and_then(|payload| split.write(index, payload));
-        let sealed = written.and_then(|()| self.sa.seal_at(slot, len, next_header).ok());
+        let sealed = match split.take(index) {
+            Some(packet) => self.sa.seal_from(slot, packet, next_header).ok(),
+            None => {
+                let payload = slot.get_mut(layout.payload_offset()..).and_then(|rest| rest.get_mut(..len));
+                let written = payload.and_then(|payload| split.write(index, payload));
+                written.and_then(|()| self.sa.seal_at(slot, len, next_header).ok())
+            }
+        };
         sealed.ok_or(Refusal::Drop(DropCause::Malformed))?;
         trains.push((place, self.transport, fields, None), packet_len, len);
         Ok(true)

@@ -223,13 +223,25 @@ proptest! {
         let (mut octets, offload) = (packet.octets(), packet.offload(segment));
         // What the kernel leaves in the checksum's place is not looked at.
         octets[usize::from(offload.checksum_start + offload.checksum_offset)..][..2].fill(0xa5);
-        let split = Split::new(&mut octets, &offload).unwrap();
+        let mut split = Split::new(&mut octets, &offload).unwrap();
         let all = all_of(&split);
         prop_assert!(all.iter().all(|octets| verifies(octets)));
         if let [one] = &all[..] {
             prop_assert_eq!(split.packet(), one, "one segment may leave as it stands");
         }
-        prop_assert_eq!(all, expected);
+        prop_assert_eq!(&all, &expected);
+        // In their places, one after another; what follows can still be made elsewhere.
+        for (index, expected) in expected.iter().enumerate() {
+            if let Some(taken) = split.take(index) {
+                prop_assert_eq!(taken, &expected[..]);
+            }
+            prop_assert_eq!(split.len(index), expected.len());
+            for later in [index + 1, all.len() - 1].into_iter().filter(|later| (index + 1..all.len()).contains(later)) {
+                prop_assert_eq!(&split.to_vec(later).unwrap(), &all[later]);
+            }
+        }
+        let room = segment >= split.len(0) - segment.min(packet.payload.len());
+        prop_assert!(!room || all.len() < 2 || split.take(1).is_some());
     }
 
     #[test]

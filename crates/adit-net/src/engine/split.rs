@@ -131,23 +131,46 @@ impl<'p> Split<'p> {
         }
         header.copy_from_slice(self.packet.get(..self.headers)?);
         body.copy_from_slice(payload);
-        let total = self.headers + payload.len();
-        let (network, upper) = header.split_at_mut_checked(transport.offset)?;
-        finish_network(network, total, index)?;
-        let length = u16::try_from(total - transport.offset).ok()?;
-        let pseudo = transport.pseudo.and(length);
-        if transport.tcp {
-            let last = index + 1 == self.count;
-            finish_tcp(upper, index * self.segment, index == 0, last)?;
-            let sum = pseudo.plus(Sum::of(upper)).plus(Sum::of(body));
-            put(upper, TCP_CHECKSUM, sum.checksum())
-        } else {
-            put(upper, 4, length)?;
-            put(upper, UDP_CHECKSUM, 0)?;
-            let sum = pseudo.plus(Sum::of(upper)).plus(Sum::of(body));
-            // RFC 768: a sum of zero goes out as its other representation, because zero means none.
-            put(upper, UDP_CHECKSUM, if sum.checksum() == 0 { 0xffff } else { sum.checksum() })
-        }
+        finish(&transport, (index, self.segment, self.count), header, body)
+    }
+
+    /// Packet number `index`, made where its payload lies: its headers take the place of what is in front of it, which only
+    /// packets before it need. They cannot be made again then. `None`: there is no room.
+    pub(crate) fn take(&mut self, index: usize) -> Option<&[u8]> {
+        let transport = self.transport?;
+        let (start, len) = (index * self.segment, self.len(index));
+        // The first has the headers that the others are made with.
+        let (headers, payloads) = self.packet.split_at_mut_checked(self.headers)?;
+        let packet = payloads.get_mut(start.checked_sub(self.headers)?..)?.get_mut(..len)?;
+        let (header, body) = packet.split_at_mut_checked(self.headers)?;
+        header.copy_from_slice(headers);
+        finish(&transport, (index, self.segment, self.count), header, body)?;
+        Some(packet)
+    }
+}
+
+/// Makes the copied headers those of packet number `index` of so many, each with so much payload.
+fn finish(
+    transport: &Transport,
+    (index, segment, count): (usize, usize, usize),
+    header: &mut [u8],
+    body: &[u8],
+) -> Option<()> {
+    let total = header.len() + body.len();
+    let (network, upper) = header.split_at_mut_checked(transport.offset)?;
+    finish_network(network, total, index)?;
+    let length = u16::try_from(total - transport.offset).ok()?;
+    let pseudo = transport.pseudo.and(length);
+    if transport.tcp {
+        finish_tcp(upper, index * segment, index == 0, index + 1 == count)?;
+        let sum = pseudo.plus(Sum::of(upper)).plus(Sum::of(body));
+        put(upper, TCP_CHECKSUM, sum.checksum())
+    } else {
+        put(upper, 4, length)?;
+        put(upper, UDP_CHECKSUM, 0)?;
+        let sum = pseudo.plus(Sum::of(upper)).plus(Sum::of(body));
+        // RFC 768: a sum of zero goes out as its other representation, because zero means none.
+        put(upper, UDP_CHECKSUM, if sum.checksum() == 0 { 0xffff } else { sum.checksum() })
     }
 }
 
