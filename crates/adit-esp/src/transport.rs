@@ -9,6 +9,7 @@
 
 use std::net::IpAddr;
 
+use adit_wire::esp::{NEXT_HEADER_AGGFRAG, NEXT_HEADER_NONE};
 use adit_wire::ikev2::TrafficSelector;
 use adit_wire::ip::{
     Flow, Ipv4Header, Ipv6Header, PROTOCOL_DCCP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
@@ -78,17 +79,23 @@ fn is_extension(next_header: u8) -> bool {
     matches!(next_header, 0 | 43 | 44 | 60)
 }
 
+/// Does it mean something else inside ESP than in front of it: a dummy (RFC 4303 2.6), or an IP-TFS payload (RFC 9347 6.1)?
+fn is_taken(protocol: u8) -> bool {
+    matches!(protocol, NEXT_HEADER_NONE | NEXT_HEADER_AGGFRAG)
+}
+
 /// What follows the header of the IP packet `inner`, and its protocol.
 pub(crate) fn payload(inner: &[u8]) -> Result<(u8, &[u8]), SealError> {
     if let Ok(header) = Ipv4Header::decode(inner) {
         let plain =
             header.header_len == Ipv4Header::LEN && !header.more_fragments && header.fragment_offset == 0;
+        let plain = plain && !is_taken(header.protocol);
         let payload = inner.get(Ipv4Header::LEN..header.total_len).filter(|_| plain);
         return payload.map(|payload| (header.protocol, payload)).ok_or(SealError::NotPlain);
     }
     let header = Ipv6Header::decode(inner).map_err(|_| SealError::NotIp)?;
-    let payload =
-        inner.get(Ipv6Header::LEN..header.total_len()).filter(|_| !is_extension(header.next_header));
+    let plain = !is_extension(header.next_header) && !is_taken(header.next_header);
+    let payload = inner.get(Ipv6Header::LEN..header.total_len()).filter(|_| plain);
     payload.map(|payload| (header.next_header, payload)).ok_or(SealError::NotPlain)
 }
 

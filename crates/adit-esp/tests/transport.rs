@@ -131,7 +131,7 @@ fn what_is_not_plain_is_refused() {
     assert!(refused(v4, &options));
     for next_header in 0..=255 {
         let mut packet = ip::packet(v6.own, v6.peer, next_header, 64, &[0; 16]).unwrap();
-        assert_eq!(refused(v6, &packet), [0, 43, 44, 60].contains(&next_header), "{next_header}");
+        assert_eq!(refused(v6, &packet), [0, 43, 44, 59, 60, 144].contains(&next_header), "{next_header}");
         packet[6] = 17;
         assert!(!refused(v6, &packet));
     }
@@ -163,8 +163,8 @@ fn the_rebuilt_packet_has_to_fit_the_selectors() {
 #[test]
 fn a_protocol_is_a_protocol() {
     for sender in [Host::new("192.0.2.1", "192.0.2.2"), Host::new("2001:db8::1", "2001:db8::2")] {
-        for protocol in
-            (0..=255).filter(|p| *p != 59 && (sender.own.is_ipv4() || ![0, 43, 44, 60].contains(p)))
+        for protocol in (0..=255)
+            .filter(|p| ![59, 144].contains(p) && (sender.own.is_ipv4() || ![0, 43, 44, 60].contains(p)))
         {
             let packet = ip::packet(sender.own, sender.peer, protocol, 64, &[7; 33]).unwrap();
             let esp = sender.seals(gcm(), &packet).unwrap();

@@ -575,9 +575,10 @@ impl Sa {
         let class = packet::class(&inner);
         let (inner_len, at_least) = (inner.len(), self.tfc());
         let (next_header, payload, class, hop_limit) = if *host_to_host {
-            // RFC 4303 3.1.1: no fragments; options and extension headers are not supported.
+            // RFC 4303 3.1.1: no fragments; options and extension headers are not supported. 59 means a dummy in ESP, and 144
+            // an IP-TFS payload.
             let header = if flow.v6 { 40 } else { 20 };
-            if flow.fragment.is_some() || flow.upper != header {
+            if flow.fragment.is_some() || flow.upper != header || matches!(flow.protocol, 59 | 144) {
                 return Err(DropCause::NotPlain);
             }
             let hops = if flow.v6 { inner[7] } else { inner[8] };

@@ -694,7 +694,9 @@ impl World {
             let mut bytes = 0;
             let mut id = None;
             for (place, esp) in octets.chunks(train.segment).enumerate() {
-                let Some(expected) = left.next() else { return Err(format!("sealed besides: {train:?}")) };
+                let Some(expected) = left.next() else {
+                    return Err(format!("sealed besides: {train:?}: {}", self.inside(esp)));
+                };
                 self.compare_packet(expected, esp).map_err(|text| {
                     let Sealed { id, sequence, .. } = expected;
                     format!("{text}\nnumber {sequence} of SA {}, number {place} of {train:?}", id.0)
@@ -716,6 +718,15 @@ impl World {
         self.engine.trains = trains;
         self.engine.all_sent();
         Ok(())
+    }
+
+    /// What is in a packet that nobody expects.
+    fn inside(&self, esp: &[u8]) -> String {
+        let sa = self.model.sas.values().find(|sa| esp.starts_with(&sa.settings.spi_out.to_be_bytes()));
+        let Some(sa) = sa else { return "of no SA".into() };
+        let low = u64::from(packet::word(esp, 4)) << 16 | u64::from(packet::word(esp, 6));
+        let inside = sa.keys_out.open(sa.last >> 32 << 32 | low, esp);
+        format!("of SA {}, {inside:02x?}", sa.id.0)
     }
 
     fn compare_packet(&self, expected: &Sealed, esp: &[u8]) -> Outcome {
