@@ -78,7 +78,7 @@ const OUTWARD: u8 = b'>';
 const INWARD: u8 = b'<';
 
 #[test]
-fn nothing_protected_is_seen_in_the_clear() -> Result<()> {
+fn adversarial_58_nothing_protected_is_seen_in_the_clear() -> Result<()> {
     let number = |name: &str, default: u32| match std::env::var(name) {
         Ok(text) => text.parse::<u32>().with_context(|| format!("{name} is a number")),
         Err(_) => Ok(default),

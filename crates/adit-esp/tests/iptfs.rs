@@ -218,7 +218,7 @@ fn three_parts() -> ([Vec<u8>; 3], [Vec<u8>; 3]) {
 /// Adversarial 62, a missing middle fragment: the packet is dropped and the next one found by BlockOffset; likewise for the
 /// first and the last.
 #[test]
-fn a062_missing_fragments() {
+fn adversarial_62_missing_fragments() {
     let (packets, payloads) = three_parts();
     for (missing, expected) in [(0, vec![2]), (1, vec![0, 2]), (2, vec![0])] {
         for window in [0, 3] {
@@ -241,7 +241,7 @@ fn a062_missing_fragments() {
 /// Adversarial 62, the reorder window: what it holds is put in order, what is beyond it is lost, and it holds no more than
 /// it has places for.
 #[test]
-fn a062_reorder_window_overflow() {
+fn adversarial_62_reorder_window_overflow() {
     let packets: Vec<_> = (1..=20).map(|id| v4(40, id)).collect();
     let payloads: Vec<_> = packets.iter().map(|p| payload(0, &[p])).collect();
     for window in 0..=5_u16 {
@@ -307,7 +307,7 @@ fn resyncs(line: &mut Line, sequence: u64) {
 
 /// Adversarial 62, a block offset that points outside the payload or disagrees with the packet.
 #[test]
-fn a062_block_offset_outside() {
+fn adversarial_62_block_offset_outside() {
     let packet = v4(60, 1);
     for offset in [21, 39, 41, 100, 0xfff0, 0xffff] {
         let mut line = Line::new(0);
@@ -332,7 +332,7 @@ fn a062_block_offset_outside() {
 /// Adversarial 62, a continuation that starts over and over, and one that never comes to an end: nothing grows, and nothing
 /// comes out that is not whole.
 #[test]
-fn a062_cyclic_and_never_ending() {
+fn adversarial_62_cyclic_and_never_ending() {
     let mut line = Line::new(3);
     let packet = v4(60_000, 1);
     line.take(1, &payload(0, &[&packet[..1000]]));
@@ -358,7 +358,7 @@ fn a062_cyclic_and_never_ending() {
 
 /// Adversarial 62, padding: to the end whatever it holds, and no packet is made of it.
 #[test]
-fn a062_pad() {
+fn adversarial_62_pad() {
     let mut line = Line::new(3);
     line.take(1, &payload(0, &[&v4(30, 1), &[0], &v4(30, 2)]));
     line.take(2, &payload(0, &[&[0x0f; 70_000]]));
@@ -373,7 +373,7 @@ fn a062_pad() {
 
 /// Adversarial 62, garbage where a packet should begin, lengths below the header's, unknown sub-types, payloads that are cut.
 #[test]
-fn a062_inner_garbage() {
+fn adversarial_62_inner_garbage() {
     for first in (0x10..=0xff_u8).filter(|first| !matches!(first >> 4, 4 | 6)).chain(0x40..0x45) {
         let mut line = Line::new(3);
         line.take(1, &payload(0, &[&v4(30, 1), &[first; 100], &v4(30, 2)]));

@@ -13,7 +13,7 @@ const BEFORE: u64 = (1 << 32) - PACKETS as u64 / 2;
 /// RFC 4106 2: an IV that comes twice under one key gives the plaintexts and the authentication key away. RFC 3602 3: that of
 /// CBC is not to be foreseen, and so is neither a counter nor taken from the packet before.
 #[test]
-fn a_million_packets_have_as_many_ivs() {
+fn adversarial_61_a_million_packets_have_as_many_ivs() {
     for (name, transforms) in suites().filter(|(_, transforms)| transforms.encr != EncrId::NULL) {
         let transforms = EspTransforms { esn: true, ..transforms };
         let mut sa = OutboundSa::resume(parameters(transforms), BEFORE).unwrap();

@@ -4,7 +4,7 @@ use super::*;
 use adit_esp::Action;
 
 #[test]
-fn nothing_leaves_or_enters_in_the_clear() -> Result<()> {
+fn adversarial_58_nothing_leaves_or_enters_in_the_clear() -> Result<()> {
     let net = Net::new()?;
     net.route_in_the_clear(A)?;
     net.route_in_the_clear(B)?;
@@ -230,7 +230,7 @@ fn connects(net: &Net, from: Side, (to, port): (IpAddr, u16)) -> Result<()> {
 }
 
 #[test]
-fn nobody_outside_passes_for_a_host_of_ours() -> Result<()> {
+fn adversarial_58_nobody_outside_passes_for_a_host_of_ours() -> Result<()> {
     let net = Net::new()?;
     let mut a = net.plane(A)?;
     a.plane.set_policies(vec![policy(

@@ -20,6 +20,8 @@
 //!
 //! No step allocates, locks, clones an `Arc` or asks for the time for a packet that passes.
 
+#[cfg(test)]
+mod adversarial;
 mod deliveries;
 mod flows;
 mod half;
