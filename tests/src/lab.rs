@@ -70,6 +70,18 @@ impl Side {
         }
     }
 
+    /// Both private networks: address and length of each.
+    ///
+    /// # Errors
+    /// None that a test could do anything about.
+    pub fn prefixes(self) -> Result<Vec<(IpAddr, u8)>> {
+        let parse = |family| {
+            let (address, width) = self.network(family).split_once('/').context("a network")?;
+            Ok((address.parse()?, width.parse()?))
+        };
+        FAMILIES.into_iter().map(parse).collect()
+    }
+
     /// Both private networks as a `swanctl.conf` list.
     pub fn networks(self) -> String {
         format!("{},{}", self.network(Family::V4), self.network(Family::V6))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use adit_crypto::{EspKeys, EspTransforms, Secret};
 use adit_esp::{Mode, SaParameters};
-use adit_lab::lab::{FAMILIES, Family, Lab, Node, SIDES, Side, Topology, with_lab};
+use adit_lab::lab::{Family, Lab, Node, SIDES, Side, Topology, with_lab};
 use adit_lab::process::{Process, eventually, tell};
 use adit_lab::scapy;
 use adit_lab::traffic::{Passage, Stream, transfer};
@@ -252,11 +252,6 @@ fn planes(lab: &Lab, outer: Family, encap: bool, window: u32) -> Result<[Box<Use
 }
 
 fn networks(side: Side) -> Result<Vec<TrafficSelector>> {
-    FAMILIES
-        .into_iter()
-        .map(|family| {
-            let (address, width) = side.network(family).split_once('/').context("a network")?;
-            Ok(TrafficSelector::subnet(address.parse()?, width.parse()?))
-        })
-        .collect()
+    let all = side.prefixes()?.into_iter();
+    Ok(all.map(|(address, width)| TrafficSelector::subnet(address, width)).collect())
 }

@@ -57,7 +57,7 @@ fn a_linux_kernel_and_adit_understand_each_other() -> Result<()> {
         type Part = fn(&mut Scene<'_>) -> Result<()>;
         let parts: [(&str, Part); 8] = [
             ("every suite both ways", suites::every_suite_both_ways),
-            ("transport mode", transport::two_hosts_talk),
+            ("transport mode", transport::the_gateways_talk_to_each_other),
             ("marks of outer and inner headers", marks::congestion_and_classes_pass_the_tunnel),
             ("don't fragment", marks::the_dont_fragment_bit_is_copied),
             ("sizes", sizes::a_narrow_link_is_told_to_the_senders),
@@ -454,13 +454,8 @@ fn host(side: Side, family: Family) -> Result<Vec<TrafficSelector>> {
 }
 
 fn networks(side: Side) -> Result<Vec<TrafficSelector>> {
-    FAMILIES
-        .into_iter()
-        .map(|family| {
-            let (address, width) = side.network(family).split_once('/').context("a network")?;
-            Ok(TrafficSelector::subnet(address.parse()?, width.parse()?))
-        })
-        .collect()
+    let all = side.prefixes()?.into_iter();
+    Ok(all.map(|(address, width)| TrafficSelector::subnet(address, width)).collect())
 }
 
 /// Where the test's packets come from and go to.
