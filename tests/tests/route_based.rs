@@ -354,6 +354,56 @@ fn only_what_the_selectors_admit_leaves_the_interface() -> Result<()> {
 }
 
 #[test]
+fn a_mark_leads_to_the_interface_and_another_comes_from_it() -> Result<()> {
+    with_lab("route-mark", Topology::default(), |lab| {
+        let b = Adit::start(lab, Side::B, &connection(Side::B, ""))?;
+        let marks = "start_action = start\n mark_out = 0x17/0xff\n set_mark_in = 0x2a00/0xff00";
+        let routed = connection(Side::A, marks);
+        let extra = routed.extra.lines().filter(|line| !line.contains("interface_routes"));
+        let a =
+            Adit::start(lab, Side::A, &Connection { extra: extra.collect::<Vec<_>>().join("\n"), ..routed })?;
+        wait_for(&a, "net")?;
+        let counted = |packets: u32| {
+            let rules = lab.run(Node::GatewayA, "nft", &["list", "table", "inet", "test"])?;
+            has(&rules, &format!("meta mark 0x00002a00 counter packets {packets} "))
+        };
+        lab.nft(
+            Node::GatewayA,
+            "table inet test {
+                chain marked { type filter hook prerouting priority -200; iifname \"lan0\" meta mark set 0x1117; }
+                chain seen { type filter hook forward priority 0; iifname \"vpn0\" meta mark 0x2a00 counter; }
+            }",
+        )?;
+        let seen = Capture::start(lab, Node::Net, "a0", "")?;
+        for family in FAMILIES {
+            lab.ping(Side::A, family, 3)?;
+        }
+        counted(6)?;
+        ensure!(only_protected(&seen.stop()?)? >= 12, "no ESP");
+        let out = |lab: &Lab| {
+            Ok::<_, anyhow::Error>((
+                ip(lab, "route get 10.2.0.10 mark 0x17")?,
+                ip(lab, "route get 10.2.0.10 mark 0x18")?,
+            ))
+        };
+        let (with, without) = out(lab)?;
+        has(&with, "dev vpn0")?;
+        has(&without, "dev wan0")?;
+        // A killed daemon leaves it closed, an orderly end lifts it.
+        a.kill()?;
+        has(&out(lab)?.0, "dev vpn0")?;
+        let a = Adit::restart(lab, Side::A)?;
+        wait_for(&a, "net")?;
+        lab.ping(Side::A, Family::V4, 3)?;
+        counted(9)?;
+        a.terminate_daemon()?;
+        has(&out(lab)?.0, "dev wan0")?;
+        ensure!(!lab.run(Node::GatewayA, "nft", &["list", "tables"])?.contains("adit"), "a table is left");
+        b.terminate_daemon()
+    })
+}
+
+#[test]
 fn strongswan_is_the_peer() -> Result<()> {
     with_lab("route-swan", Topology::default(), |lab| {
         let swan = Connection { extra: String::new(), encap: true, ..connection(Side::B, "") };

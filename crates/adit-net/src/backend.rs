@@ -226,7 +226,14 @@ pub struct InterfaceSpec {
     pub addresses: Vec<(IpAddr, u8)>,
     /// What is routed to it in the main table: addresses with all host bits zero, and lengths.
     pub routes: Vec<(IpAddr, u8)>,
+    /// What is routed to it if it has the mark, wherever others go.
+    pub marked: Option<(Mark, Vec<(IpAddr, u8)>)>,
+    /// What comes from it gets this mark.
+    pub marks: Option<Mark>,
 }
+
+/// A firewall mark: a value, and the bits that count.
+pub type Mark = (u32, u32);
 
 impl PolicySpec {
     pub(crate) fn looks_at_ports(&self) -> bool {

@@ -7,6 +7,13 @@
 //!
 //! This module owns the devices whose alias says that they are ours, the addresses and routes of its protocol number, and
 //! nothing else: addresses and routes of others on our devices stay. It never sees a packet, and knows no SA.
+//!
+//! ```text
+//! table main       ROUTE dev NAME metric 100            and unreachable ROUTE metric 4000
+//! rule 220         from all fwmark MARK lookup TABLE    if marked packets are to be routed to it
+//! table TABLE      NETWORK dev NAME metric 100          and unreachable NETWORK metric 4000
+//! nft adit-marks   iifname NAME meta mark set MARK      if what comes from it is to be marked
+//! ```
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -15,7 +22,11 @@ use std::net::IpAddr;
 use crate::Error;
 use crate::backend::{InterfaceSpec, NetConfig};
 use crate::engine::Device;
-use crate::netlink::{InterfaceAddress, Link, Netlink, Route, RouteKind, TABLE_MAIN};
+use crate::netlink::{
+    InterfaceAddress, Link, Netlink, NetlinkSocket, Route, RouteKind, Rule, RuleAction, TABLE_MAIN,
+};
+use crate::nft::{self, Batch, Hook, Meta, Verdict};
+use crate::routes::anything;
 use crate::tun::Tun;
 
 /// Marks addresses and routes as ours (`IFAPROT_*`, `RTPROT_*`); not the number of what leads to the shared device.
@@ -26,6 +37,15 @@ const ALIAS: &str = "adit: ";
 
 /// The longest alias that the kernel takes.
 const MAX_ALIAS: usize = 255;
+
+/// The table of a device that marked packets are routed to is this and the device's number.
+const TABLES: u32 = 0x4144_0000;
+
+/// The nf_tables table that marks what comes from interfaces.
+pub(crate) const MARKS: &str = "adit-marks";
+
+/// Before anybody who filters looks at marks (`mangle`).
+const PRIORITY: i32 = -150;
 
 const METRIC_TUNNEL: u32 = 100;
 const METRIC_CLOSED: u32 = 4000;
@@ -39,6 +59,10 @@ pub(crate) struct Interfaces {
     queues: usize,
     offload: bool,
     mtu: u16,
+    rule_priority: u32,
+    filter: Option<NetlinkSocket>,
+    /// There is no table of marks, not even an old one.
+    unmarked: bool,
 }
 
 #[derive(Debug)]
@@ -67,6 +91,9 @@ impl Interfaces {
             queues: config.workers,
             offload: config.offload,
             mtu,
+            rule_priority: config.rule_priority,
+            filter: NetlinkSocket::open(libc::NETLINK_NETFILTER).ok(),
+            unmarked: false,
         })
     }
 
@@ -142,7 +169,7 @@ impl Interfaces {
     pub(crate) fn arrange(&mut self) -> Result<(), Error> {
         let addresses = self.netlink.addresses()?;
         let present = self.netlink.routes(|route| route.protocol == PROTOCOL)?;
-        let mut result = Ok(());
+        let mut result = self.mark();
         for Interface { index, spec, .. } in self.present.values() {
             let of_it = |address: &&InterfaceAddress| address.interface == *index;
             for wanted in &spec.addresses {
@@ -158,14 +185,26 @@ impl Interfaces {
             if present.contains(route) {
                 continue;
             }
-            let same = |old: &Route| (old.destination, old.metric) == (route.destination, route.metric);
+            let key = |route: &Route| (route.table, route.destination, route.metric);
+            let same = |old: &Route| key(old) == key(route);
             let placed = match present.iter().any(same) {
                 true => self.netlink.replace_route(route),
                 false => self.netlink.add_route(route),
             };
             result = result.and(placed);
         }
+        let present_rules: Vec<Rule> =
+            self.netlink.rules()?.into_iter().filter(|rule| rule.protocol == PROTOCOL).collect();
+        let wanted_rules: Vec<Rule> =
+            self.present.values().flat_map(|interface| rules(interface, self.rule_priority)).collect();
+        for rule in wanted_rules.iter().filter(|rule| !present_rules.contains(rule)) {
+            let added = self.netlink.add_rule(rule);
+            result = result.and(added);
+        }
         result?;
+        for rule in present_rules.iter().filter(|rule| !wanted_rules.contains(rule)) {
+            self.netlink.delete_rule(rule)?;
+        }
         for found in addresses.iter().filter(|found| found.protocol == PROTOCOL) {
             let interface = self.present.values().find(|interface| interface.index == found.interface);
             let address = (found.address, found.prefix_len);
@@ -179,17 +218,69 @@ impl Interfaces {
         Ok(())
     }
 
+    /// Has what comes from the interfaces marked as they say, and nothing else.
+    fn mark(&mut self) -> Result<(), Error> {
+        let wanted = || self.present.values().filter_map(|one| Some((&one.spec.name, one.spec.marks?)));
+        let Some(socket) = &mut self.filter else {
+            return match wanted().next() {
+                Some((name, _)) => Err(Error::Configuration(format!(
+                    "this kernel has no nf_tables, which are needed to mark what comes from {name} (`set_mark_in`)"
+                ))),
+                None => Ok(()),
+            };
+        };
+        let unmarked = wanted().next().is_none();
+        if unmarked && self.unmarked {
+            return Ok(());
+        }
+        let mut batch = Batch::new(socket.next_sequence());
+        batch.create_table(MARKS);
+        batch.delete_table(MARKS);
+        if !unmarked {
+            batch.create_table(MARKS);
+            batch.create_base_chain(MARKS, "prerouting", Hook::Prerouting, PRIORITY);
+        }
+        for (name, mark) in wanted() {
+            let rule = nft::Rule::default().interface(Meta::InputName, name).set_mark(mark);
+            batch.append_rule(MARKS, "prerouting", rule, Verdict::Accept);
+        }
+        let (octets, numbers) = batch.finish();
+        let last = *numbers.end();
+        let sent = socket.send(&octets).and_then(|()| socket.acknowledged(numbers));
+        // Messages of the batch took numbers up to this one.
+        socket.skip_to(last.wrapping_add(2));
+        match sent {
+            Err(error) if nft::is_unsupported(error.raw_os_error()) => {
+                self.filter = None;
+                self.mark()
+            }
+            result => {
+                self.unmarked = unmarked && result.is_ok();
+                result.map_err(|error| Error::system("mark what comes from interfaces", error))
+            }
+        }
+    }
+
     /// The orderly end: takes our routes away. The devices stay with their addresses, and what others route to them.
     pub(crate) fn leave(&mut self) -> Result<(), Error> {
         for route in self.netlink.routes(|route| route.protocol == PROTOCOL)? {
             self.netlink.delete_route(&route)?;
         }
-        Ok(())
+        for rule in self.netlink.rules()?.iter().filter(|rule| rule.protocol == PROTOCOL) {
+            self.netlink.delete_rule(rule)?;
+        }
+        self.present.clear();
+        self.mark()
     }
 
     /// The netlink port that our changes come from.
     pub(crate) fn port(&self) -> u32 {
         self.netlink.port()
+    }
+
+    /// The same of the packet filter; `None` without nf_tables.
+    pub(crate) fn filter_port(&self) -> Option<u32> {
+        self.filter.as_ref().map(NetlinkSocket::port)
     }
 
     /// Is this one of our devices?
@@ -259,10 +350,10 @@ pub(crate) fn prepare(netlink: &mut Netlink, name: &str, index: u32) -> Result<(
 }
 
 /// The routes of an interface, and those behind them.
-fn routes(Interface { index, spec, .. }: &Interface) -> impl Iterator<Item = Route> {
-    let route = |destination: (IpAddr, u8), kind, interface, metric| Route {
+fn routes(Interface { index, spec, device }: &Interface) -> impl Iterator<Item = Route> {
+    let route = |table, destination: (IpAddr, u8), kind, interface, metric| Route {
         destination,
-        table: TABLE_MAIN,
+        table,
         kind,
         interface,
         gateway: None,
@@ -270,8 +361,31 @@ fn routes(Interface { index, spec, .. }: &Interface) -> impl Iterator<Item = Rou
         metric,
         protocol: PROTOCOL,
     };
-    spec.routes.iter().flat_map(move |destination| {
-        let tunnel = route(*destination, RouteKind::Unicast, Some(*index), METRIC_TUNNEL);
-        [tunnel, route(*destination, RouteKind::Unreachable, None, METRIC_CLOSED)]
+    let marked = spec.marked.iter().flat_map(|(_, networks)| networks);
+    let all = spec.routes.iter().map(|route| (TABLE_MAIN, route));
+    all.chain(marked.map(|network| (table_of(*device), network))).flat_map(move |(table, destination)| {
+        let tunnel = route(table, *destination, RouteKind::Unicast, Some(*index), METRIC_TUNNEL);
+        [tunnel, route(table, *destination, RouteKind::Unreachable, None, METRIC_CLOSED)]
+    })
+}
+
+/// Where routes for marked packets are.
+fn table_of(device: Device) -> u32 {
+    TABLES.saturating_add(u32::try_from(device.0).unwrap_or(u32::MAX))
+}
+
+/// The rules that lead marked packets there.
+fn rules(Interface { spec, device, .. }: &Interface, priority: u32) -> impl Iterator<Item = Rule> {
+    let action = RuleAction::Lookup(table_of(*device));
+    spec.marked.iter().flat_map(move |(mark, networks)| {
+        let families =
+            [false, true].into_iter().filter(|v6| networks.iter().any(|net| net.0.is_ipv6() == *v6));
+        families.map(move |v6| Rule {
+            priority,
+            action,
+            mark: Some(*mark),
+            protocol: PROTOCOL,
+            ..anything(v6)
+        })
     })
 }

@@ -48,7 +48,7 @@ mod xdp;
 use std::io;
 
 pub use backend::{
-    Backend, ChildCounters, ChildId, ChildSaInstall, InterfaceSpec, Iptfs, Limits, NetConfig, NetEvent,
+    Backend, ChildCounters, ChildId, ChildSaInstall, InterfaceSpec, Iptfs, Limits, Mark, NetConfig, NetEvent,
     PolicyId, PolicySpec, Treatment, UdpEncap,
 };
 pub use counters::{DropCause, Stats};

@@ -119,8 +119,8 @@ pub struct Rule {
     pub priority: u32,
     /// What happens to packets that pass all tests.
     pub action: RuleAction,
-    /// Firewall mark.
-    pub mark: Option<u32>,
+    /// Firewall mark, and which of its bits.
+    pub mark: Option<(u32, u32)>,
     /// Prefix of the source. IPv4 packets whose source is not chosen yet have 0.0.0.0; IPv6 packets pass no such test.
     pub source: Option<(IpAddr, u8)>,
     /// Prefix of the destination.
@@ -951,8 +951,8 @@ fn rule_message(rule: &Rule) -> RuleMessage {
         }
         RuleAction::Nop => rule::RuleAction::Nop,
     };
-    if let Some(mark) = rule.mark {
-        attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(u32::MAX)]);
+    if let Some((mark, mask)) = rule.mark {
+        attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mask)]);
     }
     if let Some((address, len)) = rule.source {
         message.header.src_len = len;
@@ -992,7 +992,12 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
             (RuleAttribute::Priority(priority), _) => rule.priority = *priority,
             (RuleAttribute::Table(number), RuleAction::Lookup(table)) => *table = *number,
             (RuleAttribute::Goto(target), RuleAction::Goto(priority)) => *priority = *target,
-            (RuleAttribute::FwMark(mark), _) => rule.mark = Some(*mark),
+            (RuleAttribute::FwMark(mark), _) => {
+                rule.mark = Some((*mark, rule.mark.map_or(u32::MAX, |known| known.1)))
+            }
+            (RuleAttribute::FwMask(mask), _) => {
+                rule.mark = Some((rule.mark.map_or(0, |known| known.0), *mask))
+            }
             (RuleAttribute::Source(address), _) => rule.source = Some((*address, message.header.src_len)),
             (RuleAttribute::Destination(address), _) => {
                 rule.destination = Some((*address, message.header.dst_len));

@@ -52,6 +52,7 @@ pub(crate) enum Verdict<'a> {
 /// The packet filter hooks of a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
+    Prerouting = 0,
     Input = 1,
     Forward = 2,
     Postrouting = 4,
@@ -382,6 +383,27 @@ impl Rule {
         self.expressions.expression("tproxy", |a| {
             // Any family, to a port.
             a.number(1, 0);
+            a.number(3, REGISTER);
+        });
+        self
+    }
+
+    /// Gives the packet a mark: `mark` in the bits of `mask`.
+    pub(crate) fn set_mark(mut self, (mark, mask): (u32, u32)) -> Self {
+        self.expressions.expression("meta", |a| {
+            a.number(2, Meta::Mark as u32);
+            a.number(1, REGISTER);
+        });
+        self.expressions.expression("bitwise", |a| {
+            a.number(1, REGISTER);
+            a.number(2, REGISTER);
+            a.number(6, 0);
+            a.number(3, 4);
+            a.nested(4, |a| a.octets(1, &(!mask).to_ne_bytes()));
+            a.nested(5, |a| a.octets(1, &(mark & mask).to_ne_bytes()));
+        });
+        self.expressions.expression("meta", |a| {
+            a.number(2, Meta::Mark as u32);
             a.number(3, REGISTER);
         });
         self

@@ -94,14 +94,16 @@ impl Monitor {
             | libc::RTMGRP_IPV6_ROUTE
             | libc::RTMGRP_IPV4_RULE
             | 1 << (libc::RTNLGRP_IPV6_RULE - 1);
-        let (own, fence) = {
+        let (own, filters) = {
             let protection = lock(&protection);
-            ([protection.routes.port(), protection.interfaces.port()], protection.fence.port())
+            let filters: Vec<u32> =
+                [protection.fence.port(), protection.interfaces.filter_port()].into_iter().flatten().collect();
+            ([protection.routes.port(), protection.interfaces.port()], filters)
         };
         let mut sockets = vec![NetlinkSocket::subscribe(libc::NETLINK_ROUTE, groups as u32, &own)?];
-        if let Some(port) = fence {
+        if !filters.is_empty() {
             let group = 1 << (libc::NFNLGRP_NFTABLES - 1);
-            let filter = NetlinkSocket::subscribe(libc::NETLINK_NETFILTER, group, &[port]);
+            let filter = NetlinkSocket::subscribe(libc::NETLINK_NETFILTER, group, &filters);
             sockets.extend(filter.inspect_err(|error| {
                 tracing::warn!(%error, "packet filter rules that someone removes stay away");
             }));
@@ -252,8 +254,11 @@ impl Found {
                 self.interfaces = true;
             }
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.paths = true,
-            libc::RTM_NEWRULE | libc::RTM_DELRULE => (self.paths, self.routes) = (true, true),
+            libc::RTM_NEWRULE | libc::RTM_DELRULE => {
+                (self.paths, self.routes, self.interfaces) = (true, true, true);
+            }
             _ if nft::is_about(message.kind, message.payload, crate::fence::TABLE) => self.fence = true,
+            _ if nft::is_about(message.kind, message.payload, interfaces::MARKS) => self.interfaces = true,
             _ => {}
         }
     }

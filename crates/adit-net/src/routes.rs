@@ -275,7 +275,7 @@ fn rules(
         return lookups;
     }
     let pass = rule(ours, RuleAction::Goto(end));
-    let mut rules = vec![rule(end, RuleAction::Nop), Rule { mark: Some(mark), ..pass }];
+    let mut rules = vec![rule(end, RuleAction::Nop), Rule { mark: Some((mark, u32::MAX)), ..pass }];
     if v6 {
         // A packet whose source is not chosen is in neither half.
         for half in [0, 0x8000] {
@@ -384,7 +384,7 @@ impl Exceptions {
 }
 
 /// A rule that tests nothing and does nothing.
-fn anything(v6: bool) -> Rule {
+pub(crate) fn anything(v6: bool) -> Rule {
     Rule {
         v6,
         priority: 0,

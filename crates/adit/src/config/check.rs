@@ -35,6 +35,11 @@ impl Checked {
         self.values.get(key)?.first().map(|(_, span)| *span)
     }
 
+    /// The value that `key` was given.
+    pub(super) fn given(&self, key: &str) -> Option<&Value> {
+        self.values.get(key)?.first().map(|(value, _)| value)
+    }
+
     /// The word that `key` was given.
     pub(super) fn word_of(&self, key: &str) -> Option<&'static str> {
         match self.values.get(key)?.first()? {

@@ -33,6 +33,14 @@ pub(super) fn both(old: &Interfaces, new: &Interfaces) -> Vec<InterfaceSpec> {
 fn add(first: &mut InterfaceSpec, more: &InterfaceSpec) {
     first.owner = format!("{}, {}", first.owner, more.owner);
     first.mtu = first.mtu.or(more.mtu);
+    first.marks = first.marks.or(more.marks);
+    match (&mut first.marked, &more.marked) {
+        (Some((_, first)), Some((_, more))) => {
+            first.extend(more.iter().filter(|one| !first.contains(one)).copied().collect::<Vec<_>>())
+        }
+        (first @ None, more) => first.clone_from(more),
+        (Some(_), None) => {}
+    }
     for address in &more.addresses {
         if !first.addresses.contains(address) {
             first.addresses.push(*address);

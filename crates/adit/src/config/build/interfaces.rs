@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use adit_ike::config::{AddressSpec, Connection, SelectorSpec};
-use adit_net::InterfaceSpec;
+use adit_net::{InterfaceSpec, Mark};
 use adit_wire::ikev2::TrafficSelector;
 
-use super::{Builder, Checked, Problem};
+use super::{Builder, Checked, Problem, Value};
 use crate::config::load::GatewaySettings;
 use crate::config::source::Span;
 
@@ -29,6 +29,8 @@ struct User<'u> {
     own: &'u Connection,
 }
 
+const MARKS: [&str; 2] = ["mark_out", "set_mark_in"];
+
 const BESIDE: [&str; 3] = ["interface_addrs", "interface_mtu", "interface_routes"];
 
 impl Builder<'_> {
@@ -46,6 +48,14 @@ impl Builder<'_> {
                     let problem =
                         Problem::new(span, format!("{path}.{key}"), "this connection has no interface");
                     self.error(problem.expected("`interface = <name>` beside it"));
+                }
+            }
+            for (child, key) in children.iter().flat_map(|child| MARKS.map(|key| (child, key))) {
+                if let Some(span) = child.span_of(key).filter(|_| child.mark_of(key).is_some()) {
+                    let message =
+                        "marks are told apart by routes to an interface, and this connection has none";
+                    let problem = Problem::new(span, format!("{}.{key}", child.path), message);
+                    self.error(problem.expected("`interface = <name>` in the connection"));
                 }
             }
             return;
@@ -73,6 +83,17 @@ impl Builder<'_> {
                 self.error(problem.expected(format!("`{start}/{len}`")));
             }
         }
+        let [marked, marks] = MARKS.map(|key| self.mark(key, children));
+        if let Some((span, (value, mask))) = marked
+            && gateway.mark & mask == value & mask
+        {
+            let message =
+                format!("packets of the gateway itself have such a mark (`gateway.mark`, {})", gateway.mark);
+            let problem = Problem::new(span, format!("{path}.children"), message);
+            self.error(problem.expected("a mark that they do not have"));
+        }
+        let networks = children.iter().filter(|child| child.mark_of("mark_out").is_some());
+        let networks: Vec<(IpAddr, u8)> = networks.flat_map(|child| child.destinations()).collect();
         for child in children {
             if let (Some("transport"), Some(span)) = (child.word_of("mode"), child.span_of("mode")) {
                 let message = "what two hosts send each other in transport mode takes no interface";
@@ -88,8 +109,25 @@ impl Builder<'_> {
             span: named,
             routes: routes_span,
         });
-        let spec = InterfaceSpec { name, owner: section.name.clone(), mtu, addresses, routes };
+        let (marked, marks) = (marked.map(|(_, mark)| (mark, networks)), marks.map(|(_, mark)| mark));
+        let spec = InterfaceSpec { name, owner: section.name.clone(), mtu, addresses, routes, marked, marks };
         self.interfaces.insert(section.name.clone(), spec);
+    }
+
+    /// The mark that children give their interface, and where. It can have one.
+    fn mark(&mut self, key: &'static str, children: &[Checked]) -> Option<(Span, Mark)> {
+        let given = |child: &Checked| Some((child.span_of(key)?, child.mark_of(key)?));
+        let mut all = children.iter().filter_map(|child| Some((child, given(child)?)));
+        let (_, first) = all.next()?;
+        if let Some((child, (span, _))) = all.find(|(_, (_, mark))| *mark != first.1) {
+            let problem = Problem::new(span, format!("{}.{key}", child.path), "an interface has one mark");
+            self.error(
+                problem
+                    .expected("the mark of the other child, or another connection")
+                    .note("it", Some(first.0)),
+            );
+        }
+        Some(first)
     }
 
     /// A child that passes or drops has no place in a connection with an interface.
@@ -109,7 +147,7 @@ impl Builder<'_> {
         let by_name: HashMap<&str, &Connection> =
             connections.iter().map(|connection| (connection.name.as_str(), connection)).collect();
         let mut users: HashMap<&str, Vec<User<'_>>> = HashMap::new();
-        let mut routed: HashMap<(IpAddr, u8), &Mention> = HashMap::new();
+        let mut routed: HashMap<(Option<Mark>, (IpAddr, u8)), &Mention> = HashMap::new();
         let mentions = std::mem::take(&mut self.mentions);
         for mention in &mentions {
             let name = mention.connection.as_str();
@@ -122,15 +160,21 @@ impl Builder<'_> {
                 self.look_at_sharing(user, *other);
             }
             others.push(user);
-            for route in &spec.routes {
-                let first = *routed.entry(*route).or_insert(mention);
-                if let Some(span) = mention.routes.filter(|_| first.interface != mention.interface) {
-                    let message = format!("`{}/{}` is routed to another interface already", route.0, route.1);
-                    let problem = Problem::new(span, format!("connections.{name}.interface_routes"), message);
-                    self.error(
-                        problem.expected("one interface for each route").note("the other one", first.routes),
-                    );
+            let marked = spec.marked.iter().flat_map(|(mark, to)| to.iter().map(|to| (Some(*mark), *to)));
+            for way in spec.routes.iter().map(|route| (None, *route)).chain(marked) {
+                let first = *routed.entry(way).or_insert(mention);
+                if first.interface == mention.interface {
+                    continue;
                 }
+                let (mark, (address, len)) = way;
+                let what = if mark.is_some() { " with this mark" } else { "" };
+                let message = format!("`{address}/{len}`{what} is routed to another interface already");
+                let span = mention.routes.unwrap_or(mention.span);
+                let problem = Problem::new(span, format!("connections.{name}.interface_routes"), message);
+                let other = first.routes.unwrap_or(first.span);
+                self.error(
+                    problem.expected("one interface for each route").note("the other one", Some(other)),
+                );
             }
         }
         self.interfaces = interfaces;
@@ -184,6 +228,15 @@ impl Builder<'_> {
                 Problem::new(mention.span, key.clone(), "two connections give this interface different MTUs");
             self.error(problem.expected("one `interface_mtu`").note("the other one", Some(earlier.span)));
         }
+        let differ = |one: Option<Mark>, two: Option<Mark>| one.is_some() && two.is_some() && one != two;
+        let marked = |spec: &InterfaceSpec| spec.marked.as_ref().map(|(mark, _)| *mark);
+        if differ(marked(spec), marked(other)) || differ(spec.marks, other.marks) {
+            let message = format!("the connection `{}` gives this interface another mark", peer.name);
+            let problem = Problem::new(mention.span, key.clone(), message);
+            self.error(
+                problem.expected("one mark for an interface").note("the other one", Some(earlier.span)),
+            );
+        }
         let ambiguous = own.children.iter().any(|child| {
             peer.children.iter().any(|other| {
                 meet(&child.local_ts, &other.local_ts) && meet(&child.remote_ts, &other.remote_ts)
@@ -197,6 +250,31 @@ impl Builder<'_> {
             self.error(problem.note("the other one", Some(earlier.span)));
         }
     }
+}
+
+impl Checked {
+    /// The mark that `key` was given, if it says anything.
+    fn mark_of(&self, key: &str) -> Option<Mark> {
+        match self.given(key)? {
+            Value::Mark(value, mask) if *mask != 0 => Some((*value & mask, *mask)),
+            _ => None,
+        }
+    }
+
+    /// The prefixes of the peer's side. What is `dynamic` may be any.
+    fn destinations(&self) -> Vec<(IpAddr, u8)> {
+        let any = [TrafficSelector::any_v4(), TrafficSelector::any_v6()];
+        let Some(Value::Selectors(specs)) = self.given("remote_ts") else { return prefixes(&any) };
+        let prefixes = specs.iter().flat_map(|spec| match spec {
+            SelectorSpec::Fixed(selector) => selector.prefixes(),
+            SelectorSpec::Dynamic { .. } => prefixes(&any),
+        });
+        prefixes.collect()
+    }
+}
+
+fn prefixes(selectors: &[TrafficSelector]) -> Vec<(IpAddr, u8)> {
+    selectors.iter().flat_map(TrafficSelector::prefixes).collect()
 }
 
 /// Could a packet fit one of each?

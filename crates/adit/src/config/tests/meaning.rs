@@ -505,6 +505,7 @@ fn a_connection_has_the_interface_that_it_asks_for() {
         mtu: Some(1400),
         addresses: vec![(ip("169.254.10.2"), 30), (ip("fd00:ff::2"), 64)],
         routes: vec![(ip("10.2.0.0"), 16), (ip("::"), 0)],
+        ..InterfaceSpec::default()
     };
     assert_eq!(configuration.interfaces, [("c".to_owned(), expected)].into());
     assert!(configuration.warnings.is_empty(), "{:?}", configuration.warnings);
@@ -513,6 +514,14 @@ fn a_connection_has_the_interface_that_it_asks_for() {
     let plain = InterfaceSpec { name: "vpn0".into(), owner: "c".into(), ..InterfaceSpec::default() };
     assert_eq!(spec, plain);
     assert!(good(&connection("", everything, "")).interfaces.is_empty());
+
+    let marked = "local_ts = 0.0.0.0/0
+        remote_ts = 10.2.0.0/15
+        mark_out = 0x17/0xff
+        set_mark_in = 42";
+    let spec = good(&connection("interface = vpn0", marked, "")).interfaces.remove("c").unwrap();
+    assert_eq!(spec.marked, Some(((0x17, 0xff), vec![(ip("10.2.0.0"), 15)])));
+    assert_eq!(spec.marks, Some((42, u32::MAX)));
 
     let warnings = |lines: &str, child: &str| {
         let warnings = good(&connection(lines, child, "")).warnings;

@@ -229,6 +229,26 @@ fn interfaces_that_make_no_sense_are_errors() {
             "10:14: connections.c.children.n.mode: what is routed to an interface is protected by its connection, or dropped; expected this child in a connection without `interface`; interface (a.conf:8:17)",
         ),
         (
+            "",
+            "mark_out = 7\n local_ts = 10.0.0.0/8",
+            "10:18: connections.c.children.n.mark_out: marks are told apart by routes to an interface, and this connection has none; expected `interface = <name>` in the connection",
+        ),
+        (
+            "interface = vpn0",
+            "mark_out = 0xdc/0xff\n local_ts = 10.0.0.0/8\n remote_ts = 10.0.0.0/8",
+            "10:18: connections.c.children: packets of the gateway itself have such a mark (`gateway.mark`, 220); expected a mark that they do not have",
+        ),
+        (
+            "interface = vpn0",
+            "set_mark_out = 7\n local_ts = 10.0.0.0/8\n remote_ts = 10.0.0.0/8",
+            "10:22: connections.c.children.n.set_mark_out: `7` is not done yet; expected `gateway.mark`, the mark of all packets that the gateway itself sends",
+        ),
+        (
+            "interface = vpn0",
+            "mark_in = 7\n local_ts = 10.0.0.0/8\n remote_ts = 10.0.0.0/8",
+            "10:17: connections.c.children.n.mark_in: `7` is not done yet; expected no such key: what an SA delivers comes from the interface of its connection, whatever mark its ESP had",
+        ),
+        (
             "if_id_out = 7",
             everything,
             "8:17: connections.c.if_id_out: `7` is not done yet; expected `interface = <name>` in the connection: an interface of its own, which Adit makes",
