@@ -15,9 +15,11 @@
 //! nft adit-marks   iifname NAME meta mark set MARK      if what comes from it is to be marked
 //! ```
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::net::IpAddr;
+
+use rustix::process::{Resource, Rlimit};
 
 use crate::Error;
 use crate::backend::{InterfaceSpec, NetConfig};
@@ -115,29 +117,42 @@ impl Interfaces {
         taken: &HashSet<Device>,
         change: &mut Change,
     ) -> Result<(), Error> {
+        room_for_descriptors();
         let links = self.netlink.links()?;
+        let by_name: HashMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
+        let used: HashSet<Device> =
+            self.present.values().map(|interface| interface.device).chain(taken.iter().copied()).collect();
+        let mut free = (1..).map(Device).filter(|device| !used.contains(device));
+        let mut opened = Vec::new();
         for spec in wanted {
-            let link = links.iter().find(|link| link.name == spec.name);
-            match self.present.get_mut(&spec.name) {
+            let link = by_name.get(spec.name.as_str()).copied();
+            let (device, tuns) = match (self.present.get(&spec.name), link) {
                 // Still the one that we have open.
-                Some(interface) if link.is_some_and(|link| link.index == interface.index) => {
-                    interface.spec = spec.clone();
-                    self.describe(&spec.name)?;
-                }
-                present => {
-                    let device = match present {
-                        Some(interface) => interface.device,
-                        None => self.free(taken),
-                    };
-                    let tuns = self.open(&spec.name, link)?;
-                    let index = self.netlink.link(&spec.name)?.index;
-                    let interface = Interface { device, index, spec: spec.clone() };
+                (Some(Interface { device, index, .. }), Some(link)) if link.index == *index => {
+                    let interface = Interface { device: *device, index: *index, spec: spec.clone() };
                     self.present.insert(spec.name.clone(), interface);
-                    change.attach.push((device, tuns));
-                    self.describe(&spec.name)?;
-                    self.bring_up(&spec.name, index)?;
+                    self.describe(spec, link)?;
+                    continue;
                 }
-            }
+                (Some(Interface { device, .. }), _) => (*device, self.open(&spec.name, link)?),
+                (None, _) => (free.next().unwrap_or_default(), self.open(&spec.name, link)?),
+            };
+            opened.push((spec, device, tuns));
+        }
+        let links = if opened.is_empty() { links } else { self.netlink.links()? };
+        let by_name: HashMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
+        for (spec, device, tuns) in opened {
+            let link = by_name.get(spec.name.as_str()).copied();
+            let link =
+                link.ok_or_else(|| Error::InUse(format!("someone deletes the interface {}", spec.name)))?;
+            self.describe(spec, link)?;
+            // It says that it is ours before it stays.
+            tuns.iter().try_for_each(Tun::keep)?;
+            let interface = Interface { device, index: link.index, spec: spec.clone() };
+            self.present.insert(spec.name.clone(), interface);
+            change.attach.push((device, tuns));
+            prepare(&mut self.netlink, &spec.name, link.index)?;
+            self.netlink.set_up(link.index)?;
         }
         self.arrange()?;
         let names: HashSet<&str> = wanted.iter().map(|spec| spec.name.as_str()).collect();
@@ -152,14 +167,20 @@ impl Interfaces {
         Ok(())
     }
 
-    /// Deletes a device, which no worker serves any more.
-    pub(crate) fn delete(&mut self, name: &str) -> Result<(), Error> {
-        let Some(interface) = self.present.remove(name) else { return Ok(()) };
-        self.arrange()?;
-        match self.netlink.delete_link(interface.index) {
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
-            result => result,
+    /// Deletes devices, which no worker serves any more.
+    pub(crate) fn delete<'n>(&mut self, names: impl Iterator<Item = &'n str>) -> Result<(), Error> {
+        let gone: Vec<Interface> = names.filter_map(|name| self.present.remove(name)).collect();
+        if gone.is_empty() {
+            return Ok(());
         }
+        self.arrange()?;
+        for interface in gone {
+            match self.netlink.delete_link(interface.index) {
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     /// Gives the interfaces the addresses and routes that they ought to have, and takes away those of ours that they ought not.
@@ -168,28 +189,34 @@ impl Interfaces {
     /// The first of what the kernel refused. All else is in place, and nothing is taken away.
     pub(crate) fn arrange(&mut self) -> Result<(), Error> {
         let addresses = self.netlink.addresses()?;
-        let present = self.netlink.routes(|route| route.protocol == PROTOCOL)?;
+        let present: HashSet<Route> =
+            self.netlink.routes(|route| route.protocol == PROTOCOL)?.into_iter().collect();
         let mut result = self.mark();
+        let of = |found: &InterfaceAddress| (found.interface, found.address, found.prefix_len);
+        let present_addresses: HashSet<_> = addresses.iter().map(of).collect();
+        let mut wanted_addresses = HashSet::new();
         for Interface { index, spec, .. } in self.present.values() {
-            let of_it = |address: &&InterfaceAddress| address.interface == *index;
-            for wanted in &spec.addresses {
-                if !addresses.iter().filter(of_it).any(|found| (found.address, found.prefix_len) == *wanted) {
-                    let added = self.netlink.add_address_as(*index, *wanted, PROTOCOL);
+            for (address, len) in &spec.addresses {
+                wanted_addresses.insert((*index, *address, *len));
+                if !present_addresses.contains(&(*index, *address, *len)) {
+                    let added = self.netlink.add_address_as(*index, (*address, *len), PROTOCOL);
                     result = result.and(added);
                 }
             }
         }
-        let wanted: Vec<Route> = self.present.values().flat_map(routes).collect();
-        let closed_first = |kind: RouteKind| wanted.iter().filter(move |route| route.kind == kind);
+        let all: Vec<Route> = self.present.values().flat_map(routes).collect();
+        let wanted: HashSet<&Route> = all.iter().collect();
+        let key = |route: &Route| (route.table, route.destination, route.metric);
+        let replaceable: HashSet<_> = present.iter().map(key).collect();
+        let closed_first = |kind: RouteKind| all.iter().filter(move |route| route.kind == kind);
         for route in closed_first(RouteKind::Unreachable).chain(closed_first(RouteKind::Unicast)) {
             if present.contains(route) {
                 continue;
             }
-            let key = |route: &Route| (route.table, route.destination, route.metric);
-            let same = |old: &Route| key(old) == key(route);
-            let placed = match present.iter().any(same) {
-                true => self.netlink.replace_route(route),
-                false => self.netlink.add_route(route),
+            let placed = if replaceable.contains(&key(route)) {
+                self.netlink.replace_route(route)
+            } else {
+                self.netlink.add_route(route)
             };
             result = result.and(placed);
         }
@@ -206,10 +233,8 @@ impl Interfaces {
             self.netlink.delete_rule(rule)?;
         }
         for found in addresses.iter().filter(|found| found.protocol == PROTOCOL) {
-            let interface = self.present.values().find(|interface| interface.index == found.interface);
-            let address = (found.address, found.prefix_len);
-            if interface.is_some_and(|interface| !interface.spec.addresses.contains(&address)) {
-                self.netlink.delete_address(found.interface, address)?;
+            if self.has(found.interface) && !wanted_addresses.contains(&of(found)) {
+                self.netlink.delete_address(found.interface, (found.address, found.prefix_len))?;
             }
         }
         for route in present.iter().filter(|route| !wanted.contains(route)) {
@@ -288,14 +313,6 @@ impl Interfaces {
         self.present.values().any(|interface| interface.index == index)
     }
 
-    /// The smallest number that no device and no SA has.
-    fn free(&self, taken: &HashSet<Device>) -> Device {
-        let used = |device: &Device| {
-            taken.contains(device) || self.present.values().any(|interface| interface.device == *device)
-        };
-        (1..).map(Device).find(|device| !used(device)).unwrap_or_default()
-    }
-
     /// Opens a device of ours, new or left by a predecessor.
     fn open(&mut self, name: &str, link: Option<&Link>) -> Result<Vec<Tun>, Error> {
         if link.is_some_and(|link| !link.alias.starts_with(ALIAS)) {
@@ -305,35 +322,39 @@ impl Interfaces {
         }
         let (queues, offload) = (self.queues, self.offload);
         let open = || (0..queues).map(|_| Tun::open(name, queues > 1, offload)).collect();
-        let tuns: Vec<Tun> = match (open(), link) {
+        match (open(), link) {
             (Err(error), Some(link)) if error.raw_os_error() == Some(libc::EINVAL) => {
                 // A device has one queue or several, and that for life.
                 tracing::warn!(
                     "the interface {name} is made anew for another number of workers: others' routes to it are lost"
                 );
                 self.netlink.delete_link(link.index)?;
-                open()?
+                open()
             }
-            (result, _) => result?,
-        };
-        if let Some(tun) = tuns.first() {
-            tun.keep()?;
+            (result, _) => result,
         }
-        Ok(tuns)
     }
 
     /// Alias and MTU, which may change while it is there.
-    fn describe(&mut self, name: &str) -> Result<(), Error> {
-        let Some(Interface { index, spec, .. }) = self.present.get(name) else { return Ok(()) };
+    fn describe(&mut self, spec: &InterfaceSpec, link: &Link) -> Result<(), Error> {
         let alias: String = ALIAS.chars().chain(spec.owner.chars().filter(|c| !c.is_control())).collect();
-        let end = alias.floor_char_boundary(MAX_ALIAS);
-        self.netlink.set_alias(*index, alias.get(..end).unwrap_or(ALIAS))?;
-        self.netlink.set_mtu(*index, spec.mtu.unwrap_or(self.mtu).into())
+        let alias = alias.get(..alias.floor_char_boundary(MAX_ALIAS)).unwrap_or(ALIAS);
+        if link.alias != alias {
+            self.netlink.set_alias(link.index, alias)?;
+        }
+        let mtu = spec.mtu.unwrap_or(self.mtu).into();
+        if link.mtu == mtu { Ok(()) } else { self.netlink.set_mtu(link.index, mtu) }
     }
+}
 
-    fn bring_up(&mut self, name: &str, index: u32) -> Result<(), Error> {
-        prepare(&mut self.netlink, name, index)?;
-        self.netlink.set_up(index)
+/// Each interface takes a descriptor for each worker: as many as this process may have.
+fn room_for_descriptors() {
+    let limits = rustix::process::getrlimit(Resource::Nofile);
+    if limits.current < limits.maximum
+        && let Err(error) =
+            rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits })
+    {
+        tracing::debug!(%error, "no more descriptors for interfaces");
     }
 }
 

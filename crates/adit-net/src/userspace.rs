@@ -303,13 +303,13 @@ impl Backend for Userspace {
             }
         }
         changed?;
-        for (device, name) in change.detach {
+        for (device, _) in &change.detach {
             for worker in &self.workers {
-                worker.order(|done| Command::Detach(device, done))?;
+                worker.order(|done| Command::Detach(*device, done))?;
             }
-            lock(&self.protection).interfaces.delete(&name)?;
         }
-        Ok(())
+        let gone = change.detach.iter().map(|(_, name)| name.as_str());
+        lock(&self.protection).interfaces.delete(gone)
     }
 
     fn counters(&self, id: ChildId) -> Option<ChildCounters> {
