@@ -1,20 +1,25 @@
-//! The TUN devices of one worker: its queue of each. The shared one is always there. Those of connections with an interface
-//! of their own come and go, and are waited for together: idle ones cost no time, however many there are. It reads no packet.
+//! The TUN devices of one worker. The shared one is always there, with a queue for each worker. Those of connections with an
+//! interface of their own come and go. Each has one queue, as the kernel's memory for many is a hundred times that for one: one
+//! worker reads from it, and all write to it. They are waited for together: idle ones cost no time, however many there are. It
+//! reads no packet.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use crate::engine::Device;
+use crate::engine::{Device, WorkerPlace};
+use crate::steering;
 use crate::tun::Tun;
 
 /// A worker's queues.
 #[derive(Debug)]
 pub(crate) struct Devices {
     /// By the device's number.
-    all: Vec<Option<Tun>>,
+    all: Vec<Option<Arc<Tun>>>,
+    place: WorkerPlace,
     /// What tells which of them has packets, the shared one apart. There is none until it is needed.
     waiting: Option<OwnedFd>,
 }
@@ -23,22 +28,25 @@ pub(crate) struct Devices {
 const AT_ONCE: usize = 8;
 
 impl Devices {
-    pub(crate) fn new(shared: Tun) -> Self {
-        Self { all: vec![Some(shared)], waiting: None }
+    pub(crate) fn new(shared: Tun, place: WorkerPlace) -> Self {
+        Self { all: vec![Some(Arc::new(shared))], place, waiting: None }
     }
 
     pub(crate) fn get(&self, device: Device) -> Option<&Tun> {
-        self.all.get(device.0)?.as_ref()
+        self.all.get(device.0)?.as_deref()
     }
 
     /// Adds one that is not the shared one.
-    pub(crate) fn attach(&mut self, device: Device, tun: Tun) -> io::Result<()> {
-        let waiting = match self.waiting.take() {
-            Some(waiting) => waiting,
-            None => epoll::create(CreateFlags::CLOEXEC)?,
-        };
-        let waiting = self.waiting.insert(waiting);
-        epoll::add(waiting, &tun, EventData::new_u64(device.0 as u64), EventFlags::IN)?;
+    pub(crate) fn attach(&mut self, device: Device, tun: Arc<Tun>) -> io::Result<()> {
+        self.detach(device);
+        if steering::reader_of(device, self.place.workers) == self.place.index {
+            let waiting = match self.waiting.take() {
+                Some(waiting) => waiting,
+                None => epoll::create(CreateFlags::CLOEXEC)?,
+            };
+            let waiting = self.waiting.insert(waiting);
+            epoll::add(waiting, &*tun, EventData::new_u64(device.0 as u64), EventFlags::IN)?;
+        }
         if device.0 >= self.all.len() {
             self.all.resize_with(device.0 + 1, || None);
         }
@@ -48,10 +56,12 @@ impl Devices {
         Ok(())
     }
 
-    /// Closes one. What it has not handed out is lost with it.
+    /// Lets go of one. When all workers have, it is closed, and what it has not handed out is lost.
     pub(crate) fn detach(&mut self, device: Device) {
-        if let Some(place) = self.all.get_mut(device.0) {
-            *place = None;
+        let Some(tun) = self.all.get_mut(device.0).and_then(Option::take) else { return };
+        if let Some(waiting) = &self.waiting {
+            // It is not there if another worker reads from it.
+            let _ = epoll::delete(waiting, &*tun);
         }
     }
 

@@ -49,6 +49,9 @@ pub(crate) const MARKS: &str = "adit-marks";
 /// Before anybody who filters looks at marks (`mangle`).
 const PRIORITY: i32 = -150;
 
+/// Packets, or super-packets, that wait for a worker: the kernel takes memory for them beforehand.
+const QUEUE: u32 = 1000;
+
 const METRIC_TUNNEL: u32 = 100;
 const METRIC_CLOSED: u32 = 4000;
 
@@ -58,7 +61,6 @@ pub(crate) struct Interfaces {
     netlink: Netlink,
     present: BTreeMap<String, Interface>,
     /// How devices are opened, and the MTU of those that ask for none.
-    queues: usize,
     offload: bool,
     mtu: u16,
     rule_priority: u32,
@@ -78,8 +80,8 @@ struct Interface {
 /// What the workers have to be told after a change.
 #[derive(Debug, Default)]
 pub(crate) struct Change {
-    /// Devices that are new, with a queue for each worker.
-    pub(crate) attach: Vec<(Device, Vec<Tun>)>,
+    /// Devices that are new.
+    pub(crate) attach: Vec<(Device, Tun)>,
     /// Devices that are gone, or going to be: [`Interfaces::delete`] comes after the workers.
     pub(crate) detach: Vec<(Device, String)>,
 }
@@ -90,7 +92,6 @@ impl Interfaces {
         Ok(Self {
             netlink: Netlink::open()?,
             present: BTreeMap::new(),
-            queues: config.workers,
             offload: config.offload,
             mtu,
             rule_priority: config.rule_priority,
@@ -126,7 +127,7 @@ impl Interfaces {
         let mut opened = Vec::new();
         for spec in wanted {
             let link = by_name.get(spec.name.as_str()).copied();
-            let (device, tuns) = match (self.present.get(&spec.name), link) {
+            let (device, tun) = match (self.present.get(&spec.name), link) {
                 // Still the one that we have open.
                 (Some(Interface { device, index, .. }), Some(link)) if link.index == *index => {
                     let interface = Interface { device: *device, index: *index, spec: spec.clone() };
@@ -137,21 +138,21 @@ impl Interfaces {
                 (Some(Interface { device, .. }), _) => (*device, self.open(&spec.name, link)?),
                 (None, _) => (free.next().unwrap_or_default(), self.open(&spec.name, link)?),
             };
-            opened.push((spec, device, tuns));
+            opened.push((spec, device, tun));
         }
         let links = if opened.is_empty() { links } else { self.netlink.links()? };
         let by_name: HashMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
-        for (spec, device, tuns) in opened {
+        for (spec, device, tun) in opened {
             let link = by_name.get(spec.name.as_str()).copied();
             let link =
                 link.ok_or_else(|| Error::InUse(format!("someone deletes the interface {}", spec.name)))?;
             self.describe(spec, link)?;
             // It says that it is ours before it stays.
-            tuns.iter().try_for_each(Tun::keep)?;
+            tun.keep()?;
             let interface = Interface { device, index: link.index, spec: spec.clone() };
             self.present.insert(spec.name.clone(), interface);
-            change.attach.push((device, tuns));
-            prepare(&mut self.netlink, &spec.name, link.index)?;
+            change.attach.push((device, tun));
+            prepare(&mut self.netlink, &spec.name, link.index, QUEUE)?;
             self.netlink.set_up(link.index)?;
         }
         self.arrange()?;
@@ -314,25 +315,13 @@ impl Interfaces {
     }
 
     /// Opens a device of ours, new or left by a predecessor.
-    fn open(&mut self, name: &str, link: Option<&Link>) -> Result<Vec<Tun>, Error> {
+    fn open(&self, name: &str, link: Option<&Link>) -> Result<Tun, Error> {
         if link.is_some_and(|link| !link.alias.starts_with(ALIAS)) {
             return Err(Error::InUse(format!(
                 "there is an interface {name} already, and it is not Adit's: choose another name, or delete it"
             )));
         }
-        let (queues, offload) = (self.queues, self.offload);
-        let open = || (0..queues).map(|_| Tun::open(name, queues > 1, offload)).collect();
-        match (open(), link) {
-            (Err(error), Some(link)) if error.raw_os_error() == Some(libc::EINVAL) => {
-                // A device has one queue or several, and that for life.
-                tracing::warn!(
-                    "the interface {name} is made anew for another number of workers: others' routes to it are lost"
-                );
-                self.netlink.delete_link(link.index)?;
-                open()
-            }
-            (result, _) => result,
-        }
+        Tun::open(name, false, self.offload)
     }
 
     /// Alias and MTU, which may change while it is there.
@@ -347,7 +336,7 @@ impl Interfaces {
     }
 }
 
-/// Each interface takes a descriptor for each worker: as many as this process may have.
+/// Each interface takes a descriptor: as many as this process may have.
 fn room_for_descriptors() {
     let limits = rustix::process::getrlimit(Resource::Nofile);
     if limits.current < limits.maximum
@@ -359,9 +348,9 @@ fn room_for_descriptors() {
 }
 
 /// What every TUN device needs before it is brought up.
-pub(crate) fn prepare(netlink: &mut Netlink, name: &str, index: u32) -> Result<(), Error> {
+pub(crate) fn prepare(netlink: &mut Netlink, name: &str, index: u32, queue: u32) -> Result<(), Error> {
     // Room for the bursts of a TCP sender while the worker is busy.
-    netlink.set_queue_length(index, 5000)?;
+    netlink.set_queue_length(index, queue)?;
     // In containers IPv6 is often off for new devices. If it has to stay off, IPv6 policies will say so.
     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0");
     if let Err(error) = netlink.set_no_link_local(index) {

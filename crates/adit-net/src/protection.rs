@@ -96,8 +96,10 @@ impl Monitor {
             | 1 << (libc::RTNLGRP_IPV6_RULE - 1);
         let (own, filters) = {
             let protection = lock(&protection);
-            let filters: Vec<u32> =
-                [protection.fence.port(), protection.interfaces.filter_port()].into_iter().flatten().collect();
+            let filters: Vec<u32> = [protection.fence.port(), protection.interfaces.filter_port()]
+                .into_iter()
+                .flatten()
+                .collect();
             ([protection.routes.port(), protection.interfaces.port()], filters)
         };
         let mut sockets = vec![NetlinkSocket::subscribe(libc::NETLINK_ROUTE, groups as u32, &own)?];

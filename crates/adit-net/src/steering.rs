@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use socket2::{SockFilter, Socket};
 
 use crate::backend::PolicyId;
+use crate::engine::Device;
 use crate::sys;
 
 /// Lanes; a power of two.
@@ -23,9 +24,17 @@ pub(crate) fn worker_of(spi: u32, workers: usize) -> usize {
     (spi % LANES) as usize % workers.max(1)
 }
 
-/// The worker, of so many, that seals the packets of a policy.
-pub(crate) fn worker_of_policy(policy: PolicyId, workers: usize) -> usize {
-    (policy.0 % workers.max(1) as u64) as usize
+/// The worker, of so many, that seals the packets of a policy. Those of a device of their own are sealed by who reads them.
+pub(crate) fn worker_of_policy(device: Device, policy: PolicyId, workers: usize) -> usize {
+    match device {
+        Device::SHARED => (policy.0 % workers.max(1) as u64) as usize,
+        _ => reader_of(device, workers),
+    }
+}
+
+/// The worker, of so many, that reads what comes from a device that is not the shared one.
+pub(crate) fn reader_of(device: Device, workers: usize) -> usize {
+    device.0 % workers.max(1)
 }
 
 /// Spreads what arrives on a UDP port over the sockets bound to it, one for each of `workers`, in their order. It is enough to

@@ -90,7 +90,7 @@ impl Userspace {
         let mtu = config.tun_mtu.map_or_else(|| tun_mtu(path::default_mtu(config.mark)), Ok)?;
         netlink.set_mtu(interface, mtu.into())?;
         config.tun_mtu = Some(mtu);
-        interfaces::prepare(&mut netlink, &config.tun_name, interface)?;
+        interfaces::prepare(&mut netlink, &config.tun_name, interface, 5000)?;
         netlink.set_up(interface)?;
         let routes = Routes::new(&config, interface)?;
         let interfaces = Interfaces::new(&config, mtu)?;
@@ -206,7 +206,8 @@ impl Backend for Userspace {
             Arc::clone(&counts),
         )?;
         let all = self.workers.len();
-        let sealer = worker.map_or_else(|| steering::worker_of_policy(policy, all), |own| own % all.max(1));
+        let home = steering::worker_of_policy(device, policy, all);
+        let sealer = worker.map_or(home, |own| own % all.max(1));
         let workers = [steering::worker_of(spi, all), sealer];
         let own = worker.is_some();
         let halves =
@@ -296,9 +297,10 @@ impl Backend for Userspace {
         let taken = self.children.values().map(|child| child.device).collect();
         let mut change = Change::default();
         let changed = lock(&self.protection).interfaces.change(&interfaces, &taken, &mut change);
-        for (device, tuns) in change.attach {
-            for (worker, tun) in self.workers.iter().zip(tuns) {
-                let attached = worker.order(|done| Command::Attach(device, tun, done))?;
+        for (device, tun) in change.attach {
+            let tun = Arc::new(tun);
+            for worker in &self.workers {
+                let attached = worker.order(|done| Command::Attach(device, Arc::clone(&tun), done))?;
                 attached.map_err(|error| Error::system("wait for packets of an interface", error))?;
             }
         }

@@ -53,7 +53,7 @@ pub(crate) enum Command {
     /// Answered when the SAs are gone.
     Remove(ChildId, SyncSender<()>),
     /// Serves one more TUN device. Answered when it does, with what the kernel has against it.
-    Attach(Device, Tun, SyncSender<io::Result<()>>),
+    Attach(Device, Arc<Tun>, SyncSender<io::Result<()>>),
     /// Answered when the device is closed.
     Detach(Device, SyncSender<()>),
     /// Shows packets from now on.
@@ -132,7 +132,7 @@ impl Worker {
         });
         Self {
             xdp,
-            devices: Devices::new(tun),
+            devices: Devices::new(tun, orders.place),
             sockets,
             policies,
             engine: Engine::new(orders.place, Arc::clone(&counts), clock, tcp, udp),

@@ -308,7 +308,7 @@ impl Engine {
             }
         };
         let policies = &*self.policies;
-        let owner = |policy| steering::worker_of_policy(policy, workers);
+        let owner = |policy| steering::worker_of_policy(device, policy, workers);
         let mut owners = policies.of(device, &flow).map(owner);
         let Some(first) = owners.next() else { return Whose::Ours };
         let is_spread = |policy: &PolicyId| policies.spread.contains(policy);
@@ -961,7 +961,7 @@ mod tests {
     fn workers_use_their_own_sas_and_those_without_one_the_one_for_all() {
         let now = Instant::now();
         for workers in [2, 3, 5, 64] {
-            let home = steering::worker_of_policy(HOME, workers);
+            let home = steering::worker_of_policy(Device(1), HOME, workers);
             let mut engines: Vec<Engine> = (0..workers).map(|index| engine(index, workers)).collect();
             outbound(&mut engines[home], 100, false, now);
             let with_own = [0, workers - 1];
