@@ -3,11 +3,11 @@
 //! slots, caches and super-packets, and takes nothing from adit-esp but the names of settings.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use adit_esp::tunnel::{Dscp, Tfc};
+use adit_esp::tunnel::{DontFragment, Dscp, Tfc};
 use adit_esp::{Action, Drop, Mss};
 use adit_wire::ikev2::{Spi, TrafficSelector};
 
@@ -31,8 +31,12 @@ pub(super) struct Model {
     swept: Option<Instant>,
     first_fragments_out: FirstFragments,
     first_fragments_in: FirstFragments,
-    /// Since when, and how many more in that second.
-    allowed: Option<(Instant, u32)>,
+    /// Unknown SPIs that are told: a hundred a second.
+    strangers: Allowed,
+    /// Messages about packets that are too big: a thousand a second in all, and twenty for those who share one of 256 places.
+    too_big: Allowed,
+    too_big_to: Vec<Allowed>,
+    places: RandomState,
     pub(super) did: Did,
 }
 
@@ -61,6 +65,7 @@ pub(super) struct Sealed {
     pub(super) inner_len: usize,
     pub(super) transport: Transport,
     pub(super) class: u8,
+    pub(super) dont_fragment: bool,
     pub(super) hop_limit: Option<u8>,
 }
 
@@ -124,6 +129,22 @@ pub(super) struct Counts {
     pub(super) drops: [u64; Drop::ALL.len()],
 }
 
+/// How many things have been allowed since when.
+#[derive(Clone, Copy, Default)]
+struct Allowed(Option<(Instant, u32)>);
+
+impl Allowed {
+    /// Is it one of so many in a second?
+    fn one_of(&mut self, most: u32, now: Instant) -> bool {
+        let (_, count) = match &mut self.0 {
+            Some(allowed) if now - allowed.0 < Duration::from_secs(1) => allowed,
+            allowed => allowed.insert((now, 0)),
+        };
+        *count += 1;
+        *count <= most
+    }
+}
+
 /// What waits for an SA of a policy.
 #[derive(Default)]
 struct Waiting {
@@ -139,7 +160,7 @@ enum Refused {
 }
 
 impl Model {
-    pub(super) fn new(secret: u64) -> Self {
+    pub(super) fn new(secret: u64, places: RandomState) -> Self {
         Self {
             lines: BTreeMap::new(),
             traps: BTreeSet::new(),
@@ -149,7 +170,10 @@ impl Model {
             swept: None,
             first_fragments_out: FirstFragments::new(secret),
             first_fragments_in: FirstFragments::new(secret),
-            allowed: None,
+            strangers: Allowed::default(),
+            too_big: Allowed::default(),
+            too_big_to: vec![Allowed::default(); 256],
+            places,
             did: Did::default(),
         }
     }
@@ -165,15 +189,10 @@ impl Model {
         self.did.drops[cause as usize] += packets as u64;
     }
 
-    /// A hundred a second, of things that anyone can cause.
-    fn allow(&mut self, now: Instant) -> bool {
-        let (_, left) = match &mut self.allowed {
-            Some(allowed) if now - allowed.0 < Duration::from_secs(1) => allowed,
-            allowed => allowed.insert((now, 100)),
-        };
-        let allowed = *left > 0;
-        *left = left.saturating_sub(1);
-        allowed
+    /// May this sender be told?
+    fn tells(&mut self, sender: IpAddr, now: Instant) -> bool {
+        let place = self.places.hash_one(sender) as usize % self.too_big_to.len();
+        self.too_big_to[place].one_of(20, now) && self.too_big.one_of(1000, now)
     }
 
     // Outbound.
@@ -207,7 +226,7 @@ impl Model {
                 Some(Refused::Wait(policy)) => self.wait(policy, packets, since, now),
                 Some(Refused::TooBig(mtu)) => {
                     self.drop(DropCause::TooBig, left);
-                    if self.allow(now)
+                    if self.tells(flow.source, now)
                         && let Some(message) = packet::too_big(&packets[0], mtu)
                     {
                         self.did.delivered.push((device, message));
@@ -353,7 +372,7 @@ impl Model {
         let Some(id) = self.sas.values().find(|sa| sa.settings.spi_in == spi).map(|sa| sa.id) else {
             self.drop(DropCause::UnknownSpi, 1);
             if let Some(remote) = arrival.remote
-                && self.allow(now)
+                && self.strangers.one_of(100, now)
             {
                 self.did.events.push(NetEvent::UnknownSpi { spi: Spi(spi), remote });
             }
@@ -373,7 +392,7 @@ impl Model {
                 sa.counts.last_in = Some(now);
                 if let Some(mut inner) = inner {
                     if sa.may_deliver(inner.len(), &mut self.did.events) {
-                        sa.treat_inbound(&mut inner);
+                        sa.treat_inbound(&mut inner, arrival.tos);
                         self.did.delivered.push((sa.settings.device, inner));
                     } else {
                         self.did.drops[DropCause::Limit as usize] += 1;
@@ -574,6 +593,13 @@ impl Sa {
         let flow = packet::parse(&inner).expect("whole packets");
         let class = packet::class(&inner);
         let (inner_len, at_least) = (inner.len(), self.tfc());
+        // RFC 4301 8.1. No router divides IPv6.
+        let dont_fragment = self.transport.destination.is_ipv6()
+            || match treatment.outer.df {
+                DontFragment::Set if !host_to_host => true,
+                DontFragment::Clear if !host_to_host => false,
+                _ => flow.v6 || !packet::may_be_divided(&inner),
+            };
         let (next_header, payload, class, hop_limit) = if *host_to_host {
             // RFC 4303 3.1.1: no fragments; options and extension headers are not supported. 59 means a dummy in ESP, and 144
             // an IP-TFS payload.
@@ -604,6 +630,7 @@ impl Sa {
             payload,
             transport: self.transport,
             class,
+            dont_fragment,
             hop_limit,
         })
     }
@@ -738,9 +765,13 @@ impl Sa {
         true
     }
 
-    fn treat_inbound(&self, inner: &mut [u8]) {
+    fn treat_inbound(&self, inner: &mut [u8], outer: u8) {
         if self.settings.host_to_host {
             return;
+        }
+        if self.settings.treatment.dscp_inwards {
+            let class = outer & !3 | packet::class(inner) & 3;
+            packet::put_class(inner, class);
         }
         let Settings { treatment, pairs: [local, remote], tun_mtu, .. } = &self.settings;
         packet::translate(inner, remote, local, false);

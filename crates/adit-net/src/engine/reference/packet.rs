@@ -373,7 +373,12 @@ pub(super) fn decapsulate_ecn(packet: &mut [u8], outer: u8) -> bool {
     if ecn == DROP {
         return false;
     }
-    let new = inner & !3 | ecn;
+    put_class(packet, inner & !3 | ecn);
+    true
+}
+
+/// Another TOS or traffic class.
+pub(super) fn put_class(packet: &mut [u8], new: u8) {
     if packet[0] >> 4 == 4 {
         let before = [packet[0], packet[1]];
         packet[1] = new;
@@ -383,7 +388,6 @@ pub(super) fn decapsulate_ecn(packet: &mut [u8], outer: u8) -> bool {
         packet[0] = packet[0] & 0xf0 | new >> 4;
         packet[1] = packet[1] & 0x0f | new << 4;
     }
-    true
 }
 
 /// A prefix inside and the one that stands for it outside.

@@ -101,11 +101,12 @@ impl World {
         let mut engine = Engine::new(place, Arc::clone(&counts), clock, joins_tcp, joins_udp);
         engine.fragments_out = FragmentPorts::new(seed);
         engine.fragments_in = FragmentPorts::new(seed);
+        let places = engine.senders.secret.clone();
         let mut world = Self {
             seed,
             dice,
             engine,
-            model: Model::new(seed),
+            model: Model::new(seed, places),
             counts,
             clock,
             now,
@@ -456,7 +457,7 @@ impl World {
         let outer = OuterPolicy {
             dscp: dice.pick(&[Dscp::Copy, Dscp::Copy, Dscp::Set(0), Dscp::Set(46)]),
             copy_ecn: !dice.one_in(4),
-            df: DontFragment::Set,
+            df: dice.pick(&[DontFragment::Copy, DontFragment::Copy, DontFragment::Set, DontFragment::Clear]),
         };
         let tfc = match dice.below(8) {
             0 => Tfc::Path,
@@ -464,7 +465,8 @@ impl World {
             _ => Tfc::Off,
         };
         let mss = dice.pick(&[Mss::Path, Mss::Path, Mss::At(1000), Mss::At(0), Mss::Untouched]);
-        Treatment { outer, tfc, mss, translation, ..Treatment::default() }
+        let dscp_inwards = dice.one_in(6);
+        Treatment { outer, tfc, mss, translation, dscp_inwards, ..Treatment::default() }
     }
 
     /// Where an SA begins: mostly at the beginning, and near all ends.
@@ -702,6 +704,7 @@ impl World {
                     format!("{text}\nnumber {sequence} of SA {}, number {place} of {train:?}", id.0)
                 })?;
                 equal("TOS", &train.tos, &expected.class)?;
+                equal("DF", &train.dont_fragment, &expected.dont_fragment)?;
                 equal("TTL", &train.hop_limit, &expected.hop_limit)?;
                 let way = |way: Transport| (way.kind, way.source, way.destination);
                 equal("way", &way(train.transport), &way(expected.transport))?;
