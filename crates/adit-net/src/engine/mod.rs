@@ -1008,7 +1008,7 @@ mod tests {
     #[test]
     fn what_waits_for_a_payload_outlives_its_sa() {
         let now = Instant::now();
-        let home = steering::worker_of_policy(HOME, 3);
+        let home = steering::worker_of_policy(Device(1), HOME, 3);
         let own = (home + 1) % 3;
         let limits = crate::backend::Limits { hard_packets: Some(5), ..Default::default() };
         for end in 0..3 {
@@ -1039,7 +1039,7 @@ mod tests {
         }
         // At home: nobody else has one, which is found out by asking.
         for workers in [1, 3] {
-            let mut engine = engine(steering::worker_of_policy(HOME, workers), workers);
+            let mut engine = engine(steering::worker_of_policy(Device(1), HOME, workers), workers);
             outbound_in(&mut engine, AT, (1, false), (IPTFS, limits), now);
             (1..=3).for_each(|port| {
                 engine.outbound(Device(1), &mut packet(port), &Offload::default(), None, now)
