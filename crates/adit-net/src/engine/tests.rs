@@ -1,0 +1,310 @@
+//! What the engine does across its parts: limits, headers, and the SAs of workers.
+
+use adit_crypto::{EspKeys, EspTransforms, Secret};
+use adit_esp::SaParameters;
+use adit_wire::ikev2::{EncrId, TrafficSelector};
+
+use super::*;
+
+const AWAY: PolicyId = PolicyId(12);
+const HOME: PolicyId = PolicyId(7);
+
+fn engine(index: usize, workers: usize) -> Engine {
+    let clock = Clock::new(Instant::now());
+    let place = WorkerPlace { index, workers };
+    let mut engine = Engine::new(place, Arc::default(), clock, false, false);
+    let everything = vec![TrafficSelector::any_v4()];
+    let policy = adit_esp::Policy {
+        priority: 0,
+        action: Action::Protect,
+        local_ts: everything.clone(),
+        remote_ts: everything,
+    };
+    let table = |id| Table { table: PolicyTable::new(std::slice::from_ref(&policy)), ids: vec![id] };
+    let tables = vec![Table::default(), table(HOME), table(AWAY)];
+    engine.follow(&Arc::new(Policies { tables, spread: HashSet::from([HOME]), ..Policies::default() }));
+    engine
+}
+
+/// The outbound half of an SA.
+fn outbound(engine: &mut Engine, id: u64, own: bool, now: Instant) {
+    outbound_of(engine, (Device(1), HOME), id, own, now);
+}
+
+fn outbound_of(engine: &mut Engine, place: (Device, PolicyId), id: u64, own: bool, now: Instant) {
+    let limits = crate::backend::Limits::default();
+    outbound_in(engine, place, (id, own), (adit_esp::Mode::Tunnel, limits), now);
+}
+
+fn outbound_in(
+    engine: &mut Engine,
+    (device, policy): (Device, PolicyId),
+    (id, own): (u64, bool),
+    (mode, limits): (adit_esp::Mode, crate::backend::Limits),
+    now: Instant,
+) {
+    let transforms = EspTransforms { encr: EncrId::AES_GCM_16, key_bits: Some(128), integ: None, esn: false };
+    let keys = EspKeys { encr: Secret::new(vec![1; 20]), integ: Secret::new(Vec::new()) };
+    let parameters = SaParameters {
+        spi: Spi(0x1000 + id as u32),
+        mode,
+        transforms,
+        keys,
+        replay_window: 64,
+        local_ts: vec![TrafficSelector::any_v4()],
+        remote_ts: vec![TrafficSelector::any_v4()],
+        original: None,
+    };
+    let address = "192.0.2.1".parse().unwrap();
+    let transport =
+        Transport { kind: Kind::NatT, source: address, destination: SocketAddr::new(address, 4500) };
+    let iptfs = crate::backend::Iptfs { init_delay: Duration::from_secs(1), ..Default::default() };
+    let treatment = (crate::backend::Treatment { iptfs, ..Default::default() }, device, 1500);
+    let half = Outbound::new(ChildId(id), parameters, limits, transport, treatment, Arc::default()).unwrap();
+    let child = NewChild {
+        id: ChildId(id),
+        policy,
+        spi: 0x2000 + id as u32,
+        own,
+        active: true,
+        inbound: None,
+        outbound: Some(half),
+    };
+    engine.install(child, Some(1500), now);
+}
+
+/// A packet of UDP.
+fn packet(port: u16) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1];
+    packet.extend([&port.to_be_bytes()[..], &[0, 7, 0, 8, 0, 0]].concat());
+    packet
+}
+
+/// Which workers a packet goes to that the worker `first` has read, and which SA seals it there.
+fn way(engines: &mut [Engine], first: usize, port: u16, now: Instant) -> (Vec<usize>, Option<ChildId>) {
+    let mut packet = packet(port);
+    let (mut way, mut known) = (vec![first], None);
+    loop {
+        let engine = &mut engines[*way.last().unwrap()];
+        match engine.whose(Device(1), &packet, known.as_ref(), now) {
+            Whose::Theirs(to, found) => {
+                way.push(to);
+                known = Some(found);
+                assert!(way.len() < 8 + engines.len(), "for ever: {way:?}");
+            }
+            Whose::Ours => {
+                engine.outbound(Device(1), &mut packet, &Offload::default(), known.as_ref(), now);
+                let place = engine.trains.all().first().map(|train| train.sa);
+                let sealed = place.and_then(|place| engine.sas.outbound(place)).map(|sa| sa.id());
+                engine.all_sent();
+                return (way, sealed);
+            }
+        }
+    }
+}
+
+/// Two devices for which everything is selected: where a packet was read decides, and nothing else.
+#[test]
+fn a_packet_takes_the_sa_of_its_device_or_none() {
+    let now = Instant::now();
+    let mut engine = engine(0, 1);
+    outbound_of(&mut engine, (Device(1), HOME), 100, false, now);
+    outbound_of(&mut engine, (Device(2), AWAY), 200, false, now);
+    let packet = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 59, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1];
+    for (device, expected) in
+        [(1, Some(100)), (2, Some(200)), (1, Some(100)), (0, None), (3, None), (2, Some(200))]
+    {
+        let mut packet = packet;
+        engine.outbound(Device(device), &mut packet, &Offload::default(), None, now);
+        let place = engine.trains.all().first().map(|train| train.sa);
+        let sealed = place.and_then(|place| engine.sas.outbound(place)).map(|sa| sa.id());
+        assert_eq!(sealed, expected.map(ChildId), "device {device}");
+        engine.all_sent();
+    }
+    assert_eq!(engine.report.counts.drops_for(DropCause::NoPolicy), 2);
+}
+
+/// RFC 9611: a worker uses its own SA, else the one for all, which is at home; and if there is none for all, any other.
+#[test]
+fn workers_use_their_own_sas_and_those_without_one_the_one_for_all() {
+    let now = Instant::now();
+    for workers in [2, 3, 5, 64] {
+        let home = steering::worker_of_policy(Device(1), HOME, workers);
+        let mut engines: Vec<Engine> = (0..workers).map(|index| engine(index, workers)).collect();
+        outbound(&mut engines[home], 100, false, now);
+        let with_own = [0, workers - 1];
+        for own in with_own {
+            outbound(&mut engines[own], own as u64, true, now);
+        }
+        // A successor of the one for all is younger, and changes nothing for those with their own.
+        outbound(&mut engines[home], 101, false, now);
+        for port in 1..20 {
+            for first in 0..workers {
+                let at = if with_own.contains(&first) { first } else { home };
+                let expected = if with_own.contains(&at) { at as u64 } else { 101 };
+                let way = way(&mut engines, first, port, now);
+                assert_eq!((way.0.last(), way.1), (Some(&at), Some(ChildId(expected))), "{way:?}");
+                assert!(way.0.len() <= 2, "{way:?}");
+            }
+        }
+        // An own one goes: its worker does as those without.
+        engines[0].retire(ChildId(0), now);
+        let (at, sealed) = way(&mut engines, 0, 1, now);
+        let with_own = home == workers - 1;
+        let expected = if with_own { workers as u64 - 1 } else { 101 };
+        assert_eq!((at.last(), sealed), (Some(&home), Some(ChildId(expected))));
+        // The ones for all go: whichever there is serves.
+        engines[home].retire(ChildId(100), now);
+        engines[home].retire(ChildId(101), now);
+        for first in 0..workers {
+            assert_eq!(way(&mut engines, first, 1, now).1, Some(ChildId(workers as u64 - 1)));
+        }
+        // None is left: the packet ends somewhere.
+        engines[workers - 1].retire(ChildId(workers as u64 - 1), now);
+    }
+    let mut engines: Vec<Engine> = (0..4).map(|index| engine(index, 4)).collect();
+    for first in 0..4 {
+        assert_eq!(way(&mut engines, first, 1, now).1, None);
+    }
+}
+
+const AT: (Device, PolicyId) = (Device(1), HOME);
+const IPTFS: adit_esp::Mode = adit_esp::Mode::Iptfs { fragments: true };
+
+/// What waits for its IP-TFS payload when its SA ends, however that ends, goes to whichever worker has another SA for it, once
+/// and in order; without one it is counted.
+#[test]
+fn what_waits_for_a_payload_outlives_its_sa() {
+    let now = Instant::now();
+    let home = steering::worker_of_policy(Device(1), HOME, 3);
+    let own = (home + 1) % 3;
+    let limits = crate::backend::Limits { hard_packets: Some(5), ..Default::default() };
+    for end in 0..3 {
+        let mut engine = engine(own, 3);
+        outbound_in(&mut engine, AT, (1, true), (IPTFS, limits), now);
+        for port in 1..=3 {
+            engine.outbound(Device(1), &mut packet(port), &Offload::default(), None, now);
+        }
+        assert!(engine.report.astray.is_empty() && engine.trains.all().is_empty());
+        match end {
+            0 => engine.retire(ChildId(1), now),
+            1 => engine.remove(ChildId(1), now),
+            _ => (4..=8).for_each(|port| {
+                engine.outbound(Device(1), &mut packet(port), &Offload::default(), None, now);
+                // The fifth payload is the last: each takes a packet.
+                engine.on_time(now + Duration::from_secs(2));
+            }),
+        }
+        let astray: Vec<(usize, Vec<u8>)> =
+            engine.report.astray.drain(..).map(|(to, _, packet, _)| (to, packet)).collect();
+        if end < 2 {
+            assert_eq!(astray, [1, 2, 3].map(|port| (home, packet(port))), "{end}");
+        } else {
+            assert!(engine.sas.place_of(ChildId(1)).is_none(), "the limit");
+        }
+        engine.all_sent();
+        assert_eq!(engine.deadline(), None);
+    }
+    // At home: nobody else has one, which is found out by asking.
+    for workers in [1, 3] {
+        let mut engine = engine(steering::worker_of_policy(Device(1), HOME, workers), workers);
+        outbound_in(&mut engine, AT, (1, false), (IPTFS, limits), now);
+        (1..=3)
+            .for_each(|port| engine.outbound(Device(1), &mut packet(port), &Offload::default(), None, now));
+        engine.retire(ChildId(1), now);
+        let counted = engine.report.counts.drops_for(DropCause::NoSa);
+        assert_eq!((engine.report.astray.len() as u64, counted), if workers == 1 { (0, 3) } else { (3, 0) });
+    }
+    // A limit that is reached while packets wait: they leave on the next SA, before what came last.
+    let mut engine = engine(0, 1);
+    outbound(&mut engine, 2, false, now);
+    let limits = crate::backend::Limits { hard_packets: Some(1), ..Default::default() };
+    outbound_in(&mut engine, AT, (1, false), (IPTFS, limits), now);
+    engine.outbound(Device(1), &mut packet(1), &Offload::default(), None, now);
+    engine.on_time(now + Duration::from_secs(1));
+    assert_eq!(engine.trains.all().len(), 1);
+    for port in 2..=4 {
+        engine.outbound(Device(1), &mut packet(port), &Offload::default(), None, now);
+    }
+    let sealed: usize = engine.trains.all().iter().map(Train::len).sum();
+    assert_eq!((sealed, engine.report.counts.drops_for(DropCause::NoSa)), (4, 0));
+}
+
+/// However many there are and whatever has moved them: the times are those of the SAs themselves.
+#[test]
+fn the_first_of_many_is_known_without_asking_all() {
+    let start = Instant::now();
+    let mut engine = engine(0, 1);
+    let mut state = 1_u64;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let (mut ids, mut next, mut acted) = (Vec::new(), 0, 0);
+    for step in 0..3000 {
+        let now = start + Duration::from_millis(50 * step);
+        match random(6) {
+            0 if ids.len() < 40 => {
+                next += 1;
+                outbound_in(&mut engine, AT, (next, false), (IPTFS, crate::backend::Limits::default()), now);
+                ids.push(next);
+            }
+            1 if !ids.is_empty() => {
+                let id = ChildId(ids.swap_remove(random(ids.len() as u64) as usize));
+                if random(2) == 0 { engine.retire(id, now) } else { engine.remove(id, now) }
+            }
+            2 => engine.on_time(now),
+            _ => (0..random(80))
+                .for_each(|_| engine.outbound(Device(1), &mut packet(7), &Offload::default(), None, now)),
+        }
+        let all = ids.iter().filter_map(|id| engine.sas.deadline(ChildId(*id), 0x2000 + *id as u32));
+        let first = all.collect::<Vec<_>>().into_iter().min();
+        assert_eq!(engine.deadline(), first, "step {step}");
+        if first.is_some_and(|first| first <= now) {
+            engine.on_time(now);
+            acted += 1;
+            assert!(engine.deadline().is_none_or(|deadline| deadline > now));
+        }
+        engine.all_sent();
+    }
+    assert!(acted > 100, "{acted}");
+}
+
+#[test]
+fn the_limit_holds_for_a_second() {
+    let mut limiter = Limiter::new(100);
+    let start = Instant::now();
+    let allowed = |limiter: &mut Limiter, at: Instant| (0..1000).filter(|_| limiter.allow(at)).count();
+    assert_eq!(allowed(&mut limiter, start), 100);
+    assert_eq!(allowed(&mut limiter, start + Duration::from_millis(999)), 0);
+    assert_eq!(allowed(&mut limiter, start + Duration::from_secs(1)), 100);
+}
+
+#[test]
+fn who_sends_much_does_not_use_up_what_is_for_others() {
+    let (mut senders, now) = (Senders::new(), Instant::now());
+    let sender = |number: u32| IpAddr::from((0x0a01_0000 + number).to_be_bytes());
+    let told =
+        |senders: &mut Senders, number| (0..1000).filter(|_| senders.allow(sender(number), now)).count();
+    assert_eq!(told(&mut senders, 0), 20);
+    // Of fifty others, few share a place with the first: all of them would have a chance of 1 in 10^120.
+    let others: usize = (1..=50).map(|number| told(&mut senders, number)).sum();
+    assert!(others > 0 && others <= 980, "{others}");
+    // In all no more than a thousand.
+    let many: usize = (51..5000).map(|number| told(&mut senders, number)).sum();
+    assert_eq!(20 + others + many, 1000);
+}
+
+#[test]
+fn raw_ipv4_packets_lose_their_header_whatever_its_length() {
+    let mut packet = vec![0; 30];
+    packet[0] = 0x45;
+    packet[20] = 7;
+    assert_eq!(without_ip_header(false, &mut packet).unwrap()[0], 7);
+    packet[0] = 0x46;
+    assert_eq!(without_ip_header(false, &mut packet).unwrap().len(), 6);
+    packet[0] = 0x4f;
+    assert!(without_ip_header(false, &mut packet).is_none());
+    assert!(without_ip_header(false, &mut []).is_none());
+    assert_eq!(without_ip_header(true, &mut [1, 2, 3]).unwrap(), [1, 2, 3]);
+}
