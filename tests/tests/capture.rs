@@ -23,13 +23,13 @@ fn pair(lab: &Lab) -> Result<(Adit, Adit)> {
     Ok((a, b))
 }
 
-/// A capture into `file`, once it has begun.
+/// A capture into `file`, once it has begun; as a shell starts it in the background, which has it ignore interrupts.
 fn started(lab: &Lab, adit: &Adit, file: &Path, arguments: &[&str]) -> Result<Process> {
-    let process = Process::spawn(
-        "capture",
-        adit.command().arg("capture").args(arguments).arg("-w").arg(file),
-        lab.dir(),
-    )?;
+    let adit = adit.command();
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' INT; exec \"$0\" \"$@\""]).arg(adit.get_program()).args(adit.get_args());
+    let process =
+        Process::spawn("capture", command.arg("capture").args(arguments).arg("-w").arg(file), lab.dir())?;
     eventually("the capture to begin", Duration::from_secs(10), || {
         Ok(std::fs::metadata(file).is_ok_and(|file| file.len() > 0).then_some(()))
     })

@@ -59,6 +59,8 @@ pub(super) fn run(uri: &ControlUri, arguments: &Capture) -> Result<Exit, ClientE
         Ok(file) => file,
         Err(why) => return Ok(mistake(why)),
     };
+    // Without it, Ctrl-C does what whoever started this has set.
+    let _ = end_with_interrupt();
     let mut written = Ok(());
     let answer = client.streamed_while("capture", request, "capture", |event| {
         written = write(&mut *file, &event);
@@ -86,6 +88,17 @@ pub(super) fn run(uri: &ControlUri, arguments: &Capture) -> Result<Exit, ClientE
             Ok(Exit::Down)
         }
     }
+}
+
+/// Ctrl-C and `kill -INT` are the usual end. A shell that starts a program in the background has it ignore them.
+fn end_with_interrupt() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    std::thread::spawn(move || {
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            std::process::exit(0);
+        }
+    });
+    Ok(())
 }
 
 /// What people would see on a terminal is not for people.
