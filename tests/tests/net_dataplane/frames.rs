@@ -48,12 +48,22 @@ fn esp_takes_af_xdp_where_it_can() -> Result<()> {
         let net = Net::new()?;
         let (a, b) = framed(&net, v6)?;
         until_framed(&net, &a, &b)?;
+        // Hosts and gateways find each other.
+        answered(&net.ping(A, true, &["-c", "1", "-W", "5"])?)?;
         let (before, at) = (frames(&a), a.carried(1).context("an SA")?);
         for inner_v6 in [false, true] {
             for size in ["0", "56", "1000", "1300"] {
                 let arguments = ["-c", "50", "-i", "0.002", "-W", "5", "-s", size];
                 let output = net.ping(A, inner_v6, &arguments)?;
-                ensure!(stdout(&output).contains(" 0% packet loss"), "{size}: {}", stdout(&output));
+                ensure!(
+                    stdout(&output).contains(" 0% packet loss"),
+                    "{size}: {}\n{:?} {:?}\n{:?} {:?}",
+                    stdout(&output),
+                    a.carried(1),
+                    a.plane.stats(),
+                    b.carried(1),
+                    b.plane.stats()
+                );
             }
         }
         ensure!(a.carried(1) == Some((at.0 + 400, at.1 + 400)), "{at:?} {:?}", a.carried(1));
