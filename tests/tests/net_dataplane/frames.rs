@@ -42,6 +42,20 @@ fn until_framed(net: &Net, a: &Plane, b: &Plane) -> Result<()> {
     }
 }
 
+/// Waits until the first has sent and received so many packets.
+fn until_carried(a: &Plane, b: &Plane, least: (u64, u64)) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let carried = a.carried(1).context("an SA")?;
+        if carried.0 >= least.0 && carried.1 >= least.1 {
+            return Ok(());
+        }
+        let stats = [a, b].map(|plane| (plane.carried(1), plane.plane.stats()));
+        ensure!(Instant::now() < deadline, "{carried:?} of {least:?}: {stats:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn esp_takes_af_xdp_where_it_can() -> Result<()> {
     for v6 in [false, true] {
@@ -55,17 +69,12 @@ fn esp_takes_af_xdp_where_it_can() -> Result<()> {
             for size in ["0", "56", "1000", "1300"] {
                 let arguments = ["-c", "50", "-i", "0.002", "-W", "5", "-s", size];
                 let output = net.ping(A, inner_v6, &arguments)?;
-                ensure!(
-                    stdout(&output).contains(" 0% packet loss"),
-                    "{size}: {}\n{:?} {:?}\n{:?} {:?}",
-                    stdout(&output),
-                    a.carried(1),
-                    a.plane.stats(),
-                    b.carried(1),
-                    b.plane.stats()
-                );
+                // ping waits for the last answer no longer than twice the time that others took: counters tell of that.
+                let said = stdout(&output);
+                ensure!(said.contains(" 50 received") || said.contains(" 49 received"), "{size}: {said}");
             }
         }
+        until_carried(&a, &b, (at.0 + 400, at.1 + 400))?;
         ensure!(a.carried(1) == Some((at.0 + 400, at.1 + 400)), "{at:?} {:?}", a.carried(1));
         // A neighbour's entry that ages meanwhile costs a second at most, by the sockets.
         let (sent, received) = frames(&a);
@@ -82,12 +91,9 @@ fn what_is_too_long_for_the_path_and_fragments_go_by_the_sockets() -> Result<()>
     let (a, b) = framed(&net, false)?;
     until_framed(&net, &a, &b)?;
     // Without DF, and longer than the link carries: the outer packets are fragments, whoever made them.
-    let before = (frames(&a), a.carried(1).context("an SA")?);
-    let output = net.ping(A, false, &["-c", "20", "-W", "5", "-M", "dont", "-s", "1440"])?;
-    ensure!(stdout(&output).contains(" 0% packet loss"), "{}", stdout(&output));
-    let after = a.carried(1).context("an SA")?;
-    ensure!(after.0 >= before.1.0 + 20 && after.1 >= before.1.1 + 20, "{before:?} {after:?}");
-    Ok(())
+    let before = a.carried(1).context("an SA")?;
+    answered(&net.ping(A, false, &["-c", "20", "-W", "5", "-M", "dont", "-s", "1440"])?)?;
+    until_carried(&a, &b, (before.0 + 20, before.1 + 20))
 }
 
 #[test]
