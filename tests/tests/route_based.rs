@@ -320,9 +320,15 @@ fn an_interface_outlives_the_daemon_with_the_routes_of_others() -> Result<()> {
 #[test]
 fn a_packet_for_the_interface_springs_the_trap() -> Result<()> {
     with_lab("route-trap", Topology::default(), |lab| {
-        let b = Adit::start(lab, Side::B, &connection(Side::B, ""))?;
+        // IPv4 alone: the kernel itself sends IPv6 (multicast listener reports) to an interface that comes up.
+        let all_v4 = |side: Side, child: &str| Connection {
+            local_ts: "0.0.0.0/0".into(),
+            remote_ts: "0.0.0.0/0".into(),
+            ..connection(side, child)
+        };
+        let b = Adit::start(lab, Side::B, &all_v4(Side::B, ""))?;
         let seen = Capture::start(lab, Node::Net, "a0", "")?;
-        let a = Adit::start(lab, Side::A, &connection(Side::A, "start_action = trap"))?;
+        let a = Adit::start(lab, Side::A, &all_v4(Side::A, "start_action = trap"))?;
         ensure!(spi(&a, "net")?.is_none(), "nobody has asked");
         ping(lab, Node::HostA, Side::B.host(Family::V4))?;
         ensure!(spi(&a, "net")?.is_some(), "who has answered?");
