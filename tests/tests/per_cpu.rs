@@ -62,6 +62,16 @@ fn carried(peer: &dyn Peer, count: usize) -> Result<(u64, Vec<u64>)> {
     Ok((first, own))
 }
 
+/// Has all SAs replaced by `by`, and waits until `peer` has the successors of its own.
+fn replaced(by: &dyn Peer, peer: &dyn Peer) -> Result<()> {
+    let spis = || -> Result<BTreeSet<String>> {
+        all(peer, 3)?.iter().map(|child| Ok(child.value("spi-in")?.to_owned())).collect()
+    };
+    let before = spis()?;
+    by.rekey(Rekey::Child)?;
+    eventually("successors", Duration::from_secs(30), || Ok(before.is_disjoint(&spis()?).then_some(())))
+}
+
 #[test]
 fn every_worker_of_both_sides_sends_on_its_own() -> Result<()> {
     with_lab("per-cpu", Topology::default(), |lab| {
@@ -78,14 +88,7 @@ fn every_worker_of_both_sides_sends_on_its_own() -> Result<()> {
         }
         // Each is replaced, by either side, and its successor is the same worker's.
         for (by, other) in [(&a, &b), (&b, &a)] {
-            let spis = |children: &[ChildSa]| -> Result<BTreeSet<String>> {
-                children.iter().map(|child| Ok(child.value("spi-in")?.to_owned())).collect()
-            };
-            let before = spis(&all(by, 3)?)?;
-            by.rekey(Rekey::Child)?;
-            eventually("successors", Duration::from_secs(30), || {
-                Ok(before.is_disjoint(&spis(&all(by, 3)?)?).then_some(()))
-            })?;
+            replaced(by, by)?;
             ensure!((workers(&all(by, 3)?), workers(&all(other, 3)?)) == (two(), two()));
             flows(lab)?;
             let (first, own) = carried(by, 3)?;
@@ -131,8 +134,7 @@ fn strongswan_takes_what_adit_asks_for() -> Result<()> {
         let (first, own) = carried(&adit, 3)?;
         ensure!(own.iter().sum::<u64>() > 100, "{own:?} beside {first}");
         for by in [&strongswan as &dyn Peer, &adit] {
-            by.rekey(Rekey::Child)?;
-            std::thread::sleep(Duration::from_secs(1));
+            replaced(by, &adit)?;
             ensure!(workers(&all(&adit, 3)?) == two());
             flows(lab)?;
         }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use adit_crypto::Protection;
 use adit_esp::fragment::{Fragments, may_fragment};
 use adit_esp::iptfs::Receiver;
 use adit_esp::translate::Translation;
@@ -104,9 +105,7 @@ impl Inbound {
 
     /// Fetches what a packet needs and it only points to.
     pub(crate) fn fetch_further(&self) {
-        sys::fetch(Arc::as_ptr(&self.counts).cast(), size_of::<SaCounts>());
-        let (start, len) = self.sa.keys().place();
-        sys::fetch(start, len);
+        fetch_further(self.sa.keys(), &self.counts);
     }
 
     /// Lets its keys rest until they are used.
@@ -292,6 +291,12 @@ impl Inbound {
             moved.to = None;
         }
     }
+}
+
+fn fetch_further(keys: &Protection, counts: &Arc<SaCounts>) {
+    sys::fetch(Arc::as_ptr(counts).cast(), size_of::<SaCounts>());
+    let (start, len) = keys.place();
+    sys::fetch(start, len);
 }
 
 /// What an ESP packet has brought.
@@ -507,9 +512,7 @@ impl Outbound {
 
     /// Fetches what a packet needs and it only points to.
     pub(crate) fn fetch_further(&self) {
-        sys::fetch(Arc::as_ptr(&self.counts).cast(), size_of::<SaCounts>());
-        let (start, len) = self.sa.keys().place();
-        sys::fetch(start, len);
+        fetch_further(self.sa.keys(), &self.counts);
     }
 
     pub(crate) fn admits(&self, flow: &ip::Flow) -> bool {
