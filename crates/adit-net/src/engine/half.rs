@@ -446,7 +446,7 @@ impl Outbound {
             Mode::Iptfs { fragments } => Some(Box::new(Payloads::new(treatment.iptfs, fragments))),
             Mode::Tunnel | Mode::Transport => None,
         };
-        Ok(Self {
+        let mut outbound = Self {
             id,
             device,
             iptfs,
@@ -462,7 +462,12 @@ impl Outbound {
             max_inner: usize::MAX,
             learnt: None,
             counts,
-        })
+        };
+        if outbound.is_iptfs() {
+            // Payloads have a size from the beginning: what any path takes.
+            outbound.learn_path(0);
+        }
+        Ok(outbound)
     }
 
     /// With another SA of the same parameters: one that has sent before.
@@ -717,9 +722,13 @@ impl Outbound {
         self.iptfs.as_ref()?.deadline()
     }
 
-    /// The packets that still wait for a payload.
+    /// The packets that still wait for a payload, with the addresses that they came with.
     pub(crate) fn take_waiting(&mut self) -> Vec<Vec<u8>> {
-        self.iptfs.as_mut().map_or_else(Vec::new, |iptfs| iptfs.take())
+        let mut waiting = self.iptfs.as_mut().map_or_else(Vec::new, |iptfs| iptfs.take());
+        if let Some(translation) = &self.translation {
+            waiting.iter_mut().for_each(|packet| translation.undo_outbound(packet));
+        }
+        waiting
     }
 
     /// Seals the IP-TFS payloads that are due. `false`: the SA may carry no more.

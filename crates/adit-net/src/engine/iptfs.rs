@@ -81,7 +81,7 @@ pub(super) struct Payloads {
     pub(super) sender: Sender,
     /// Once the SA is active, if payloads leave at a constant rate.
     schedule: Option<Schedule>,
-    /// Octets of each payload.
+    /// Octets of each payload. More than a header: [`resize`](Self::resize) comes before all else.
     pub(super) len: usize,
     /// Since when packets wait, where payloads leave on demand.
     since: Option<Instant>,

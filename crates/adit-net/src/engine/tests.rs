@@ -2,9 +2,11 @@
 
 use adit_crypto::{EspKeys, EspTransforms, Secret};
 use adit_esp::SaParameters;
+use adit_esp::translate::{Renumbering, Translation};
 use adit_wire::ikev2::{EncrId, TrafficSelector};
 
 use super::*;
+use crate::backend::{Iptfs, Limits, Treatment};
 
 const AWAY: PolicyId = PolicyId(12);
 const HOME: PolicyId = PolicyId(7);
@@ -32,17 +34,28 @@ fn outbound(engine: &mut Engine, id: u64, own: bool, now: Instant) {
 }
 
 fn outbound_of(engine: &mut Engine, place: (Device, PolicyId), id: u64, own: bool, now: Instant) {
-    let limits = crate::backend::Limits::default();
+    let limits = Limits::default();
     outbound_in(engine, place, (id, own), (adit_esp::Mode::Tunnel, limits), now);
 }
 
 fn outbound_in(
     engine: &mut Engine,
-    (device, policy): (Device, PolicyId),
+    place: (Device, PolicyId),
     (id, own): (u64, bool),
-    (mode, limits): (adit_esp::Mode, crate::backend::Limits),
+    (mode, limits): (adit_esp::Mode, Limits),
     now: Instant,
 ) {
+    let iptfs = Iptfs { init_delay: Duration::from_secs(1), ..Default::default() };
+    let child = child(place, (id, own), (mode, limits), Treatment { iptfs, ..Default::default() });
+    engine.install(child, Some(1500), now);
+}
+
+fn child(
+    (device, policy): (Device, PolicyId),
+    (id, own): (u64, bool),
+    (mode, limits): (adit_esp::Mode, Limits),
+    treatment: Treatment,
+) -> NewChild {
     let transforms = EspTransforms { encr: EncrId::AES_GCM_16, key_bits: Some(128), integ: None, esn: false };
     let keys = EspKeys { encr: Secret::new(vec![1; 20]), integ: Secret::new(Vec::new()) };
     let parameters = SaParameters {
@@ -58,10 +71,9 @@ fn outbound_in(
     let address = "192.0.2.1".parse().unwrap();
     let transport =
         Transport { kind: Kind::NatT, source: address, destination: SocketAddr::new(address, 4500) };
-    let iptfs = crate::backend::Iptfs { init_delay: Duration::from_secs(1), ..Default::default() };
-    let treatment = (crate::backend::Treatment { iptfs, ..Default::default() }, device, 1500);
+    let treatment = (treatment, device, 1500);
     let half = Outbound::new(ChildId(id), parameters, limits, transport, treatment, Arc::default()).unwrap();
-    let child = NewChild {
+    NewChild {
         id: ChildId(id),
         policy,
         spi: 0x2000 + id as u32,
@@ -69,8 +81,7 @@ fn outbound_in(
         active: true,
         inbound: None,
         outbound: Some(half),
-    };
-    engine.install(child, Some(1500), now);
+    }
 }
 
 /// A packet of UDP.
@@ -178,7 +189,7 @@ fn what_waits_for_a_payload_outlives_its_sa() {
     let now = Instant::now();
     let home = steering::worker_of_policy(Device(1), HOME, 3);
     let own = (home + 1) % 3;
-    let limits = crate::backend::Limits { hard_packets: Some(5), ..Default::default() };
+    let limits = Limits { hard_packets: Some(5), ..Default::default() };
     for end in 0..3 {
         let mut engine = engine(own, 3);
         outbound_in(&mut engine, AT, (1, true), (IPTFS, limits), now);
@@ -218,7 +229,7 @@ fn what_waits_for_a_payload_outlives_its_sa() {
     // A limit that is reached while packets wait: they leave on the next SA, before what came last.
     let mut engine = engine(0, 1);
     outbound(&mut engine, 2, false, now);
-    let limits = crate::backend::Limits { hard_packets: Some(1), ..Default::default() };
+    let limits = Limits { hard_packets: Some(1), ..Default::default() };
     outbound_in(&mut engine, AT, (1, false), (IPTFS, limits), now);
     engine.outbound(Device(1), &mut packet(1), &Offload::default(), None, now);
     engine.on_time(now + Duration::from_secs(1));
@@ -228,6 +239,45 @@ fn what_waits_for_a_payload_outlives_its_sa() {
     }
     let sealed: usize = engine.trains.all().iter().map(Train::len).sum();
     assert_eq!((sealed, engine.report.counts.drops_for(DropCause::NoSa)), (4, 0));
+}
+
+/// The packets of our side keep the addresses that they have inside until they leave: translated, another policy would fit them.
+#[test]
+fn what_waits_for_a_payload_looks_for_another_sa_untranslated() {
+    let now = Instant::now();
+    let pair = |inside: [u8; 4], outside: [u8; 4]| Renumbering::new(inside.into(), outside.into(), 16);
+    let translation = Translation {
+        local: pair([10, 1, 0, 0], [10, 2, 0, 0]).into_iter().collect(),
+        remote: pair([10, 2, 0, 0], [10, 1, 0, 0]).into_iter().collect(),
+    };
+    let iptfs = Iptfs { init_delay: Duration::from_secs(1), ..Default::default() };
+    let treatment = Treatment { translation: Some(Arc::new(translation)), iptfs, ..Default::default() };
+    let home = steering::worker_of_policy(Device(1), HOME, 3);
+    let mut engine = engine((home + 1) % 3, 3);
+    engine.install(child(AT, (1, true), (IPTFS, Limits::default()), treatment), Some(1500), now);
+    (1..=3).for_each(|port| engine.outbound(Device(1), &mut packet(port), &Offload::default(), None, now));
+    engine.retire(ChildId(1), now);
+    let astray: Vec<Vec<u8>> = engine.report.astray.drain(..).map(|(_, _, packet, _)| packet).collect();
+    assert_eq!(astray, [1, 2, 3].map(packet));
+}
+
+/// The way to the peer may not be known when an SA comes up, for want of a route. What is to be sent then leaves all the same, in
+/// payloads that any path takes.
+#[test]
+fn payloads_leave_before_the_path_is_known() {
+    let now = Instant::now();
+    let mut engine = engine(0, 1);
+    let treatment = Treatment { iptfs: Iptfs::default(), ..Default::default() };
+    engine.install(child(AT, (1, false), (IPTFS, Limits::default()), treatment), None, now);
+    let mut large = packet(1);
+    large.resize(1400, 0);
+    large[2..4].copy_from_slice(&1400_u16.to_be_bytes());
+    engine.outbound(Device(1), &mut large, &Offload::default(), None, now);
+    engine.on_time(now);
+    let sealed: Vec<usize> = engine.trains.all().iter().map(Train::len).collect();
+    // 552 octets of an IPv4 path are 484 of a payload: 552 - 20 - 8 - 8 - 8 - 16, in words of 4, less the trailer's 2, and the
+    // header's 4. Two such and 432.
+    assert_eq!((sealed.iter().sum::<usize>(), engine.deadline()), (3, None));
 }
 
 /// However many there are and whatever has moved them: the times are those of the SAs themselves.
@@ -246,7 +296,7 @@ fn the_first_of_many_is_known_without_asking_all() {
         match random(6) {
             0 if ids.len() < 40 => {
                 next += 1;
-                outbound_in(&mut engine, AT, (next, false), (IPTFS, crate::backend::Limits::default()), now);
+                outbound_in(&mut engine, AT, (next, false), (IPTFS, Limits::default()), now);
                 ids.push(next);
             }
             1 if !ids.is_empty() => {
