@@ -120,7 +120,7 @@ pub(crate) fn iperf3(lab: &Lab, seconds: u32, arguments: &[&str]) -> Result<f64>
 /// Median and 99th percentile, in microseconds.
 fn round_trip(lab: &Lab, seconds: u32) -> Result<[f64; 2]> {
     let _echo = listener(lab, "echo", seconds + 4)?;
-    let words = talker(lab, "round-trip", seconds, 64)?;
+    let words = talker(lab, seconds, &["round-trip", &to_host()])?;
     let mut numbers = words.split_whitespace().map(str::parse);
     let mut next = || numbers.next().context("no round trips")?.context("not a number");
     Ok([next()?, next()?])
@@ -128,8 +128,13 @@ fn round_trip(lab: &Lab, seconds: u32) -> Result<[f64; 2]> {
 
 /// Datagrams of this size that arrive per second when more are sent.
 pub(crate) fn overload(lab: &Lab, seconds: u32, size: usize) -> Result<f64> {
+    received(lab, seconds, &["blast", &to_host(), "--size", &size.to_string()])
+}
+
+/// Datagrams that arrive per second of those that such a talker sends.
+pub(crate) fn received(lab: &Lab, seconds: u32, arguments: &[&str]) -> Result<f64> {
     let mut sink = listener(lab, "sink", seconds + 1)?;
-    talker(lab, "blast", seconds, size)?;
+    talker(lab, seconds, arguments)?;
     sink.wait(Duration::from_secs(u64::from(seconds) + 8))?;
     Ok(sink.own_output().lines().last().context("no count")?.parse()?)
 }
@@ -144,12 +149,15 @@ fn listener(lab: &Lab, role: &str, seconds: u32) -> Result<Process> {
     Ok(process)
 }
 
+fn to_host() -> String {
+    format!("{}:6000", Side::B.host(Family::V4))
+}
+
 /// Returns what it printed.
-fn talker(lab: &Lab, role: &str, seconds: u32, size: usize) -> Result<String> {
+fn talker(lab: &Lab, seconds: u32, arguments: &[&str]) -> Result<String> {
     let mut command = lab.command(Node::HostA, std::env::current_exe()?);
-    command.args(["udp", role, &format!("{}:6000", Side::B.host(Family::V4))]);
-    command.args(["--seconds", &seconds.to_string(), "--size", &size.to_string()]);
-    let mut process = Process::spawn(role, &mut command, lab.dir())?;
+    command.arg("udp").args(arguments).args(["--seconds", &seconds.to_string()]);
+    let mut process = Process::spawn("talker", &mut command, lab.dir())?;
     process.wait(Duration::from_secs(u64::from(seconds) + 8))?;
     Ok(process.own_output())
 }

@@ -1,20 +1,21 @@
-//! Load on UDP, run by `dataplane` in the hosts' namespaces: who sends in batches, who counts what arrives, who echoes
+//! Load on UDP, run in the hosts' namespaces: who sends in batches, who counts what arrives, who echoes
 //! and who waits for the echo. TCP is left to iperf3.
 
-use std::io::IoSliceMut;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use adit_lab::process::tell;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::socket::{
-    MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, setsockopt, sockopt::UdpGsoSegment,
+    MsgFlags, MultiHeaders, SockaddrIn, SockaddrStorage, recvmmsg, sendmmsg, setsockopt,
+    sockopt::UdpGsoSegment,
 };
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
 use rustix::net::{self, AddressFamily, SendFlags, SocketType, ipproto};
 
-use crate::quantile;
+use crate::{quantile, random};
 
 /// Datagrams of one call, of sender and receiver.
 const BATCH: usize = 32;
@@ -34,12 +35,20 @@ pub(crate) struct Load {
     /// Octets of a datagram.
     #[arg(long, default_value_t = 64)]
     size: usize,
+    /// To how many addresses, the first among them.
+    #[arg(long, default_value_t = 1)]
+    destinations: u32,
+    /// From one of these addresses to the next.
+    #[arg(long, default_value_t = 1)]
+    step: u32,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Role {
     /// Sends as fast as it can, many datagrams in one call (`UDP_SEGMENT`).
     Blast,
+    /// Sends as fast as it can, each datagram to any of many addresses.
+    Scatter,
     /// Counts datagrams; prints how many came in a second.
     Sink,
     /// Returns every datagram.
@@ -54,6 +63,7 @@ pub(crate) fn run(load: &Load) -> Result<()> {
     let duration = Duration::from_secs_f64(load.seconds);
     match load.role {
         Role::Blast => blast(&talking(load)?, load.size, duration),
+        Role::Scatter => scatter(load, duration),
         Role::Raw => raw(load.address, load.size, duration),
         Role::Sink => sink(&listening(load)?, duration),
         Role::Echo => echo(&listening(load)?, duration),
@@ -87,6 +97,25 @@ fn blast(socket: &UdpSocket, size: usize, duration: Duration) -> Result<()> {
     while start.elapsed() < duration {
         // A full queue or a refusal of the network is part of the overload.
         let _ = socket.send(&datagrams);
+    }
+    Ok(())
+}
+
+fn scatter(load: &Load, duration: Duration) -> Result<()> {
+    let SocketAddr::V4(first) = load.address else { bail!("IPv4 only") };
+    let socket = settled(UdpSocket::bind("0.0.0.0:0")?)?;
+    let address = |random: u64| {
+        let number = (random % u64::from(load.destinations.max(1))) as u32;
+        let ip = Ipv4Addr::from_bits(first.ip().to_bits().wrapping_add(number.wrapping_mul(load.step)));
+        Some(SockaddrIn::from(SocketAddrV4::new(ip, first.port())))
+    };
+    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
+    let datagram = vec![0; load.size];
+    let slices = [[IoSlice::new(&datagram)]; BATCH];
+    let (mut random, start) = (random(), Instant::now());
+    while start.elapsed() < duration {
+        let addresses: [_; BATCH] = std::array::from_fn(|_| random.next().and_then(address));
+        let _ = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, addresses, [], MsgFlags::empty());
     }
     Ok(())
 }

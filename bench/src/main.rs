@@ -15,6 +15,7 @@ mod profile;
 mod raw;
 mod report;
 mod results;
+mod scale;
 mod wire;
 
 use anyhow::Result;
@@ -41,13 +42,15 @@ enum What {
     Dataplane(dataplane::Options),
     /// Raw ESP: what one worker sends, and what arrives. Needs root.
     Raw(raw::Options),
+    /// Packets through many SAs and under many policies, through both gateways. Needs root.
+    Scale(scale::Options),
     /// What 1,000 tunnels cost while nothing is sent through them. Needs root.
     Idle(idle::Options),
     /// Where the time goes while a TCP stream passes both gateways. Needs root and perf.
     Profile(profile::Options),
     /// The results as tables, and into the document.
     Report(report::Options),
-    /// Load on UDP (started by `dataplane`).
+    /// Load on UDP (started by `dataplane`, `raw` and `scale`).
     #[command(hide = true)]
     Udp(load::Load),
     /// A responder without a data plane (started by `peers`).
@@ -81,6 +84,7 @@ fn main() -> Result<()> {
         What::Peers(extent) => peers::run(&extent),
         What::Dataplane(options) => dataplane::run_rounds(&options),
         What::Raw(options) => raw::run(&options),
+        What::Scale(options) => scale::run(&options),
         What::Idle(options) => idle::run(&options),
         What::Profile(options) => profile::run(&options),
         What::Report(options) => report::run(&options),
@@ -102,4 +106,15 @@ fn quantile(values: &mut [f64], part: f64) -> f64 {
     let at = |place: f64| values.get(place as usize).copied().unwrap_or(f64::NAN);
     let (below, above) = (at(place.floor()), at(place.ceil()));
     below + (above - below) * place.fract()
+}
+
+/// Numbers that look random, the same each time.
+fn random() -> impl Iterator<Item = u64> {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    })
 }

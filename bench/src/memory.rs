@@ -16,8 +16,8 @@ use adit_wire::ip;
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 
-use crate::median;
 use crate::results::{self, Recorder};
+use crate::{median, random};
 
 /// Packets that are sealed, and then opened, before the next ones: what a worker takes in at once.
 const BURST: usize = 32;
@@ -305,17 +305,6 @@ fn many_sas(options: &Options, recorder: &Recorder) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Numbers that look random, the same each time.
-fn random() -> impl Iterator<Item = u64> {
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    std::iter::repeat_with(move || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random
-    })
 }
 
 /// Row 9: the packets of steady flows in turn, under as many of the policies.
