@@ -7,22 +7,25 @@ use std::ops::Range;
 use adit_wire::ip::Flow;
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use crate::engine::{Device, Known, Offload};
+use crate::engine::{Device, Known, Offload, ROUND_OCTETS};
 use crate::worker::Wake;
 
 /// Bursts under way between two workers.
 const LINE: usize = 32;
 
-/// Octets after which a burst is sent on its way.
-const FULL: usize = 256 << 10;
+/// Octets, with what is noted of each packet, after which a burst is sent on its way, and which are enough for a round.
+const FULL: usize = ROUND_OCTETS;
 
-/// Octets that wait while the line is full. What comes then is lost.
+/// As many wait while the line is full. What comes then is lost.
 const MOST: usize = 2 * FULL;
 
 /// One worker's ends of all lines. A worker has none to itself.
+#[derive(Default)]
 pub(crate) struct Handoff {
     exits: Vec<Option<Exit>>,
     entrances: Vec<Entrance>,
+    /// The entrance that is looked at next.
+    turn: usize,
 }
 
 /// Packets in their order.
@@ -55,8 +58,7 @@ struct Entrance {
 
 /// The lines between so many workers, each of which is woken by its `wakes`.
 pub(crate) fn lines(wakes: &[Wake]) -> Vec<Handoff> {
-    let mut all: Vec<Handoff> =
-        wakes.iter().map(|_| Handoff { exits: Vec::new(), entrances: Vec::new() }).collect();
+    let mut all: Vec<Handoff> = wakes.iter().map(|_| Handoff::default()).collect();
     for from in 0..wakes.len() {
         for (to, reader) in wakes.iter().enumerate() {
             let (full, entrance) = RingBuffer::new(LINE);
@@ -85,14 +87,14 @@ impl Handoff {
         known: Known,
     ) -> usize {
         let Some(Some(exit)) = self.exits.get_mut(to) else { return 1 };
-        if exit.filling.octets.len() >= MOST {
+        if exit.filling.load() >= MOST {
             return 1;
         }
         let start = exit.filling.octets.len();
         exit.filling.octets.extend_from_slice(packet);
         let place = start..exit.filling.octets.len();
         exit.filling.packets.push(Packet { device, place, offload: *offload, known });
-        if exit.filling.octets.len() >= FULL {
+        if exit.filling.load() >= FULL {
             exit.send();
         }
         0
@@ -108,12 +110,26 @@ impl Handoff {
         self.exits.iter().flatten().any(|exit| !exit.filling.packets.is_empty())
     }
 
-    /// A burst that has come, if there is one.
-    pub(crate) fn take(&mut self) -> Option<Burst> {
-        self.entrances.iter_mut().enumerate().find_map(|(from, entrance)| {
-            let burst = entrance.full.pop().ok()?;
+    /// A burst that has come, if there is one, and those that were `taken` in this round are not enough: who seals may be slower
+    /// than who reads, and has other things to do. All lines get their turn.
+    pub(crate) fn take(&mut self, taken: &mut usize) -> Option<Burst> {
+        let lines = self.entrances.len();
+        if *taken >= FULL {
+            return None;
+        }
+        let burst = (0..lines).find_map(|_| {
+            let from = self.turn;
+            self.turn = (from + 1) % lines;
+            let burst = self.entrances.get_mut(from)?.full.pop().ok()?;
             Some(Burst { from, ..burst })
-        })
+        })?;
+        *taken += burst.load();
+        Some(burst)
+    }
+
+    /// Is there a burst for the next round?
+    pub(crate) fn has_come(&self) -> bool {
+        self.entrances.iter().any(|entrance| !entrance.full.is_empty())
     }
 
     /// Lets the writer of a burst fill it again.
@@ -128,6 +144,11 @@ impl Handoff {
 }
 
 impl Burst {
+    /// Octets that it takes up. Packets may be small.
+    fn load(&self) -> usize {
+        self.octets.len() + self.packets.len() * size_of::<Packet>()
+    }
+
     /// The flows of the packets, as far as they are known.
     pub(crate) fn flows(&self) -> impl Iterator<Item = (Device, &Flow)> + Clone {
         self.packets.iter().filter_map(|packet| Some((packet.device, packet.known.flow()?)))
@@ -173,7 +194,7 @@ mod tests {
 
     fn taken(handoff: &mut Handoff) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
-        while let Some(mut burst) = handoff.take() {
+        while let Some(mut burst) = handoff.take(&mut 0) {
             burst.packets(|device, packet, _, _| {
                 assert_eq!(device, DEVICE);
                 all.push(packet.to_vec());
@@ -225,5 +246,38 @@ mod tests {
             1,
             "nobody hands packets to himself"
         );
+    }
+
+    #[test]
+    fn a_round_ends_however_fast_others_are_and_all_of_them_get_their_turn() {
+        let mut workers = lines(&wakes(3));
+        let send = |workers: &mut [Handoff], from: u8| {
+            for _ in 0..256 {
+                workers[usize::from(from)].add(2, DEVICE, &[from; 64], &Offload::default(), Known::default());
+            }
+            workers[usize::from(from)].flush();
+        };
+        (0..LINE).for_each(|_| send(&mut workers, 0));
+        send(&mut workers, 1);
+        let (mut taken, mut order) = (0, Vec::new());
+        while let Some(mut burst) = workers[2].take(&mut taken) {
+            burst.packets(|_, packet, _, _| order.push(packet[0]));
+            workers[2].give_back(burst);
+            send(&mut workers, 0);
+        }
+        order.dedup();
+        assert_eq!(order, [0, 1, 0]);
+        assert!((FULL..FULL + 256 * (64 + size_of::<Packet>())).contains(&taken), "{taken}");
+        assert!(workers[2].has_come() && !workers[0].has_come());
+    }
+
+    #[test]
+    fn small_packets_take_up_no_more_than_large_ones() {
+        let mut workers = lines(&wakes(2));
+        let lost: usize = (0..1 << 20)
+            .map(|_| workers[0].add(1, DEVICE, &[0x45; 20], &Offload::default(), Known::default()))
+            .sum();
+        let each = 20 + size_of::<Packet>();
+        assert_eq!((1 << 20) - lost, LINE * FULL.div_ceil(each) + MOST.div_ceil(each));
     }
 }

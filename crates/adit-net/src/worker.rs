@@ -346,10 +346,11 @@ impl Worker {
         }
     }
 
-    /// Seals and sends what other workers have read.
+    /// Seals and sends a round of what other workers have read.
     fn outbound_bursts(&mut self, now: Instant) {
         self.engine.follow(&self.policies.load());
-        while let Some(mut burst) = self.orders.handoff.take() {
+        let mut taken = 0;
+        while let Some(mut burst) = self.orders.handoff.take(&mut taken) {
             let Self { engine, orders, counts, .. } = self;
             engine.expect_flows(burst.flows());
             burst.packets(|device, packet, offload, known| {
@@ -366,6 +367,9 @@ impl Worker {
             self.finish(now);
         }
         self.orders.handoff.flush();
+        if self.orders.handoff.has_come() {
+            self.orders.wake.wake();
+        }
     }
 
     /// Receives a round of packets from a socket, and hands them to the TUN device opened.
