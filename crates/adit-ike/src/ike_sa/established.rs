@@ -839,7 +839,14 @@ impl Established {
         match exchange {
             Exchange::CreateChild(create) => self.child_answered(core, cx, *create, &contents),
             Exchange::RekeyIke(create) => self.ike_answered(core, cx, *create, &contents),
-            Exchange::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
+            Exchange::Delete(deletion) => {
+                let missed: Vec<_> = deletion
+                    .of(&self.children)
+                    .filter_map(|(child, reason)| self.misses(child, reason))
+                    .collect();
+                deletion.finish(core, cx, &mut self.children);
+                missed.into_iter().for_each(|missed| self.spread_again(cx, missed));
+            }
             Exchange::DeleteIke => {
                 if let Some(other) = self.others.iter_mut().find(|o| o.ike.our_spi() == on) {
                     other.role = Role::Gone;
@@ -929,8 +936,13 @@ impl Established {
                     self.not_replaced(core, cx, replaces);
                 }
                 for child in lost {
+                    // Nobody has decided that.
+                    let missed = self.misses(&child, DownReason::Failed);
                     child.leave(core, cx, Some(DownReason::DeletedByPeer));
-                    self.want(core, cx, Wanted::new(wanted.child.clone(), Vec::new()));
+                    match missed {
+                        Some(missed) => self.spread_again(cx, missed),
+                        None => self.want(core, cx, Wanted::new(wanted.child.clone(), Vec::new())),
+                    }
                 }
             }
         }
@@ -1014,6 +1026,15 @@ impl Established {
         }
     }
 
+    /// Is one more beside this one being asked for?
+    pub(super) fn is_spreading(&self, first: ChildHandle) -> bool {
+        let beside = |exchange: &Exchange| match exchange {
+            Exchange::CreateChild(create) => create.is_beside(),
+            _ => None,
+        };
+        self.ike.exchanges().filter_map(beside).any(|beside| beside.first == first)
+    }
+
     /// Are additional key exchanges of ours for the successor of a child under way?
     pub(super) fn follows_up(&self, old: ChildHandle) -> bool {
         let waiting = self.queue.iter().filter_map(|task| match task {
@@ -1083,7 +1104,11 @@ impl Established {
         if let Some(replaced) = replaced {
             replaced.go_on(cx);
         }
+        let missed = self.misses(&old, DownReason::DeletedByPeer).filter(|_| !quiet);
         old.leave(core, cx, (!quiet).then_some(DownReason::DeletedByPeer));
+        if let Some(missed) = missed {
+            self.spread_again(cx, missed);
+        }
     }
 }
 

@@ -50,6 +50,12 @@ impl Deletion {
         (!spis.is_empty()).then_some(Payload::Delete(Delete { protocol: ProtocolId::ESP, spis }))
     }
 
+    /// Those of the children that it ends, and why.
+    pub(super) fn of<'c>(&self, children: &'c [ChildSa]) -> impl Iterator<Item = (&'c ChildSa, DownReason)> {
+        let all = children.iter().filter(|child| self.concerns(child.handle));
+        all.filter_map(|child| Some((child, self.reason?)))
+    }
+
     /// The peer has confirmed, or never will.
     pub(super) fn finish(self, core: &Core, cx: &mut Shared, children: &mut Vec<ChildSa>) {
         for child in children.extract_if(.., |c| self.handles.contains(&c.handle)) {

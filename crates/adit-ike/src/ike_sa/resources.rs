@@ -6,7 +6,7 @@
 //! which of its resources is nothing to the other. This module owns when one more is asked for and whether one more is
 //! taken, never messages and keys: they are those of any child.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_crypto::EspTransforms;
 use adit_wire::esp::Mode;
@@ -15,7 +15,7 @@ use adit_wire::ikev2::{Notify, NotifyType, Payload, Spi};
 use super::established::{Established, Task, retry_at};
 use super::informational::Deletion;
 use super::{ChildSa, Contents, Core};
-use crate::config::{Child, Resources};
+use crate::config::{Action, Child, Resources};
 use crate::output::{Blame, ChildHandle, DownReason, OutcomeCode, Stage};
 use crate::record::Outcome;
 use crate::selector::Selectors;
@@ -24,6 +24,9 @@ use crate::spis::Lane;
 
 /// How long who did not ask for the first SA waits for the other side to ask for more.
 const OTHERS_FIRST: Duration = Duration::from_secs(5);
+
+/// Least time between two SAs of a resource that are asked for.
+const LEAST_BETWEEN: Duration = Duration::from_secs(60);
 
 /// How often one more is asked for that the peer puts off.
 const MOST_PUT_OFF: u32 = 3;
@@ -201,6 +204,31 @@ impl Established {
             }
         });
         self.children.push(child);
+    }
+
+    /// A child goes. If it is the own one of a resource, and is missed: the first of its group, and when to ask again at the
+    /// earliest.
+    pub(super) fn misses(&self, gone: &ChildSa, reason: DownReason) -> Option<(ChildHandle, Instant)> {
+        let is_missed = match reason {
+            DownReason::DeletedByPeer => gone.config.on_close == Action::Start,
+            DownReason::DeletedByUs => false,
+            _ => true,
+        };
+        let first = self.first_of(gone).filter(|_| is_missed && gone.role.own.is_some());
+        first.map(|first| (first, gone.installed + LEAST_BETWEEN))
+    }
+
+    /// Asks, after a pause, for what is [missed](Self::misses).
+    pub(super) fn spread_again(&mut self, cx: &mut Shared, (first, earliest): (ChildHandle, Instant)) {
+        let waiting = self.queue.iter().chain(self.later.iter().map(|(_, task)| task));
+        let mut known = waiting.map(|task| match task {
+            Task::Spread(first, _) => Some(*first),
+            _ => None,
+        });
+        // One at a time: the next is asked for when it has come.
+        if !known.any(|known| known == Some(first)) && !self.is_spreading(first) {
+            self.later.push((retry_at(cx).max(earliest), Task::Spread(first, 0)));
+        }
     }
 
     /// The peer was busy.

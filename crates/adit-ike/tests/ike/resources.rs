@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use adit_ike::config::{Lifetime, Resources};
+use adit_ike::config::{Action, Lifetime, Resources};
 use adit_ike::{ChildHandle, OutcomeCode, TerminateTarget, proposal};
 use adit_wire::ikev2::{ExchangeType, Notify, NotifyType, Payload, ProtocolId};
 
@@ -259,6 +259,62 @@ fn one_that_goes_takes_no_other_with_it() {
             assert_eq!(resources(&pair.a), first_and(&[0, 1]));
         }
     }
+}
+
+/// What goes for no wish of anybody is asked for again, once and after a pause; what a peer deletes, if its closing is answered
+/// by a new start.
+#[test]
+fn one_that_is_missed_comes_again() {
+    type Loss = fn(&mut Peer, std::time::Instant, ChildHandle);
+    let losses: [(Loss, Action, bool); 4] = [
+        (|a, now, own| a.gateway.child_failed(now, own, "the data plane refuses"), Action::None, true),
+        (|a, now, own| a.gateway.child_expired(now, own), Action::None, true),
+        (|b, now, own| deleted(b, now, own), Action::Start, true),
+        (|b, now, own| deleted(b, now, own), Action::None, false),
+    ];
+    for (number, (lose, on_close, again)) in losses.into_iter().enumerate() {
+        let (mut a, b) = with(Some((3, 16)), Some((1, 16)));
+        a.connection().children[0].on_close = on_close;
+        let mut pair = up((a, b));
+        pair.run(Duration::from_secs(100));
+        let (now, before) = (pair.now, asked(&pair));
+        let at_a = of(&pair.a, Some(1));
+        if number < 2 {
+            lose(&mut pair.a, now, at_a);
+        } else {
+            let spi = pair.a.installed[&at_a].inbound_spi;
+            let at_b = pair.b.installed.values().find(|child| child.outbound_spi == spi).unwrap().handle;
+            lose(&mut pair.b, now, at_b);
+        }
+        pair.run(Duration::from_secs(4));
+        assert_eq!((resources(&pair.a), asked(&pair)), (first_and(&[0, 2]), before), "{number}");
+        pair.run(Duration::from_secs(600));
+        let (own, more) = if again { (&[0, 1, 2][..], 1) } else { (&[0, 2][..], 0) };
+        assert_eq!((resources(&pair.a), asked(&pair)), (first_and(own), before + more), "{number}");
+        pair.assert_children(own.len() + 1);
+    }
+}
+
+fn deleted(peer: &mut Peer, now: std::time::Instant, child: ChildHandle) {
+    let target = TerminateTarget { child_handle: Some(child), ..TerminateTarget::default() };
+    let request = peer.next_request();
+    peer.gateway.terminate(now, &target, request).unwrap();
+}
+
+/// What the data plane refuses each time is not asked for more than once a minute.
+#[test]
+fn what_is_refused_each_time_is_not_asked_for_often() {
+    let mut pair = up(with(Some((2, 16)), Some((1, 16))));
+    let before = asked(&pair);
+    for _ in 0..600 {
+        let now = pair.now;
+        if let Some(own) = pair.a.installed.values().find(|child| child.resource == Some(1)) {
+            let own = own.handle;
+            pair.a.gateway.child_failed(now, own, "the data plane refuses");
+        }
+        pair.run(Duration::from_secs(1));
+    }
+    assert!((8..=10).contains(&(asked(&pair) - before)), "{}", asked(&pair) - before);
 }
 
 /// Whenever an operator ends the child, all of it goes; nothing comes up behind.
