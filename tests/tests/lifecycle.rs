@@ -153,10 +153,11 @@ fn killed_and_then_unable_to_start_nothing_leaks() -> Result<()> {
         let config = a.config().to_owned();
         let good = std::fs::read_to_string(&config)?;
         a.kill()?;
-        // One that cannot be read, and one that cannot be carried out: the name of its device is taken.
+        // One that cannot be read, and two that cannot be carried out: the name of a device is taken.
         for bad in [
             good.replace("version = 2", "version = zwei"),
             good.replace("gateway {", "gateway {\n tun = lan0"),
+            good.replace("version = 2", "version = 2\n interface = lan0"),
         ] {
             ensure!(bad != good, "the test's own text");
             std::fs::write(&config, bad)?;

@@ -278,6 +278,8 @@ struct Daemon {
     hub: Hub,
     inbox: Inbox,
     key_log: Option<KeyLog>,
+    /// Has there been a configuration that the system took?
+    configured: bool,
     /// As they are written: where there are host names, without addresses.
     connections: Vec<Connection>,
     hosts: HashMap<String, Hosts>,
@@ -347,6 +349,7 @@ impl Daemon {
             hub,
             inbox,
             key_log,
+            configured: false,
             connections: Vec::new(),
             hosts: HashMap::new(),
             shunts: Vec::new(),
@@ -400,6 +403,10 @@ impl Daemon {
         let made = self.backend.set_interfaces(both);
         if let Err(error) = made.and_then(|()| self.backend.set_policies(self.policies.all())) {
             self.policies = before;
+            if !self.configured {
+                // What a killed predecessor left to keep protected traffic in is not ours to lift.
+                return Err(error);
+            }
             if let Err(error) = self.backend.set_interfaces(interfaces::all(&self.interfaces)) {
                 tracing::warn!("interfaces of a refused configuration stay: {error}");
             }
@@ -408,6 +415,7 @@ impl Daemon {
             }
             return Err(error);
         }
+        self.configured = true;
         let by_name: HashMap<&str, &Connection> =
             self.connections.iter().map(|connection| (connection.name.as_str(), connection)).collect();
         let lost: Vec<IkeSaView> = self

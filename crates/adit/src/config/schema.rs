@@ -176,7 +176,7 @@ pub(super) static GATEWAY: Schema = Schema {
         ),
         key(
             "rule_priority",
-            Kind::Integer(1, 32_765),
+            Kind::Integer(1, 32_761),
             "220",
             "the priority of the rule that looks that table up",
         ),

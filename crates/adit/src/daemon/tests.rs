@@ -81,7 +81,7 @@ impl Backend for Deeds {
     }
 
     fn set_policies(&mut self, policies: Vec<PolicySpec>) -> Result<(), adit_net::Error> {
-        if self.0.lock().unwrap().refuse_policies {
+        if self.0.lock().unwrap().refuse_policies && !policies.is_empty() {
             return Err(adit_net::Error::Stopped);
         }
         self.push(Deed::Policies(policies.into_iter().map(|policy| policy.name).collect()));
@@ -173,7 +173,12 @@ fn configuration(own: &str, peer: &str, secret: &str, child: &str) -> crate::con
 
 impl Side {
     fn new(now: Instant, own: &str, peer: &str, secret: &str, child: &str) -> Self {
-        let configuration = configuration(own, peer, secret, child);
+        let mut side = Self::unconfigured(now);
+        side.configure(now, configuration(own, peer, secret, child)).unwrap();
+        side
+    }
+
+    fn unconfigured(now: Instant) -> Self {
         // How long the way is drained is the gateway's business, and proved there.
         let settings = Settings { drain: Duration::ZERO, ..Settings::default() };
         let gateway = Gateway::new(settings, Box::new(SystemEntropy), now);
@@ -188,18 +193,17 @@ impl Side {
             resolver: Box::new(deeds.clone()),
             answers,
         };
-        let mut daemon = Daemon::new(gateway, outside, Hub::default(), Inbox::default(), None);
-        daemon
-            .configure(
-                now,
-                configuration.ike,
-                configuration.hosts,
-                configuration.shunts,
-                configuration.treatments,
-                configuration.interfaces,
-            )
-            .unwrap();
+        let daemon = Daemon::new(gateway, outside, Hub::default(), Inbox::default(), None);
         Self { daemon, deeds, inbox, queue, loads, answered }
+    }
+
+    fn configure(
+        &mut self,
+        now: Instant,
+        configuration: crate::config::Configuration,
+    ) -> Result<Changes, adit_net::Error> {
+        let crate::config::Configuration { ike, hosts, shunts, treatments, interfaces, .. } = configuration;
+        self.daemon.configure(now, ike, hosts, shunts, treatments, interfaces)
     }
 
     /// One turn of the event loop.
@@ -549,6 +553,16 @@ fn policies_that_the_system_refuses_leave_everything_as_it_was() {
     assert_eq!(refused.text("success").as_deref(), Some("no"));
     talk(now, &mut a, &mut b);
     assert_eq!((a.removed().len(), a.daemon.connections.len(), a.daemon.policies.all().len()), (0, 1, 1));
+}
+
+/// What a killed predecessor protected may go on when there is something to protect it by, not before.
+#[test]
+fn a_first_configuration_that_is_refused_lifts_nothing() {
+    let now = Instant::now();
+    let mut a = Side::unconfigured(now);
+    a.deeds.0.lock().unwrap().refuse_policies = true;
+    assert!(a.configure(now, configuration("1", "2", SECRET, "")).is_err());
+    assert!(a.deeds.all().is_empty(), "{:?}", a.deeds.all());
 }
 
 #[test]
