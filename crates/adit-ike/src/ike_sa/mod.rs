@@ -8,6 +8,7 @@
 mod additional;
 mod auth;
 mod child;
+mod children;
 mod closing;
 mod contents;
 mod create_child;
