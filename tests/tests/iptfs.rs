@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use adit_lab::adit::Adit;
 use adit_lab::capture::{Capture, dissect, only_protected};
@@ -278,6 +278,30 @@ fn what_is_inside_arrives_whole_and_over_rekeyings() -> Result<()> {
         .with_context(|| mode.to_owned())?;
     }
     Ok(())
+}
+
+/// RFC 4303 2.6: dummies are sent in tunnel mode as well. They keep nobody's SA: what is idle ends in its time, on both sides.
+#[test]
+fn dummies_are_no_traffic() -> Result<()> {
+    with_lab("dummies", Topology::default(), |lab| {
+        let capture = Capture::start(lab, Node::Net, "a0", "")?;
+        let start = Instant::now();
+        let [a, b] = pair(lab, "dummies = 200ms\n tfc_padding = mtu\n inactivity = 4s")?;
+        for peer in [&a, &b] {
+            eventually("the idle child to end", PATIENCE, || {
+                let sas = peer.sas()?;
+                Ok(sas.iter().all(|sa| sa.children.is_empty()).then_some(()))
+            })?;
+        }
+        ensure!(start.elapsed() >= Duration::from_secs(4));
+        let file = capture.stop()?;
+        only_protected(&file)?;
+        for side in SIDES {
+            let packets = packets_from(&file, side)?;
+            ensure!(packets.len() >= 20 && packets.iter().all(|(_, len)| *len == 1500.0), "{packets:?}");
+        }
+        Ok(())
+    })
 }
 
 /// Small packets travel together: fewer packets outside than inside.

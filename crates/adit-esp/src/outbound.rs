@@ -31,7 +31,7 @@ pub struct OutboundSa {
 /// What an [`OutboundSa`] has sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboundCounters {
-    /// Inner packets sealed, without dummies.
+    /// Inner packets sealed, and dummies.
     pub packets: u64,
     /// Their bytes, as inner IP packets.
     pub bytes: u64,
@@ -97,7 +97,7 @@ impl OutboundSa {
     /// with a longer payload: what is free is filled with zeros behind the payload, which the receiver takes off (RFC 4303
     /// 2.7). That is for tunnel mode alone, where the payload says how long it is.
     ///
-    /// Counted as a packet is what `next_header` does not call a dummy or an AGGFRAG payload.
+    /// Counted as a packet is what `next_header` does not call an AGGFRAG payload.
     ///
     /// # Errors
     /// See [`SealError`]. After [`SealError::SequenceExhausted`] the SA never seals again.
@@ -134,7 +134,7 @@ impl OutboundSa {
     }
 
     fn count(&mut self, payload_len: usize, next_header: u8) {
-        if ![NEXT_HEADER_NONE, NEXT_HEADER_AGGFRAG].contains(&next_header) {
+        if next_header != NEXT_HEADER_AGGFRAG {
             self.counters.packets += 1;
             self.counters.bytes += (self.header_len + payload_len) as u64;
         }

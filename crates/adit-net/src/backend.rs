@@ -127,6 +127,9 @@ pub struct Treatment {
     pub dscp_inwards: bool,
     /// How long inner packets look from outside.
     pub tfc: Tfc,
+    /// After no longer a silence of the outbound half than this, a packet leaves that means nothing (RFC 4303 2.6); not in
+    /// IP-TFS mode, which sends its own.
+    pub dummies: Option<Duration>,
     /// The segments of TCP connections, both ways.
     pub mss: Mss,
     /// Networks that have other addresses on our side than those that are negotiated. The inbound half has the selectors
@@ -273,13 +276,15 @@ pub struct ChildCounters {
     pub packets_in: u64,
     /// Their octets, as inner IP packets.
     pub bytes_in: u64,
-    /// Inner packets sealed and handed to the kernel.
+    /// Inner packets sealed and handed to the kernel, dummies not counted.
     pub packets_out: u64,
     /// Their octets, as inner IP packets.
     pub bytes_out: u64,
-    /// When the last authentic packet arrived, a dummy included, to the accuracy of one batch.
+    /// When the last authentic packet arrived, whatever was in it, to the accuracy of one batch: then the peer was there.
+    pub heard: Option<Instant>,
+    /// When the last inner packet arrived.
     pub last_in: Option<Instant>,
-    /// When the last packet left, to the accuracy of one batch.
+    /// When the last inner packet left.
     pub last_out: Option<Instant>,
     /// ESP packets of this SA that were dropped, by cause.
     pub drops: Vec<(adit_esp::Drop, u64)>,

@@ -169,6 +169,7 @@ pub(crate) struct SaCounts {
     pub(crate) packets_out: Count,
     pub(crate) bytes_out: Count,
     /// [`Clock`] times; 0 is never.
+    pub(crate) heard: Count,
     pub(crate) last_in: Count,
     pub(crate) last_out: Count,
     pub(crate) soon: Once,
@@ -198,6 +199,7 @@ impl SaCounts {
             bytes_in: self.bytes_in.read(),
             packets_out: self.packets_out.read(),
             bytes_out: self.bytes_out.read(),
+            heard: clock.instant(self.heard.read()),
             last_in: clock.instant(self.last_in.read()),
             last_out: clock.instant(self.last_out.read()),
             drops: adit_esp::Drop::ALL.into_iter().map(|cause| (cause, self.drops_for(cause))).collect(),

@@ -693,9 +693,9 @@ impl Daemon {
         }
         self.activity_reported = now;
         for handle in self.installed.keys() {
-            if let Some(last) = self.backend.counters(ChildId(handle.0)).and_then(|counters| counters.last_in)
+            if let Some(heard) = self.backend.counters(ChildId(handle.0)).and_then(|counters| counters.heard)
             {
-                self.gateway.child_activity(now, *handle, last);
+                self.gateway.child_activity(now, *handle, heard);
             }
         }
     }

@@ -14,6 +14,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "helpers of a test fail as the test does")]
 
+mod dummies;
 mod marks;
 mod numbers;
 mod refused;
@@ -55,12 +56,13 @@ fn a_linux_kernel_and_adit_understand_each_other() -> Result<()> {
         let mut scene = Scene::new(lab)?;
         tell(&format!("booted: {:?}", start.elapsed()));
         type Part = fn(&mut Scene<'_>) -> Result<()>;
-        let parts: [(&str, Part); 8] = [
+        let parts: [(&str, Part); 9] = [
             ("every suite both ways", suites::every_suite_both_ways),
             ("transport mode", transport::the_gateways_talk_to_each_other),
             ("marks of outer and inner headers", marks::congestion_and_classes_pass_the_tunnel),
             ("don't fragment", marks::the_dont_fragment_bit_is_copied),
             ("sizes", sizes::a_narrow_link_is_told_to_the_senders),
+            ("dummies", dummies::they_are_dropped_in_silence),
             ("replay windows", numbers::windows_are_as_wide_as_they_say),
             ("2^32", numbers::extended_numbers_pass_the_edge),
             ("what is refused", refused::what_is_damaged_or_repeated_is_counted_and_dropped),
@@ -199,6 +201,10 @@ impl<'l> Scene<'l> {
 
     /// The same, for those who want to seal packets of the half that leaves Adit themselves.
     fn install_halves(&mut self, sas: Sas<'_>) -> Result<(ChildId, Half)> {
+        self.install_treated(sas, Treatment::default())
+    }
+
+    fn install_treated(&mut self, sas: Sas<'_>, treatment: Treatment) -> Result<(ChildId, Half)> {
         let previous = ChildId(self.generation.into());
         self.generation += 1;
         let id = ChildId(self.generation.into());
@@ -223,7 +229,7 @@ impl<'l> Scene<'l> {
             encap: sas.encap.then_some(UdpEncap { local_port: 4500, remote_port: 4500 }),
             active: true,
             limits: Limits::default(),
-            treatment: Treatment::default(),
+            treatment,
             worker: None,
         })?;
         self.plane.remove(previous);

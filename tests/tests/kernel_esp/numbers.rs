@@ -69,7 +69,7 @@ impl Held {
 /// Few enough that no buffer of a socket overflows.
 const CHUNK: usize = 64;
 
-fn small(from: Side, noise: &mut Noise) -> Result<Vec<u8>> {
+pub(super) fn small(from: Side, noise: &mut Noise) -> Result<Vec<u8>> {
     let number = noise.below(1 << 30) as u32;
     let payload = noise.octets(20);
     Inner { family: Family::V4, from, number, traffic_class: 0, dont_fragment: false, payload }.octets()

@@ -311,7 +311,7 @@ fn dummies_leave_no_trace_inside() -> Result<()> {
     // They move the window, which shows: the peer seems to be elsewhere.
     ensure!(matches!(a.event()?, NetEvent::PeerMoved { .. }));
     let deadline = Instant::now() + PATIENCE;
-    while a.plane.counters(ChildId(1)).context("SA")?.last_in.is_none() {
+    while a.plane.counters(ChildId(1)).context("SA")?.heard.is_none() {
         ensure!(Instant::now() < deadline, "nothing has arrived");
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -320,6 +320,55 @@ fn dummies_leave_no_trace_inside() -> Result<()> {
     // The kernels look for their neighbours whenever they like.
     let neighbours = |one: &Seen| matches!(one.source, IpAddr::V6(v6) if v6.is_unicast_link_local());
     ensure!(passed(&mut lan)?.iter().all(neighbours));
+    Ok(())
+}
+
+/// RFC 4303 2.6: an SA that has nothing to send sends packets that look like any of its own, over both outer families, in UDP or
+/// not. The other side hears them, and has no traffic.
+#[test]
+fn silence_is_filled_with_dummies() -> Result<()> {
+    let interval = Duration::from_millis(100);
+    for (v6, encap, port) in [(false, true, 17), (false, false, 50), (true, true, 17), (true, false, 50)] {
+        let net = Net::new()?;
+        let (a, b) = between(&net, networks_policy, |_, side| {
+            let dummies = (side == A).then_some(interval);
+            let treatment = Treatment { tfc: Tfc::Path, dummies, ..Treatment::default() };
+            ChildSaInstall { treatment, ..child(side, 1, v6, encap, &networks_policy(side)) }
+        })?;
+        let mut outer = net.capture(A)?;
+        let mut lan = net.host(B).run(|| Capture::open("lan"))??;
+        let (mut dummies, mut longest) = (Vec::new(), Duration::ZERO);
+        let (deadline, mut last) = (Instant::now() + PATIENCE, Instant::now());
+        while dummies.len() < 20 {
+            ensure!(Instant::now() < deadline, "only {dummies:?}");
+            let before = dummies.len();
+            outer.read(Duration::from_millis(20), |frame| {
+                if let Some(one) = seen(frame.octets).filter(|one| one.protocol == port) {
+                    dummies.push((one.source, one.traffic_class, frame.octets.len() - 14));
+                }
+            })?;
+            if dummies.len() > before {
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+        }
+        // AES-GCM fills an MTU of 1,500 up to a multiple of 4.
+        let looks = (A.outer(v6), 0, 1500);
+        ensure!(dummies.iter().all(|dummy| *dummy == looks), "{dummies:?}");
+        ensure!(longest < 10 * interval, "silent for {longest:?}");
+        let (sent, heard) = (a.plane.counters(ChildId(1)), b.plane.counters(ChildId(1)));
+        let (sent, heard) = (sent.context("SA")?, heard.context("SA")?);
+        ensure!((sent.packets_out, sent.bytes_out, sent.last_out) == (0, 0, None), "{sent:?}");
+        ensure!((heard.packets_in, heard.bytes_in, heard.last_in) == (0, 0, None), "{heard:?}");
+        ensure!(heard.heard.is_some() && heard.drops.iter().all(|(_, count)| *count == 0), "{heard:?}");
+        ensure!(sent.heard.is_none(), "{sent:?}");
+        let neighbours = |one: &Seen| matches!(one.source, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        ensure!(passed(&mut lan)?.iter().all(neighbours));
+        // What is meant is carried as ever.
+        answered(&net.ping(A, v6, &["-c", "3", "-W", "5"])?)?;
+        a.carries(1, (3, 3))?;
+        b.carries(1, (3, 3))?;
+    }
     Ok(())
 }
 

@@ -15,9 +15,10 @@ use adit_esp::{
     Checksum, Error as SaError, FragmentPorts, InboundSa, Mode, Mss, Opened, OutboundSa, SaParameters,
     SealError,
 };
-use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6};
-use adit_wire::ip;
+use adit_wire::esp::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
+use adit_wire::ip::{self, Ipv6Header};
 
+use super::dummies::Dummies;
 use super::iptfs::{Payloads, Unpacked};
 use super::sas::{Place, Prefix, prefixes};
 use super::split::Split;
@@ -139,20 +140,22 @@ impl Inbound {
 
     /// Gives up IP-TFS payloads that others have waited for.
     pub(crate) fn expire(&mut self, now: Instant, unpacked: &mut Unpacked, report: &mut Report) {
-        self.unpack(unpacked, report, |receiver, mut deliver| receiver.expire(now, &mut deliver));
+        let moment = report.clock.number(now);
+        self.unpack(unpacked, moment, report, |receiver, mut deliver| receiver.expire(now, &mut deliver));
     }
 
     /// Lets the receiver give out packets, and keeps those that may pass.
     fn unpack(
         &mut self,
         unpacked: &mut Unpacked,
+        moment: u64,
         report: &mut Report,
         work: impl FnOnce(&mut Receiver, &mut dyn FnMut(&mut [u8])),
     ) {
         let Some(mut receiver) = self.iptfs.take() else { return };
         let lost = receiver.counters().lost;
         work(&mut receiver, &mut |inner| match self.sa.admit(inner) {
-            Ok(()) if self.admits(inner.len(), report) => {
+            Ok(()) if self.admits(inner.len(), moment, report) => {
                 if let Some(translation) = &self.translation {
                     translation.inbound(inner);
                 }
@@ -203,9 +206,10 @@ impl Inbound {
         };
         match self.sa.open_among(esp, &outer, Some((fragments, now))) {
             Ok(opened) => {
-                self.counts.last_in.set(report.clock.number(now));
+                let moment = report.clock.number(now);
+                self.counts.heard.set(moment);
                 match opened {
-                    Opened::Packet(inner) if self.admits(inner.len(), report) => {
+                    Opened::Packet(inner) if self.admits(inner.len(), moment, report) => {
                         if self.copies_dscp {
                             decapsulate_dscp(arrival.tos, inner);
                         }
@@ -215,11 +219,13 @@ impl Inbound {
                         self.clamp.apply(inner, self.max_inner);
                         arrived.inner = Some(inner);
                     }
-                    Opened::Payload(header, payload) if self.admits(header.len() + payload.len(), report) => {
+                    Opened::Payload(header, payload)
+                        if self.admits(header.len() + payload.len(), moment, report) =>
+                    {
                         (arrived.header, arrived.inner) = (Some(header), Some(payload));
                     }
                     Opened::Aggfrag { sequence, payload } => {
-                        self.unpack(unpacked, report, |receiver, mut deliver| {
+                        self.unpack(unpacked, moment, report, |receiver, mut deliver| {
                             receiver.receive(sequence, payload, now, &mut deliver);
                         });
                     }
@@ -250,7 +256,7 @@ impl Inbound {
     }
 
     /// Counts an inner packet, if the SA may carry it.
-    fn admits(&mut self, len: usize, report: &mut Report) -> bool {
+    fn admits(&mut self, len: usize, moment: u64, report: &mut Report) -> bool {
         let (packets, bytes) = (self.counts.packets_in.read() + 1, self.counts.bytes_in.read() + len as u64);
         if self.allowance.is_spent(packets, bytes) {
             self.spent = true;
@@ -264,6 +270,7 @@ impl Inbound {
         }
         self.counts.packets_in.set(packets);
         self.counts.bytes_in.set(bytes);
+        self.counts.last_in.set(moment);
         true
     }
 
@@ -379,6 +386,7 @@ pub(crate) struct Outbound {
     max_inner: usize,
     learnt: Option<Instant>,
     iptfs: Option<Box<Payloads>>,
+    dummies: Option<Box<Dummies>>,
     counts: Arc<SaCounts>,
 }
 
@@ -446,10 +454,12 @@ impl Outbound {
             Mode::Iptfs { fragments } => Some(Box::new(Payloads::new(treatment.iptfs, fragments))),
             Mode::Tunnel | Mode::Transport => None,
         };
+        let dummies = treatment.dummies.filter(|_| iptfs.is_none());
         let mut outbound = Self {
             id,
             device,
             iptfs,
+            dummies: dummies.map(|interval| Box::new(Dummies::new(interval))),
             mode: parameters.mode,
             sa: OutboundSa::new(parameters)?,
             destinations,
@@ -540,15 +550,14 @@ impl Outbound {
         report: &mut Report,
     ) -> Result<Sealed, Refusal> {
         let largest = split.len(0);
-        if self.iptfs.is_none()
-            && largest > SMALL
-            && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME)
-        {
-            self.learnt = Some(now);
-            report.paths.push((self.id, self.transport.destination.ip()));
+        if self.iptfs.is_none() && largest > SMALL {
+            self.ask_for_path(now, report);
         }
         if let Some(mtu) = refused_mtu(split.packet(), largest, self.max_inner) {
             return Err(Refusal::TooBig { mtu });
+        }
+        if let Some(dummies) = &mut self.dummies {
+            dummies.traffic(now);
         }
         if split.count() == 1 {
             let sealed = self.seal_one(split.packet_mut(), (place, now), trains, report)?;
@@ -577,6 +586,13 @@ impl Outbound {
     fn fields(&self, policy: OuterPolicy, inner: &[u8]) -> OuterFields {
         let fields = policy.fields(inner);
         let dont_fragment = fields.dont_fragment || self.transport.destination.is_ipv6();
+        OuterFields { dont_fragment, ..fields }
+    }
+
+    /// The same where nothing of what is inside is to show outside.
+    fn fields_of_nothing(&self) -> OuterFields {
+        let fields = self.fields(self.outer, &[]);
+        let dont_fragment = fields.dont_fragment || self.outer.df == DontFragment::Copy;
         OuterFields { dont_fragment, ..fields }
     }
 
@@ -710,16 +726,27 @@ impl Outbound {
         self.iptfs.is_some()
     }
 
+    /// Does time alone move it?
+    pub(crate) fn is_timed(&self) -> bool {
+        self.iptfs.is_some() || self.dummies.is_some()
+    }
+
     /// It is active: what leaves by the time begins to.
     pub(crate) fn start(&mut self, now: Instant) {
         if let Some(iptfs) = &mut self.iptfs {
             iptfs.start(now);
         }
+        if let Some(dummies) = &mut self.dummies {
+            dummies.start(now);
+        }
     }
 
-    /// When [`payloads`](Self::payloads) has something to do.
+    /// When [`on_time`](Self::on_time) has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.iptfs.as_ref()?.deadline()
+        match &self.iptfs {
+            Some(iptfs) => iptfs.deadline(),
+            None => self.dummies.as_ref()?.deadline(),
+        }
     }
 
     /// The packets that still wait for a payload, with the addresses that they came with.
@@ -731,24 +758,64 @@ impl Outbound {
         waiting
     }
 
-    /// Seals the IP-TFS payloads that are due. `false`: the SA may carry no more.
-    pub(crate) fn payloads(
+    /// Seals what the time alone asks for. `false`: the SA may carry no more.
+    pub(crate) fn on_time(
         &mut self,
         place: Place,
         now: Instant,
         trains: &mut Trains,
         report: &mut Report,
     ) -> bool {
-        let Some(mut iptfs) = self.iptfs.take() else { return true };
-        let due = iptfs.due(now);
-        if due > 0 && self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME) {
+        let Some(iptfs) = self.iptfs.take() else { return self.dummy(place, now, trains, report) };
+        self.payloads(iptfs, place, now, trains, report)
+    }
+
+    /// Seals a dummy, if one is due.
+    fn dummy(&mut self, place: Place, now: Instant, trains: &mut Trains, report: &mut Report) -> bool {
+        let Some(dummies) = self.dummies.as_mut().filter(|dummies| dummies.is_due(now)) else { return true };
+        // As long as packets of the SA may look.
+        let most = if self.max_inner == usize::MAX { SMALL } else { self.max_inner };
+        let len = match self.mode {
+            Mode::Tunnel => dummies.next(now, self.tfc.at_least(most), most),
+            _ => dummies.next(now, 0, most.saturating_sub(Ipv6Header::LEN)),
+        };
+        self.ask_for_path(now, report);
+        if !self.carries(1, len, report) {
+            return false;
+        }
+        let packet_len = self.sa.layout().packet_len(len);
+        let (slot, start) = (trains.slot(packet_len), self.sa.layout().payload_offset());
+        slot.get_mut(start..start + len).unwrap_or_default().fill(0);
+        match self.sa.seal_at(slot, len, NEXT_HEADER_NONE) {
+            Ok(()) => trains.push((place, self.transport, self.fields_of_nothing(), None), packet_len, 0),
+            Err(error) => tracing::debug!(id = self.id.0, %error, "a dummy is not sealed"),
+        }
+        true
+    }
+
+    /// Asks for the MTU of the path, if that is not known of late.
+    fn ask_for_path(&mut self, now: Instant, report: &mut Report) {
+        if self.learnt.is_none_or(|learnt| now.duration_since(learnt) >= PATH_LIFETIME) {
             self.learnt = Some(now);
             report.paths.push((self.id, self.transport.destination.ip()));
         }
+    }
+
+    /// Seals the IP-TFS payloads that are due.
+    fn payloads(
+        &mut self,
+        mut iptfs: Box<Payloads>,
+        place: Place,
+        now: Instant,
+        trains: &mut Trains,
+        report: &mut Report,
+    ) -> bool {
+        let due = iptfs.due(now);
+        if due > 0 {
+            self.ask_for_path(now, report);
+        }
         // RFC 9347 2.2.5: nothing of what is inside shows outside.
-        let fields = self.fields(self.outer, &[]);
-        let dont_fragment = fields.dont_fragment || self.outer.df == DontFragment::Copy;
-        let fields = OuterFields { dont_fragment, ..fields };
+        let fields = self.fields_of_nothing();
         let mut goes_on = true;
         for _ in 0..due {
             let Some(len) = iptfs.next_len() else { break };
@@ -776,14 +843,16 @@ impl Outbound {
         goes_on
     }
 
-    /// So many packets have left, with so many octets inside.
+    /// So many inner packets have left, with so many octets.
     pub(crate) fn sent(&self, packets: usize, bytes: usize, moment: u64) {
         // The packets in IP-TFS payloads have been counted when they were put in.
         if self.iptfs.is_none() {
             self.counts.packets_out.add(packets as u64);
         }
         self.counts.bytes_out.add(bytes as u64);
-        self.counts.last_out.set(moment);
+        if bytes > 0 {
+            self.counts.last_out.set(moment);
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use super::half::Refusal;
 use crate::backend::{ChildId, Iptfs};
 use crate::counters::DropCause;
 
-/// The SAs of a worker that are in IP-TFS mode, those that time alone can move, by when that is. What is asked for at each turn
-/// does not depend on how many there are.
+/// The SAs of a worker that time alone can move, those in IP-TFS mode and those that send dummies, by when that is or sooner. What
+/// is asked for at each turn does not depend on how many there are.
 #[derive(Default)]
 pub(super) struct Tunnels {
     sas: HashMap<ChildId, Tunnel>,

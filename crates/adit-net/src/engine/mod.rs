@@ -23,6 +23,7 @@
 #[cfg(test)]
 mod adversarial;
 mod deliveries;
+mod dummies;
 mod flows;
 mod half;
 mod held;
@@ -582,7 +583,7 @@ impl Engine {
         let (id, active) = (child.id, child.active);
         // One half may be another worker's.
         let inbound = child.inbound.as_ref().is_some_and(Inbound::is_iptfs);
-        if inbound || child.outbound.as_ref().is_some_and(Outbound::is_iptfs) {
+        if inbound || child.outbound.as_ref().is_some_and(Outbound::is_timed) {
             self.tunnels.add(id, child.spi);
         }
         self.sas.install(child);
@@ -601,7 +602,7 @@ impl Engine {
         let Some(policy) = self.sas.switch(id) else { return };
         let Some(outbound) = self.sas.outbound_of(id) else { return };
         let device = outbound.device();
-        if outbound.is_iptfs() {
+        if outbound.is_timed() {
             outbound.start(now);
             self.tunnels.moves(id);
         }
@@ -646,13 +647,13 @@ impl Engine {
         tunnels.deadline(|id, spi| sas.deadline(id, spi))
     }
 
-    /// Seals the IP-TFS payloads that are due, and gives up those of the peers that are overdue.
+    /// Seals the IP-TFS payloads and dummies that are due, and gives up the payloads of the peers that are overdue.
     pub(crate) fn on_time(&mut self, now: Instant) {
         self.deadline();
         while let Some((id, spi)) = self.tunnels.next(now) {
             if let Some(place) = self.sas.place_of(id)
                 && let Some(outbound) = self.sas.outbound(place)
-                && !outbound.payloads(place, now, &mut self.trains, &mut self.report)
+                && !outbound.on_time(place, now, &mut self.trains, &mut self.report)
             {
                 self.end(place, now);
             }
@@ -697,7 +698,7 @@ impl Engine {
         self.sas.learn_path(id, mtu);
     }
 
-    /// The kernel has taken so many packets of an SA, with so many octets inside.
+    /// The kernel has taken so many inner packets of an SA, with so many octets.
     pub(crate) fn sent(&mut self, sa: Place, packets: usize, bytes: usize, now: Instant) {
         if let Some(outbound) = self.sas.outbound(sa) {
             outbound.sent(packets, bytes, self.report.clock.number(now));

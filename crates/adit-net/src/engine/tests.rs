@@ -3,6 +3,7 @@
 use adit_crypto::{EspKeys, EspTransforms, Secret};
 use adit_esp::SaParameters;
 use adit_esp::translate::{Renumbering, Translation};
+use adit_esp::tunnel::Tfc;
 use adit_wire::ikev2::{EncrId, TrafficSelector};
 
 use super::*;
@@ -46,7 +47,7 @@ fn outbound_in(
     now: Instant,
 ) {
     let iptfs = Iptfs { init_delay: Duration::from_secs(1), ..Default::default() };
-    let child = child(place, (id, own), (mode, limits), Treatment { iptfs, ..Default::default() });
+    let (child, _) = child(place, (id, own), (mode, limits), Treatment { iptfs, ..Default::default() });
     engine.install(child, Some(1500), now);
 }
 
@@ -55,7 +56,7 @@ fn child(
     (id, own): (u64, bool),
     (mode, limits): (adit_esp::Mode, Limits),
     treatment: Treatment,
-) -> NewChild {
+) -> (NewChild, Arc<SaCounts>) {
     let transforms = EspTransforms { encr: EncrId::AES_GCM_16, key_bits: Some(128), integ: None, esn: false };
     let keys = EspKeys { encr: Secret::new(vec![1; 20]), integ: Secret::new(Vec::new()) };
     let parameters = SaParameters {
@@ -71,17 +72,18 @@ fn child(
     let address = "192.0.2.1".parse().unwrap();
     let transport =
         Transport { kind: Kind::NatT, source: address, destination: SocketAddr::new(address, 4500) };
-    let treatment = (treatment, device, 1500);
-    let half = Outbound::new(ChildId(id), parameters, limits, transport, treatment, Arc::default()).unwrap();
-    NewChild {
+    let (treatment, counts) = ((treatment, device, 1500), Arc::default());
+    let half = Outbound::new(ChildId(id), parameters, limits, transport, treatment, Arc::clone(&counts));
+    let child = NewChild {
         id: ChildId(id),
         policy,
         spi: 0x2000 + id as u32,
         own,
         active: true,
         inbound: None,
-        outbound: Some(half),
-    }
+        outbound: Some(half.unwrap()),
+    };
+    (child, counts)
 }
 
 /// A packet of UDP.
@@ -254,7 +256,7 @@ fn what_waits_for_a_payload_looks_for_another_sa_untranslated() {
     let treatment = Treatment { translation: Some(Arc::new(translation)), iptfs, ..Default::default() };
     let home = steering::worker_of_policy(Device(1), HOME, 3);
     let mut engine = engine((home + 1) % 3, 3);
-    engine.install(child(AT, (1, true), (IPTFS, Limits::default()), treatment), Some(1500), now);
+    engine.install(child(AT, (1, true), (IPTFS, Limits::default()), treatment).0, Some(1500), now);
     (1..=3).for_each(|port| engine.outbound(Device(1), &mut packet(port), &Offload::default(), None, now));
     engine.retire(ChildId(1), now);
     let astray: Vec<Vec<u8>> = engine.report.astray.drain(..).map(|(_, _, packet, _)| packet).collect();
@@ -268,7 +270,7 @@ fn payloads_leave_before_the_path_is_known() {
     let now = Instant::now();
     let mut engine = engine(0, 1);
     let treatment = Treatment { iptfs: Iptfs::default(), ..Default::default() };
-    engine.install(child(AT, (1, false), (IPTFS, Limits::default()), treatment), None, now);
+    engine.install(child(AT, (1, false), (IPTFS, Limits::default()), treatment).0, None, now);
     let mut large = packet(1);
     large.resize(1400, 0);
     large[2..4].copy_from_slice(&1400_u16.to_be_bytes());
@@ -318,6 +320,70 @@ fn the_first_of_many_is_known_without_asking_all() {
         engine.all_sent();
     }
     assert!(acted > 100, "{acted}");
+}
+
+/// RFC 4303 2.6: an SA with dummies is never silent for longer than it says, and sends none while it has something to send. They
+/// use up its numbers and what it may carry, are no traffic, and cannot be told by their times, nor by their lengths.
+#[test]
+fn dummies_fill_the_silence() {
+    const INTERVAL: Duration = Duration::from_secs(8);
+    let start = Instant::now();
+    let limits = Limits { hard_packets: Some(300), ..Default::default() };
+    for (tfc, mode, lens) in [
+        // 20 of IPv4, 8 of UDP, 8 of ESP, 8 of IV and 16 of ICV around what is a multiple of 4 with its two last octets.
+        (Tfc::Off, adit_esp::Mode::Tunnel, 24..=1440),
+        (Tfc::AtLeast(1000), adit_esp::Mode::Tunnel, 1004..=1440),
+        (Tfc::Path, adit_esp::Mode::Tunnel, 1440..=1440),
+        (Tfc::Path, adit_esp::Mode::Transport, 24..=1420),
+    ] {
+        let mut engine = engine(0, 1);
+        let treatment = Treatment { tfc, dummies: Some(INTERVAL), ..Default::default() };
+        let (child, counts) = child(AT, (1, false), (mode, limits), treatment);
+        engine.install(child, Some(1500), start);
+        let (mut now, mut silent, mut dummies, mut seen, mut waits) =
+            (start, start, 0, HashSet::new(), HashSet::new());
+        // What comes back is when an SA has asked for time, at which nothing may be due after all.
+        while let Some(deadline) = engine.deadline() {
+            assert!(deadline > now && deadline <= silent + INTERVAL, "{tfc:?}");
+            engine.on_time(deadline - Duration::from_millis(1));
+            assert!(engine.trains.all().is_empty(), "too early");
+            now = deadline;
+            engine.on_time(now);
+            for train in engine.trains.all() {
+                assert!(now - silent >= INTERVAL / 2, "{tfc:?}");
+                assert_eq!((train.len(), train.tos, train.dont_fragment), (1, 0, true));
+                // Without SPI, sequence number, IV and ICV.
+                let len = engine.trains.octets(train).len() - 8 - 8 - 16;
+                assert!(lens.contains(&len) && engine.trains.inside(train, 0..1) == (0, 0), "{tfc:?} {len}");
+                seen.insert(len);
+                waits.insert(now - silent);
+                (silent, dummies) = (now, dummies + 1);
+            }
+            engine.all_sent();
+            // Traffic for a while: no dummy.
+            if dummies == 100 {
+                for _ in 0..100 {
+                    now += INTERVAL / 2 - Duration::from_millis(1);
+                    engine.on_time(now);
+                    assert!(engine.trains.all().is_empty());
+                    engine.outbound(Device(1), &mut packet(7), &Offload::default(), None, now);
+                    engine.sent(Place::at(0), 1, 28, now);
+                    engine.all_sent();
+                }
+                (silent, dummies) = (now, dummies + 1);
+                let moment = Clock::new(start).number(now);
+                assert!(counts.last_out.read().abs_diff(moment) <= 1, "by no dummy");
+            }
+        }
+        // It has ended: 100 packets, and 200 dummies.
+        assert_eq!((dummies, counts.packets_out.read()), (201, 100), "{tfc:?}");
+        assert_eq!(engine.report.events, [NetEvent::LimitReached { id: ChildId(1) }]);
+        assert!(waits.len() > 150, "{waits:?}");
+        assert!(if lens.start() == lens.end() { seen.len() == 1 } else { seen.len() > 60 }, "{seen:?}");
+    }
+    let mut engine = engine(0, 1);
+    outbound(&mut engine, 2, false, start);
+    assert_eq!(engine.deadline(), None, "who sends none asks for no time");
 }
 
 #[test]

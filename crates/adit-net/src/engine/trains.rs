@@ -119,11 +119,12 @@ impl Trains {
         self.octets.get(train.octets.clone()).unwrap_or_default()
     }
 
-    /// Octets inside some of a train's packets.
-    pub(crate) fn inner_len(&self, train: &Train, packets: Range<usize>) -> usize {
+    /// How many inner packets some of a train's packets have brought on their way, and their octets. Dummies bring none.
+    pub(crate) fn inside(&self, train: &Train, packets: Range<usize>) -> (usize, usize) {
         let first = train.packets.start;
         let lens = self.inner_lens.get(first + packets.start..first + packets.end).unwrap_or_default();
-        lens.iter().copied().map(usize::from).sum()
+        lens.iter()
+            .fold((0, 0), |(count, octets), len| (count + usize::from(*len > 0), octets + usize::from(*len)))
     }
 
     /// Is there as much as one round should bring?
@@ -167,7 +168,7 @@ mod tests {
             }
             let lens: Vec<usize> = packets.iter().map(|packet| packet.len()).collect();
             let inner: usize = lens.iter().map(|len| len - 30).sum();
-            assert_eq!(trains.inner_len(train, 0..train.len()), inner);
+            assert_eq!(trains.inside(train, 0..train.len()), (train.len(), inner));
             lens
         };
         let all = trains.all().iter().map(&mut of).collect();

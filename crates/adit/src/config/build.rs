@@ -666,7 +666,15 @@ impl Builder<'_> {
             remote: self.renumberings(section, "remote", &child.remote_ts),
         };
         let translation = Some(translation).filter(|all| *all != Translation::default()).map(Arc::new);
-        Treatment { outer, dscp_inwards, tfc, mss, translation, iptfs: self.iptfs(section, child.mode) }
+        let iptfs = self.iptfs(section, child.mode);
+        let at = section.span_of("dummies").unwrap_or(section.span);
+        let dummies = Some(section.time("dummies")).filter(|interval| !interval.is_zero());
+        if let (Some(_), Mode::Iptfs { .. }) = (dummies, child.mode) {
+            let message = "IP-TFS has no dummies: payloads leave without anything in them";
+            let problem = Problem::new(at, format!("{}.dummies", section.path), message);
+            self.error(problem.expected("`iptfs_rate`, or another mode"));
+        }
+        Treatment { outer, dscp_inwards, tfc, dummies, mss, translation, iptfs }
     }
 
     fn iptfs(&mut self, section: &mut Checked, mode: Mode) -> Iptfs {

@@ -592,6 +592,13 @@ pub(super) static CHILD: Schema = Schema {
              peer refuses such padding",
         ),
         key(
+            "dummies",
+            Kind::Time,
+            "0s",
+            "an SA that has sent nothing for so long, or at random for half of it or more, sends a packet that means nothing, \
+             as long as others look by `tfc_padding`, else of any length; 0 means none",
+        ),
+        key(
             "mss",
             Kind::NumberOr(88, 65_495, &["auto", "no"]),
             "auto",

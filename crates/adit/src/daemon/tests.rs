@@ -99,7 +99,8 @@ impl Backend for Deeds {
         let World { deeds, last_in, .. } = &*self.0.lock().unwrap();
         let last_in = *last_in;
         let gone = deeds.iter().any(|deed| matches!(deed, Deed::Remove(removed) if *removed == id.0));
-        (!gone).then(|| ChildCounters { packets_in: 3, bytes_in: 252, last_in, ..ChildCounters::default() })
+        let (packets_in, bytes_in, heard) = (3, 252, last_in);
+        (!gone).then(|| ChildCounters { packets_in, bytes_in, heard, last_in, ..ChildCounters::default() })
     }
 
     fn stats(&self) -> Stats {

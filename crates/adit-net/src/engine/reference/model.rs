@@ -124,6 +124,7 @@ pub(super) struct Counts {
     pub(super) bytes_in: u64,
     pub(super) packets_out: u64,
     pub(super) bytes_out: u64,
+    pub(super) heard: Option<Instant>,
     pub(super) last_in: Option<Instant>,
     pub(super) last_out: Option<Instant>,
     pub(super) drops: [u64; Drop::ALL.len()],
@@ -389,9 +390,10 @@ impl Model {
                 self.did.drops[DropCause::Refused as usize] += 1;
             }
             Ok(inner) => {
-                sa.counts.last_in = Some(now);
+                sa.counts.heard = Some(now);
                 if let Some(mut inner) = inner {
                     if sa.may_deliver(inner.len(), &mut self.did.events) {
+                        sa.counts.last_in = Some(now);
                         sa.treat_inbound(&mut inner, arrival.tos);
                         self.did.delivered.push((sa.settings.device, inner));
                     } else {

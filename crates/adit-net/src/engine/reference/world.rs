@@ -708,7 +708,7 @@ impl World {
                 equal("TTL", &train.hop_limit, &expected.hop_limit)?;
                 let way = |way: Transport| (way.kind, way.source, way.destination);
                 equal("way", &way(train.transport), &way(expected.transport))?;
-                equal("octets inside", &trains.inner_len(train, place..place + 1), &expected.inner_len)?;
+                equal("octets inside", &trains.inside(train, place..place + 1), &(1, expected.inner_len))?;
                 equal("SAs of a train", &id.replace(expected.id).unwrap_or(expected.id), &expected.id)?;
                 bytes += expected.inner_len;
             }
@@ -823,6 +823,7 @@ impl World {
                 theirs.bytes_in.read(),
                 theirs.packets_out.read(),
                 theirs.bytes_out.read(),
+                theirs.heard.read(),
                 theirs.last_in.read(),
                 theirs.last_out.read(),
             ];
@@ -831,6 +832,7 @@ impl World {
                 ours.bytes_in,
                 ours.packets_out,
                 ours.bytes_out,
+                moment(ours.heard),
                 moment(ours.last_in),
                 moment(ours.last_out),
             ];

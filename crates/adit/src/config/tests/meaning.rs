@@ -554,6 +554,7 @@ fn packets_are_treated_as_asked_for() {
     assert_eq!(treatment("copy_dscp = yes"), Treatment { dscp_inwards: true, ..Treatment::default() });
     assert_eq!(treatment("tfc_padding = mtu").tfc, Tfc::Path);
     assert_eq!(treatment("tfc_padding = 1000").tfc, Tfc::AtLeast(1000));
+    assert_eq!(treatment("dummies = 10s").dummies, Some(Duration::from_secs(10)));
     assert_eq!(treatment("mss = 1300").mss, Mss::At(1300));
     assert_eq!(treatment("mss = no").mss, Mss::Untouched);
 

@@ -765,4 +765,9 @@ fn networks_that_do_not_stand_for_each_other_are_errors() {
         &connection("", "tfc_padding = much", ""),
         "a.conf:10:21: connections.c.children.n.tfc_padding: bad value `much`; expected a whole number from 0 to 65535, or `mtu`",
     );
+    is_wrong(
+        &connection("", "dummies = 10s\n      mode = iptfs", ""),
+        "a.conf:10:17: connections.c.children.n.dummies: IP-TFS has no dummies: payloads leave without anything in them; expected \
+         `iptfs_rate`, or another mode",
+    );
 }
