@@ -96,6 +96,8 @@ pub(crate) struct Outer {
     /// Its UDP port; 0 for IP protocol 50.
     pub(crate) port: u16,
     socket: Socket,
+    /// Do datagrams come as trains?
+    pub(crate) joined: bool,
     /// How many trains in a row the kernel has refused to cut.
     refused: AtomicU8,
     /// Are packets sent with DF, as far as they fit the path?
@@ -225,11 +227,16 @@ impl Outer {
             steering::spread(&socket, workers)?;
         }
         let trains = kind == Kind::NatT && config.offload;
-        if trains && let Err(error) = sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1) {
-            tracing::debug!(%error, "datagrams are received one by one");
-        }
+        // The kernel joins datagrams of equal length whatever their SPIs, and chooses a worker by the first one's: what a peer sends on
+        // several SAs, and what a stranger puts in front, would come to a worker that knows nothing of it.
+        let join = || sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+        let joined = trains
+            && workers == 1
+            && join()
+                .inspect_err(|error| tracing::debug!(%error, "datagrams are received one by one"))
+                .is_ok();
         let refused = AtomicU8::new(if trains { 0 } else { REFUSALS });
-        Ok(Self { kind, v6, port, socket, refused, dont_fragment: AtomicBool::new(true) })
+        Ok(Self { kind, v6, port, socket, joined, refused, dont_fragment: AtomicBool::new(true) })
     }
 
     /// Where a packet arrived.

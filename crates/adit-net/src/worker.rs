@@ -374,8 +374,8 @@ impl Worker {
 
     /// Receives a round of packets from a socket, and hands them to the TUN device opened.
     fn inbound_batch(&mut self, outer: &Outer, now: Instant) {
-        // A message of a socket that takes trains can be a whole train.
-        let limit = if outer.takes_trains() { ROUND_OCTETS >> 16 } else { BATCH };
+        // A message can be a whole train.
+        let limit = if outer.joined { ROUND_OCTETS >> 16 } else { BATCH };
         let received = self.received.receive(outer.as_fd(), limit);
         if received.is_err() {
             outer.forget_errors();

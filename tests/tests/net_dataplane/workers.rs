@@ -2,13 +2,12 @@
 
 use super::*;
 
-/// Both planes with so many workers, and a policy and an SA for each of eight hosts of each side, so that every worker has
+/// Both planes, each with its number of workers, and a policy and an SA for each of eight hosts of each side, so that every worker has
 /// halves of its own, and halves whose other half is another's.
-fn shared(net: &Net, v6: bool, encap: bool, workers: usize) -> Result<[Plane; 2]> {
+fn shared(net: &Net, v6: bool, encap: bool, configs: [NetConfig; 2]) -> Result<[Plane; 2]> {
     let mut planes = Vec::new();
-    for side in [A, B] {
-        let offload = net.offload;
-        let mut plane = net.plane_with(side, &NetConfig { workers, offload, ..NetConfig::default() })?;
+    for (side, config) in [A, B].into_iter().zip(configs) {
+        let mut plane = net.plane_with(side, &config)?;
         let (mut policies, mut children) = (Vec::new(), Vec::new());
         for host in 0..HOSTS {
             // Each host of ours to all of theirs from there, and from all of ours to each of theirs, would overlap.
@@ -108,7 +107,8 @@ fn every_flow_arrives_whole_and_in_order_whoever_reads_it() -> Result<()> {
         [(false, true, 2), (false, true, 5), (true, true, 3), (false, false, 3), (true, false, 2)]
     {
         let net = Net::new()?;
-        let [a, b] = shared(&net, v6, encap, workers)?;
+        let config = NetConfig { workers, offload: net.offload, ..NetConfig::default() };
+        let [a, b] = shared(&net, v6, encap, [config.clone(), config])?;
         numbered(&net).with_context(|| {
             format!("v6 {v6} encap {encap} workers {workers}: {:?} {:?}", a.plane.stats(), b.plane.stats())
         })?;
@@ -120,6 +120,50 @@ fn every_flow_arrives_whole_and_in_order_whoever_reads_it() -> Result<()> {
             DropCause::ALL.iter().all(|cause| *cause == DropCause::NoPolicy || plane.drops(*cause) == 0)
         };
         ensure!(nothing(&a) && nothing(&b), "{:?} {:?}", a.plane.stats(), b.plane.stats());
+    }
+    Ok(())
+}
+
+/// A card joins datagrams of equal length between two ports, and asks nobody for their SPIs: those of several SAs, which belong to
+/// several workers, come to one.
+#[test]
+fn datagrams_of_several_sas_that_were_joined_on_the_way_reach_their_workers() -> Result<()> {
+    const ROUNDS: u64 = 400;
+    let net = Net::new()?;
+    // What comes waits for others, as it does behind a card. It does not from a device that would have joined it itself.
+    const WAIT: &str = "ethtool -K wan gro on && mount -t sysfs none /sys \
+        && echo 1000000 >/sys/class/net/wan/gro_flush_timeout";
+    for (side, set) in [(A, "ethtool -K wan tso off"), (B, WAIT)] {
+        let set = || Command::new("unshare").args(["-m", "sh", "-c", set]).output();
+        let set = net.gateway(side).run(set)??;
+        ensure!(set.status.success(), "{set:?}");
+    }
+    let config = |workers, offload| NetConfig { workers, offload, ..NetConfig::default() };
+    let [a, b] = shared(&net, false, true, [config(1, false), config(3, true)])?;
+    let receivers = net.host(B).run(|| {
+        let bind = |host| UdpSocket::bind((B.inner(false, 10 + host), 7000));
+        (0..HOSTS).map(bind).collect::<Result<Vec<_>, _>>()
+    })??;
+    let senders = net.host(A).run(|| {
+        let bind = |host| UdpSocket::bind((A.inner(false, 10 + host), 20_000));
+        (0..HOSTS).map(bind).collect::<Result<Vec<_>, _>>()
+    })??;
+    for round in 0..ROUNDS {
+        for (host, sender) in (0..).zip(&senders) {
+            sender.send_to(&[host; 300], (B.inner(false, 10 + host), 7000))?;
+        }
+        if round % 8 == 7 {
+            for receiver in &receivers {
+                receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
+                for _ in 0..8 {
+                    receiver.recv(&mut [0; 400]).with_context(|| format!("{:?}", b.plane.stats()))?;
+                }
+            }
+        }
+    }
+    for host in 0..HOSTS {
+        a.carries(u64::from(host) + 1, (ROUNDS, 0))?;
+        b.carries(u64::from(host) + 1, (0, ROUNDS))?;
     }
     Ok(())
 }
