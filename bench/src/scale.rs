@@ -160,8 +160,8 @@ fn child(side: Side, number: u32, from: &TrafficSelector, to: &TrafficSelector) 
         let key = 0..encr_key_len(transforms.encr, transforms.key_bits).unwrap_or(0);
         let octet = |at: usize| (number >> (8 * (at % 4))) as u8 ^ sender as u8;
         SaParameters {
-            // With a slot in its low bits, as `adit-ike` makes them.
-            spi: Spi(0x1000_0000 | number),
+            // With a slot above its lane, as `adit-ike` makes them.
+            spi: Spi(1 << 30 | number << 6),
             mode: Mode::Tunnel,
             transforms,
             keys: EspKeys { encr: Secret::new(key.map(octet).collect()), integ: Secret::new(Vec::new()) },

@@ -47,6 +47,9 @@ pub struct Settings {
     pub window: u32,
     /// Largest IP datagram of an IKE fragment of ours (RFC 7383 2.5.1).
     pub fragment_size: u16,
+    /// How many parts a data plane divides what arrives into, by the low six bits of SPIs: 64 at most. Packets whose SPIs have
+    /// these bits in common may be sent together, so there should be no more parts than are of use.
+    pub lanes: usize,
     /// Emit [`crate::Output::KeyLog`]: every key in the clear, for debugging only.
     pub key_log: bool,
 }
@@ -64,6 +67,7 @@ impl Default for Settings {
             followup_timeout: Duration::from_secs(15),
             window: 1,
             fragment_size: 1280,
+            lanes: 1,
             key_log: false,
         }
     }

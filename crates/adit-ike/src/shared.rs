@@ -206,6 +206,7 @@ impl Shared {
     pub(crate) fn new(settings: Settings, entropy: Box<dyn Entropy>, now: Instant) -> Self {
         Self {
             now,
+            inbound_spis: Spis::new(settings.lanes),
             settings,
             entropy,
             connections: Connections::default(),
@@ -220,7 +221,6 @@ impl Shared {
             answer_limit: RateLimit::new(10, Duration::from_secs(1)),
             requests: HashMap::new(),
             ike_spis: HashMap::new(),
-            inbound_spis: Spis::default(),
             draining: BTreeMap::new(),
             draining_of: HashMap::new(),
             child_owners: HashMap::new(),

@@ -1,28 +1,33 @@
 //! The inbound SPIs of Child SAs. It owns which are taken, and knows nothing of what they are for.
 //!
-//! The low bits of an SPI are the slot of its SA: small numbers that stay dense, so that a data plane can find the SA by index,
-//! and leave it to a worker by a few bits. The rest is random, and other than before when a slot is used again: what a peer
-//! still sends to the SA that had it is then for no SA.
+//! The low bits of an SPI are the lane of its SA, by which a data plane leaves it to a worker; there are no more lanes than
+//! workers. The bits above are its slot: small numbers that stay dense, so that the data plane can find the SA by index. The
+//! rest is random, and other than before when a slot is used again: what a peer still sends to the SA that had it is then for
+//! no SA.
 
 use std::collections::{HashSet, VecDeque};
 
 use adit_wire::ikev2::Spi;
 
+/// Bits of the lane.
+const LANE_BITS: u32 = 6;
+const LANES: u32 = 1 << LANE_BITS;
+
 /// Bits of the slot.
 const SLOT_BITS: u32 = 20;
+const SLOTS: u32 = 1 << SLOT_BITS;
 
 /// So many free slots are left alone: the longest free is used again first, and only when there are more.
 const RESTING: usize = 256;
-
-/// The low bits of a slot by which a data plane may leave an SA to a worker.
-const LANES: u32 = 64;
 
 /// RFC 4303 2.1: those below are reserved.
 const FIRST: u32 = 256;
 
 /// Which SPIs are taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Spis {
+    /// In use.
+    lanes: u32,
     slots: Vec<Slot>,
     /// Slots that are free, the one freed last at the end.
     free: VecDeque<u32>,
@@ -30,23 +35,22 @@ pub(crate) struct Spis {
     beyond: HashSet<u32>,
 }
 
-/// Which lane an SPI is to have. Where all slots are taken it may have another.
+/// Which lane an SPI is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
     Any,
     /// That of another SPI.
     Of(Spi),
-    /// This one, or any so many after it.
-    Every(u32, u32),
+    /// This one.
+    Own(u32),
 }
 
 impl Lane {
-    fn has(self, slot: u32) -> bool {
-        let lane = slot % LANES;
+    /// Its number. `any` is any number.
+    fn number(self, lanes: u32, any: u32) -> u32 {
         match self {
-            Self::Any => true,
-            Self::Of(Spi(other)) => lane == other % LANES,
-            Self::Every(first, step) => lane % step.clamp(1, LANES) == first,
+            Self::Any => any % lanes,
+            Self::Of(Spi(lane)) | Self::Own(lane) => lane % LANES,
         }
     }
 }
@@ -59,16 +63,23 @@ struct Slot {
 }
 
 impl Spis {
+    /// With so many lanes in use, 64 at most.
+    pub(crate) fn new(lanes: usize) -> Self {
+        let lanes = (lanes as u32).clamp(1, LANES);
+        Self { lanes, slots: Vec::new(), free: VecDeque::new(), beyond: HashSet::new() }
+    }
+
     /// An SPI that nobody else has. `random` gives random numbers.
     pub(crate) fn take(&mut self, lane: Lane, mut random: impl FnMut() -> u32) -> Spi {
-        let slots = 1 << SLOT_BITS;
-        let slot = self.slot(lane, slots);
+        let slot = self.slot();
         loop {
-            let spi = match slot {
-                Some(slot) => random() & !(slots - 1) | slot,
-                None => random(),
+            let number = random();
+            let (upper, any) = match slot {
+                Some(slot) => (number & !(SLOTS * LANES - 1) | slot << LANE_BITS, slot),
+                None => (number & !(LANES - 1), number),
             };
-            let before = self.slots.get((spi & (slots - 1)) as usize);
+            let spi = upper | lane.number(self.lanes, any);
+            let before = self.slots.get(slot_of(spi));
             if spi < FIRST || before.is_some_and(|slot| slot.spi == spi) || self.beyond.contains(&spi) {
                 continue;
             }
@@ -83,30 +94,18 @@ impl Spis {
     }
 
     /// A slot, free or new; `None` if all are taken.
-    fn slot(&mut self, lane: Lane, slots: u32) -> Option<u32> {
-        let rested = self.free.len().saturating_sub(RESTING).min(RESTING);
-        if let Some(place) = self.free.iter().take(rested).position(|slot| lane.has(*slot)) {
-            return self.free.remove(place);
-        }
-        // Those left out are for others.
+    fn slot(&mut self) -> Option<u32> {
         let next = self.slots.len() as u32;
-        for new in next..slots.min(next + LANES) {
-            if lane.has(new) {
-                return Some(new);
-            }
-            self.slots.push(Slot { spi: 0, taken: false });
-            self.free.push_front(new);
-        }
-        self.free.pop_front()
+        if self.free.len() > RESTING || next >= SLOTS { self.free.pop_front() } else { Some(next) }
     }
 
     /// It is no longer used. One that is not taken changes nothing.
     pub(crate) fn release(&mut self, spi: Spi) {
-        let number = spi.0 & ((1 << SLOT_BITS) - 1);
-        match self.slots.get_mut(number as usize) {
+        let number = slot_of(spi.0);
+        match self.slots.get_mut(number) {
             Some(slot) if slot.taken && slot.spi == spi.0 => {
                 slot.taken = false;
-                self.free.push_back(number);
+                self.free.push_back(number as u32);
             }
             _ => drop(self.beyond.remove(&spi.0)),
         }
@@ -116,6 +115,10 @@ impl Spis {
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len() + self.beyond.len()
     }
+}
+
+fn slot_of(spi: u32) -> usize {
+    (spi / LANES % SLOTS) as usize
 }
 
 #[cfg(test)]
@@ -136,12 +139,15 @@ mod tests {
     }
 
     fn slot(spi: Spi) -> u32 {
-        spi.0 % (1 << SLOT_BITS)
+        spi.0 >> 6 & 0xf_ffff
     }
+
+    /// The lowest of the random bits.
+    const RANDOM: u32 = 1 << 26;
 
     #[test]
     fn slots_are_dense_and_rest_before_they_are_used_again() {
-        let (mut spis, mut random) = (Spis::default(), source());
+        let (mut spis, mut random) = (Spis::new(1), source());
         let mut taken: Vec<Spi> = (0..1000).map(|_| spis.take(ANY, &mut random)).collect();
         assert!(taken.iter().map(|spi| slot(*spi)).eq(0..1000));
         for round in 0..10_000 {
@@ -157,23 +163,25 @@ mod tests {
     /// However the random source behaves: it may well say the same thing again.
     #[test]
     fn a_slot_has_another_number_when_it_is_used_again() {
-        let mut spis = Spis::default();
-        let mut numbers =
-            [5 << SLOT_BITS; 300].into_iter().chain([5 << SLOT_BITS, 5 << SLOT_BITS, 6 << SLOT_BITS]);
+        let mut spis = Spis::new(1);
+        let mut numbers = [5 * RANDOM; 300].into_iter().chain([5 * RANDOM, 5 * RANDOM, 6 * RANDOM]);
         let mut random = || numbers.next().unwrap();
         let all: Vec<Spi> = (0..300).map(|_| spis.take(ANY, &mut random)).collect();
         all.iter().for_each(|spi| spis.release(*spi));
-        assert_eq!((all[0], spis.take(ANY, &mut random)), (Spi(5 << SLOT_BITS), Spi(6 << SLOT_BITS)));
+        assert_eq!((all[0], spis.take(ANY, &mut random)), (Spi(5 * RANDOM), Spi(6 * RANDOM)));
     }
 
     /// However many come and go, each in its lane; and the slots stay dense.
     #[test]
     fn a_successor_has_the_lane_of_what_it_replaces() {
-        let (mut spis, mut random) = (Spis::default(), source());
+        let (mut spis, mut random) = (Spis::new(7), source());
         let mut taken: Vec<Spi> = (0..100).map(|_| spis.take(ANY, &mut random)).collect();
+        for lane in 0..7 {
+            assert!((14..16).contains(&taken.iter().filter(|spi| spi.0 % 64 == lane).count()));
+        }
         for own in 0..7 {
-            let spi = spis.take(Lane::Every(own, 7), &mut random);
-            assert_eq!(spi.0 % 64 % 7, own);
+            let spi = spis.take(Lane::Own(own), &mut random);
+            assert_eq!(spi.0 % 64, own);
             taken.push(spi);
         }
         let lanes: Vec<u32> = taken.iter().map(|spi| spi.0 % 64).collect();
@@ -183,22 +191,22 @@ mod tests {
             spis.release(std::mem::replace(spi, new));
         }
         assert!(taken.iter().map(|spi| spi.0 % 64).eq(lanes));
-        assert!(spis.slots.len() < 2000, "{}", spis.slots.len());
-        // What no lane is, is any.
-        assert!(spis.take(Lane::Every(9, 7), &mut random).0 >= FIRST);
-        assert_eq!(spis.len(), 108);
+        assert!(taken.iter().all(|spi| slot(*spi) <= 108 + RESTING as u32), "as dense as they were");
+        assert_eq!(spis.len(), 107);
+        // What a peer of another make chose has a lane too.
+        assert_eq!(spis.take(Lane::Of(Spi(0xffff_ffff)), &mut random).0 % 64, 63);
     }
 
     #[test]
     fn what_is_reserved_is_not_given_out() {
-        let mut spis = Spis::default();
-        let mut numbers = [0, 7, 1 << SLOT_BITS, 3 << SLOT_BITS].into_iter();
-        assert_eq!(spis.take(ANY, || numbers.next().unwrap()), Spi(1 << SLOT_BITS));
+        let mut spis = Spis::new(1);
+        let mut numbers = [0, 7, RANDOM, 3 * RANDOM].into_iter();
+        assert_eq!(spis.take(ANY, || numbers.next().unwrap()), Spi(RANDOM));
     }
 
     #[test]
     fn more_than_there_are_slots() {
-        let (mut spis, mut random) = (Spis::default(), source());
+        let (mut spis, mut random) = (Spis::new(1), source());
         let mut taken: Vec<Spi> = (0..(1 << SLOT_BITS) + 1000).map(|_| spis.take(ANY, &mut random)).collect();
         let all: HashSet<Spi> = taken.iter().copied().collect();
         assert_eq!((all.len(), spis.len()), (taken.len(), taken.len()));
@@ -217,7 +225,7 @@ mod tests {
         /// Against a set: nothing is given out twice, whatever comes back when.
         #[test]
         fn nobody_has_what_another_has(steps in prop::collection::vec(any::<Option<prop::sample::Index>>(), 1..2000)) {
-            let (mut spis, mut random) = (Spis::default(), source());
+            let (mut spis, mut random) = (Spis::new(1), source());
             let (mut taken, mut last): (Vec<Spi>, Vec<Spi>) = (Vec::new(), Vec::new());
             for step in steps {
                 match step.filter(|_| !taken.is_empty()) {

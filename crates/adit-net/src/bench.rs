@@ -121,7 +121,7 @@ impl Loopback {
             received.extend_from_slice(octets);
             let starts = (0..octets.len()).step_by(train.segment);
             places.extend(starts.map(|at| start + at..start + octets.len().min(at + train.segment)));
-            engine.sent(train.sa, train.len(), octets.len(), *now);
+            engine.sent(&trains, train, 0..train.len(), *now);
         }
         engine.trains = trains;
         engine.all_sent();
@@ -163,9 +163,9 @@ fn theirs_address(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::from_be_bytes([10, 128, 0, 0]) + number)
 }
 
-/// With a slot in its low bits, as `adit-ike` makes them.
+/// With a slot above its lane, as `adit-ike` makes them.
 fn spi(number: u32) -> Spi {
-    Spi(0x1000_0000 | number)
+    Spi(1 << 30 | number << 6)
 }
 
 fn parameters(number: u32, local: TrafficSelector, remote: TrafficSelector) -> SaParameters {

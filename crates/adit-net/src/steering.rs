@@ -14,10 +14,15 @@ use crate::engine::Device;
 use crate::sys;
 
 /// Lanes; a power of two.
-const LANES: u32 = 64;
+pub(crate) const LANES: u32 = 64;
 
 /// With more, some would have no lane.
 pub(crate) const MAX_WORKERS: usize = LANES as usize;
+
+/// Are packets with these SPIs for the same worker, however many the receiver has, if it is one of us? Others do not mind.
+pub(crate) fn go_together(one: u32, other: u32) -> bool {
+    one % LANES == other % LANES
+}
 
 /// The worker, of so many, that an SPI belongs to.
 pub(crate) fn worker_of(spi: u32, workers: usize) -> usize {

@@ -551,8 +551,7 @@ impl Worker {
                 let dont_fragment = train.dont_fragment;
                 let sent = message.filter(|message| xdp.send(&message.datagram(&trains), dont_fragment, now));
                 if let Some(Message { train, packets }) = sent {
-                    let (count, bytes) = trains.inside(train, packets.clone());
-                    engine.sent(train.sa, count, bytes, now);
+                    engine.sent(&trains, train, packets.clone(), now);
                     if tapped {
                         engine.show_sent((&trains, train, port), packets, None, now);
                     }
@@ -572,8 +571,7 @@ impl Worker {
                         if packets.len() > 1 {
                             outer.took_train();
                         }
-                        let (count, bytes) = trains.inside(train, packets.clone());
-                        engine.sent(train.sa, count, bytes, now);
+                        engine.sent(&trains, train, packets.clone(), now);
                         if tapped {
                             engine.show_sent((&trains, train, port), packets, None, now);
                         }

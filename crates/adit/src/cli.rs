@@ -188,6 +188,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
             fragment_size: gateway.fragment_size,
             ike_port: gateway.ike_port,
             nat_t_port: gateway.nat_t_port,
+            lanes: gateway.workers,
             ..Settings::default()
         },
         net: NetConfig {

@@ -247,14 +247,14 @@ impl Offer {
 
     /// An offer for the successor of a child: what it protects stays the same (RFC 7296 2.9.2), and its mode.
     pub(super) fn successor(core: &Core, cx: &mut Shared, wanted: Wanted, old: &ChildSa) -> Self {
-        let spi = cx.take_inbound_spi(old.role.lane(None, Some(old.inbound_spi)));
+        let spi = cx.take_inbound_spi(old.role.lane(Some(old.inbound_spi)));
         Self { role: Some(old.role), ..Self::like(core, wanted, old, spi) }
     }
 
     /// An offer for one more of these (RFC 9611).
     pub(super) fn beside(core: &Core, cx: &mut Shared, first: &ChildSa, beside: Beside) -> Self {
         let wanted = Wanted::new(Arc::clone(&first.config), Vec::new());
-        let spi = cx.take_inbound_spi(beside.role().lane(first.config.resources, None));
+        let spi = cx.take_inbound_spi(beside.role().lane(None));
         Self { beside: Some(beside), ..Self::like(core, wanted, first, spi) }
     }
 
@@ -755,7 +755,7 @@ pub(super) fn respond(
                 }
             },
         };
-        let lane = role.lane(child.resources, old.map(|old| old.inbound_spi));
+        let lane = role.lane(old.map(|old| old.inbound_spi));
         return Ok(Agreed {
             child: old
                 .map_or_else(|| cx.connections.child(&core.connection, child), |old| Arc::clone(&old.config)),

@@ -15,7 +15,7 @@ use adit_wire::ikev2::{Notify, NotifyType, Payload, Spi};
 use super::established::{Established, Task, retry_at};
 use super::informational::Deletion;
 use super::{ChildSa, Contents, Core};
-use crate::config::{Action, Child, Resources};
+use crate::config::{Action, Child};
 use crate::output::{Blame, ChildHandle, DownReason, OutcomeCode, Stage};
 use crate::record::Outcome;
 use crate::selector::Selectors;
@@ -72,11 +72,11 @@ impl Role {
 
     /// Whose packets arrive with this SPI: a successor has the place of what it replaces, and the own SA of a resource is
     /// near it.
-    pub(super) fn lane(self, resources: Option<Resources>, replaced: Option<Spi>) -> Lane {
-        match (replaced, self.own, resources) {
-            (Some(old), ..) => Lane::Of(old),
-            (None, Some(own), Some(Resources { own: all, .. })) => Lane::Every(own.into(), all.into()),
-            _ => Lane::Any,
+    pub(super) fn lane(self, replaced: Option<Spi>) -> Lane {
+        match (replaced, self.own) {
+            (Some(old), _) => Lane::Of(old),
+            (None, Some(own)) => Lane::Own(own.into()),
+            (None, None) => Lane::Any,
         }
     }
 }

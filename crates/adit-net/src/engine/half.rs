@@ -391,7 +391,7 @@ pub(crate) struct Outbound {
 }
 
 /// How sealed packets get to the peer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Transport {
     pub(crate) kind: Kind,
     pub(crate) source: IpAddr,

@@ -698,10 +698,11 @@ impl Engine {
         self.sas.learn_path(id, mtu);
     }
 
-    /// The kernel has taken so many inner packets of an SA, with so many octets.
-    pub(crate) fn sent(&mut self, sa: Place, packets: usize, bytes: usize, now: Instant) {
-        if let Some(outbound) = self.sas.outbound(sa) {
-            outbound.sent(packets, bytes, self.report.clock.number(now));
+    /// The kernel has taken these packets of a train.
+    pub(crate) fn sent(&mut self, trains: &Trains, train: &Train, packets: Range<usize>, now: Instant) {
+        let moment = self.report.clock.number(now);
+        for (sa, _, (count, octets)) in trains.by_sa(train, packets) {
+            self.sas.sent(sa, count, octets, moment);
         }
     }
 

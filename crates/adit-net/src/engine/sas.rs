@@ -352,6 +352,13 @@ impl Sas {
         self.outbound.get_mut(place.index())?.as_deref_mut()
     }
 
+    /// So many packets of an outbound half have left, with so many octets inside.
+    pub(crate) fn sent(&self, place: Place, packets: usize, octets: usize, moment: u64) {
+        if let Some(Some(outbound)) = self.outbound.get(place.index()) {
+            outbound.sent(packets, octets, moment);
+        }
+    }
+
     /// The outbound half of a Child SA, on standby or active.
     pub(crate) fn outbound_of(&mut self, id: ChildId) -> Option<&mut Outbound> {
         let place = self.place_of(id)?;

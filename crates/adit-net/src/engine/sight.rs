@@ -52,12 +52,15 @@ impl Engine {
     ) {
         let Some(tap) = &mut self.tap else { return };
         let outside = Outside::of_train(train, port);
-        for esp in trains.octets(train).chunks(train.segment).skip(packets.start).take(packets.len()) {
-            outside.show(tap, Direction::Outbound, esp, now);
+        let mut octets = trains.octets(train).chunks(train.segment).skip(packets.start);
+        for (sa, count, _) in trains.by_sa(train, packets) {
+            for esp in octets.by_ref().take(count) {
+                outside.show(tap, Direction::Outbound, esp, now);
+            }
+            let (name, spi) = self.sas.who(sa).unzip();
+            let sent = if dropped.is_none() { count } else { 0 };
+            tap.settle(sent, name.unwrap_or_default(), spi, dropped.map(DropCause::as_str));
         }
-        let (name, spi) = self.sas.who(train.sa).unzip();
-        let sent = if dropped.is_none() { packets.len() } else { 0 };
-        tap.settle(sent, name.unwrap_or_default(), spi, dropped.map(DropCause::as_str));
     }
 
     /// Does anybody look?

@@ -1,14 +1,17 @@
 //! What is found by an SPI of ours. It owns where things are, and knows nothing of them.
 //!
-//! Our own SPIs are slots in their low bits, small and dense (`adit-ike` sees to that): such a thing is found by index, and the
+//! Our own SPIs have slots above the bits of their lane, small and dense (`adit-ike` sees to that): such a thing is found by index, and the
 //! whole SPI compared, since another may have had the slot before. That is 12 octets for each slot up to the highest in use: 1.2
 //! MB of table for 100,000 SAs, where the processor's caches still hold it. Every other SPI (of an SA made by hand, or
 //! for a slot that is taken) is looked up by hash.
 
 use std::collections::HashMap;
 
-/// Bits of an SPI that are its slot.
+use crate::steering;
+
+/// Bits of an SPI that are its slot, and those below.
 const SLOT_BITS: u32 = 20;
+const LANE_BITS: u32 = steering::LANES.trailing_zeros();
 
 /// Slots up to this many times the number of SPIs, and the least number, are worth a table.
 const SPREAD: usize = 4;
@@ -73,7 +76,7 @@ impl<T> SpiTable<T> {
 }
 
 fn slot(spi: u32) -> usize {
-    (spi & ((1 << SLOT_BITS) - 1)) as usize
+    (spi >> LANE_BITS & ((1 << SLOT_BITS) - 1)) as usize
 }
 
 #[cfg(test)]
@@ -85,7 +88,7 @@ mod tests {
     /// SPIs that meet in slots, high and low.
     fn spis() -> impl Strategy<Value = u32> {
         let slot = prop_oneof![4 => 0_u32..8, 1 => 4000_u32..4200, 1 => Just((1 << SLOT_BITS) - 1)];
-        (slot, 0_u32..3).prop_map(|(slot, upper)| (upper + 1) << SLOT_BITS | slot)
+        (slot, 0_u32..3).prop_map(|(slot, upper)| (upper + 1) << 26 | slot << 6)
     }
 
     proptest! {
@@ -101,7 +104,7 @@ mod tests {
                     None => prop_assert_eq!(table.remove(spi), map.remove(&spi)),
                 }
                 prop_assert_eq!(table.len, map.len());
-                for other in (0..4).flat_map(|upper| (0..8).map(move |slot| upper << SLOT_BITS | slot)).chain([spi]) {
+                for other in (0..4).flat_map(|upper| (0..8).map(move |slot| upper << 26 | slot << 6)).chain([spi]) {
                     prop_assert_eq!(table.get_mut(other).copied(), map.get(&other).copied());
                 }
             }
@@ -113,20 +116,20 @@ mod tests {
     fn a_high_slot_costs_no_table() {
         let mut table = SpiTable::default();
         table.insert(0x7fff_ffff, 1);
-        table.insert(0xc000_0000 | 1 << 19, 2);
+        table.insert(0xc000_0000 | 1 << 25, 2);
         assert_eq!((table.things.len(), table.others.len()), (0, 2));
         // Where there are as many as that, they are in it.
-        (0..100_000).for_each(|spi| table.insert(1 << SLOT_BITS | spi, 3));
+        (0..100_000).for_each(|spi| table.insert(1 << 26 | spi << 6, 3));
         assert_eq!((table.things.len(), table.others.len()), (100_000, 2));
         assert_eq!(table.get_mut(0x7fff_ffff), Some(&mut 1));
-        assert_eq!(table.remove(1 << SLOT_BITS | 99_999), Some(3));
+        assert_eq!(table.remove(1 << 26 | 99_999 << 6), Some(3));
     }
 
     #[test]
     fn zero_is_no_spi() {
         let mut table: SpiTable<u8> = SpiTable::default();
-        table.insert(1 << SLOT_BITS, 1);
-        table.remove(1 << SLOT_BITS);
+        table.insert(1 << 26, 1);
+        table.remove(1 << 26);
         assert_eq!(table.get_mut(0), None);
         assert_eq!(table.remove(0), None);
     }

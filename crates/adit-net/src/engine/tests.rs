@@ -107,7 +107,7 @@ fn way(engines: &mut [Engine], first: usize, port: u16, now: Instant) -> (Vec<us
             }
             Whose::Ours => {
                 engine.outbound(Device(1), &mut packet, &Offload::default(), known.as_ref(), now);
-                let place = engine.trains.all().first().map(|train| train.sa);
+                let place = engine.trains.all().first().map(|train| train.sa());
                 let sealed = place.and_then(|place| engine.sas.outbound(place)).map(|sa| sa.id());
                 engine.all_sent();
                 return (way, sealed);
@@ -129,7 +129,7 @@ fn a_packet_takes_the_sa_of_its_device_or_none() {
     {
         let mut packet = packet;
         engine.outbound(Device(device), &mut packet, &Offload::default(), None, now);
-        let place = engine.trains.all().first().map(|train| train.sa);
+        let place = engine.trains.all().first().map(|train| train.sa());
         let sealed = place.and_then(|place| engine.sas.outbound(place)).map(|sa| sa.id());
         assert_eq!(sealed, expected.map(ChildId), "device {device}");
         engine.all_sent();
@@ -354,7 +354,11 @@ fn dummies_fill_the_silence() {
                 assert_eq!((train.len(), train.tos, train.dont_fragment), (1, 0, true));
                 // Without SPI, sequence number, IV and ICV.
                 let len = engine.trains.octets(train).len() - 8 - 8 - 16;
-                assert!(lens.contains(&len) && engine.trains.inside(train, 0..1) == (0, 0), "{tfc:?} {len}");
+                assert!(
+                    lens.contains(&len)
+                        && engine.trains.by_sa(train, 0..1).all(|(_, _, inside)| inside == (0, 0)),
+                    "{tfc:?} {len}"
+                );
                 seen.insert(len);
                 waits.insert(now - silent);
                 (silent, dummies) = (now, dummies + 1);
@@ -367,7 +371,9 @@ fn dummies_fill_the_silence() {
                     engine.on_time(now);
                     assert!(engine.trains.all().is_empty());
                     engine.outbound(Device(1), &mut packet(7), &Offload::default(), None, now);
-                    engine.sent(Place::at(0), 1, 28, now);
+                    let trains = std::mem::take(&mut engine.trains);
+                    engine.sent(&trains, &trains.all()[0], 0..1, now);
+                    engine.trains = trains;
                     engine.all_sent();
                 }
                 (silent, dummies) = (now, dummies + 1);

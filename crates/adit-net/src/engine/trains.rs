@@ -1,6 +1,7 @@
 //! Sealed packets on their way out, in the order in which they leave. Packets that go the same way follow one another in a
-//! train, which the kernel takes as a whole: all as long as the first, but for the last, which may be shorter. It owns their
-//! octets and never sends.
+//! train, which the kernel takes as a whole: all as long as the first, but for the last, which may be shorter. They may be of
+//! several SAs, if they are for the same worker over there: what arrives as a train goes to one. It owns their octets and never
+//! sends.
 
 use std::ops::Range;
 
@@ -8,6 +9,7 @@ use adit_esp::tunnel::OuterFields;
 
 use super::half::Transport;
 use super::sas::Place;
+use crate::steering;
 
 /// The sealed packets of a round.
 #[derive(Default)]
@@ -16,17 +18,25 @@ pub(crate) struct Trains {
     octets: Vec<u8>,
     used: usize,
     trains: Vec<Train>,
-    /// Octets inside of each packet.
-    inner_lens: Vec<u16>,
+    packets: Vec<Packet>,
     /// Room for a packet that cannot be made in its slot.
     pub(crate) scratch: Vec<u8>,
 }
 
-/// One or more packets of an SA with the same outer header.
+/// What a sealed packet is counted as.
+#[derive(Clone, Copy)]
+struct Packet {
+    sa: Place,
+    /// Octets inside.
+    inner_len: u16,
+}
+
+/// One or more packets with the same outer header.
 #[derive(Clone, Debug)]
 pub(crate) struct Train {
-    /// The SA that they are counted for.
-    pub(crate) sa: Place,
+    /// The SA of the last one.
+    sa: Place,
+    spi: u32,
     pub(crate) transport: Transport,
     /// TOS or traffic class octet of the outer header.
     pub(crate) tos: u8,
@@ -52,6 +62,12 @@ impl Train {
         self.packets.len()
     }
 
+    /// The SA of the last one.
+    #[cfg(test)]
+    pub(super) fn sa(&self) -> Place {
+        self.sa
+    }
+
     /// DF is a setting of the socket.
     pub(crate) fn takes_same_socket(&self, other: &Self) -> bool {
         let socket =
@@ -59,10 +75,15 @@ impl Train {
         socket(self) == socket(other)
     }
 
-    fn takes(&self, sa: Place, fields: (OuterFields, Option<u8>), len: usize) -> bool {
+    fn takes(
+        &self,
+        (sa, spi, transport): (Place, u32, &Transport),
+        fields: (OuterFields, Option<u8>),
+        len: usize,
+    ) -> bool {
         // One that ends with a shorter packet is complete.
         self.octets.len() == self.segment * self.packets.len()
-            && self.sa == sa
+            && (self.sa == sa || self.transport == *transport && steering::go_together(self.spi, spi))
             && (self.tos, self.dont_fragment) == (fields.0.traffic_class, fields.0.dont_fragment)
             && self.hop_limit == fields.1
             && len <= self.segment
@@ -88,16 +109,20 @@ impl Trains {
         len: usize,
         inner_len: usize,
     ) {
-        let (start, packet) = (self.used, self.inner_lens.len());
+        let (start, packet) = (self.used, self.packets.len());
         self.used += len;
-        self.inner_lens.push(inner_len as u16);
+        self.packets.push(Packet { sa, inner_len: inner_len as u16 });
+        let spi = self.octets.get(start..).and_then(|esp| esp.first_chunk()).copied();
+        let spi = spi.map_or(0, u32::from_be_bytes);
         match self.trains.last_mut() {
-            Some(last) if last.takes(sa, (fields, hop_limit), len) => {
+            Some(last) if last.takes((sa, spi, &transport), (fields, hop_limit), len) => {
+                last.sa = sa;
                 last.octets.end = self.used;
                 last.packets.end = packet + 1;
             }
             _ => self.trains.push(Train {
                 sa,
+                spi,
                 transport,
                 tos: fields.traffic_class,
                 dont_fragment: fields.dont_fragment,
@@ -119,23 +144,32 @@ impl Trains {
         self.octets.get(train.octets.clone()).unwrap_or_default()
     }
 
-    /// How many inner packets some of a train's packets have brought on their way, and their octets. Dummies bring none.
-    pub(crate) fn inside(&self, train: &Train, packets: Range<usize>) -> (usize, usize) {
+    /// Some of a train's packets by their SAs: how many follow one another, and how many inner packets, of how many octets, they
+    /// have brought on their way. Dummies bring none.
+    pub(crate) fn by_sa(
+        &self,
+        train: &Train,
+        packets: Range<usize>,
+    ) -> impl Iterator<Item = (Place, usize, (usize, usize))> {
         let first = train.packets.start;
-        let lens = self.inner_lens.get(first + packets.start..first + packets.end).unwrap_or_default();
-        lens.iter()
-            .fold((0, 0), |(count, octets), len| (count + usize::from(*len > 0), octets + usize::from(*len)))
+        let packets = self.packets.get(first + packets.start..first + packets.end).unwrap_or_default();
+        packets.chunk_by(|one, next| one.sa == next.sa).filter_map(|run| {
+            let lens = run.iter().map(|packet| usize::from(packet.inner_len));
+            let inside =
+                lens.fold((0, 0), |(count, octets), len| (count + usize::from(len > 0), octets + len));
+            Some((run.first()?.sa, run.len(), inside))
+        })
     }
 
     /// Is there as much as one round should bring?
     pub(crate) fn is_full(&self) -> bool {
-        self.used >= super::ROUND_OCTETS || self.inner_lens.len() >= super::ROUND_PACKETS
+        self.used >= super::ROUND_OCTETS || self.packets.len() >= super::ROUND_PACKETS
     }
 
     pub(crate) fn clear(&mut self) {
         self.used = 0;
         self.trains.clear();
-        self.inner_lens.clear();
+        self.packets.clear();
     }
 }
 
@@ -168,7 +202,11 @@ mod tests {
             }
             let lens: Vec<usize> = packets.iter().map(|packet| packet.len()).collect();
             let inner: usize = lens.iter().map(|len| len - 30).sum();
-            assert_eq!(trains.inside(train, 0..train.len()), (train.len(), inner));
+            let counted = trains.by_sa(train, 0..train.len());
+            assert_eq!(
+                counted.fold((0, 0), |sum, (_, count, (_, octets))| (sum.0 + count, sum.1 + octets)),
+                (lens.len(), inner)
+            );
             lens
         };
         let all = trains.all().iter().map(&mut of).collect();
@@ -197,7 +235,36 @@ mod tests {
     }
 
     #[test]
-    fn a_train_is_of_one_sa_one_mark_and_one_length() {
+    fn packets_of_several_sas_go_together_if_they_go_to_one_worker() {
+        let transport = |last| Transport {
+            kind: Kind::NatT,
+            source: [192, 0, 2, 1].into(),
+            destination: ([192, 0, 2, last], 4500).into(),
+        };
+        let fields = OuterFields { traffic_class: 0, dont_fragment: true };
+        let mut trains = Trains::default();
+        // By SA, SPI and peer. 64 SPIs further it is the same worker, however many there are.
+        for (sa, spi, peer) in [(1, 900, 2), (1, 900, 2), (2, 964, 2), (1, 900, 2), (3, 965, 2), (4, 1029, 3)]
+        {
+            trains.slot(100)[..4].copy_from_slice(&u32::to_be_bytes(spi));
+            trains.push((Place::at(sa), transport(peer), fields, None), 100, 60 + sa);
+        }
+        let counted = |train: &Train, packets| -> Vec<_> { trains.by_sa(train, packets).collect() };
+        let all: Vec<_> = trains.all().iter().map(|train| counted(train, 0..train.len())).collect();
+        let at = Place::at;
+        assert_eq!(
+            all,
+            [
+                vec![(at(1), 2, (2, 122)), (at(2), 1, (1, 62)), (at(1), 1, (1, 61))],
+                vec![(at(3), 1, (1, 63))],
+                vec![(at(4), 1, (1, 64))]
+            ]
+        );
+        assert_eq!(counted(&trains.all()[0], 1..3), [(at(1), 1, (1, 61)), (at(2), 1, (1, 62))]);
+    }
+
+    #[test]
+    fn a_train_has_one_mark_and_one_length() {
         let all = [(1, 0, 100), (1, 0, 100), (1, 2, 100), (2, 2, 100), (2, 2, 101), (2, 2, 101), (2, 2, 60)];
         assert_eq!(lengths(&all), [vec![100, 100], vec![100], vec![100], vec![101, 101, 60]]);
         assert_eq!(lengths(&[(1, 0, 100), (1, 0, 60), (1, 0, 60)]), [vec![100, 60], vec![60]]);

@@ -693,8 +693,7 @@ impl World {
             if train.len() > 64 || octets.len() > 65_000 && train.len() > 1 {
                 return Err(format!("no kernel takes {train:?}"));
             }
-            let mut bytes = 0;
-            let mut id = None;
+            let mut worker = None;
             for (place, esp) in octets.chunks(train.segment).enumerate() {
                 let Some(expected) = left.next() else {
                     return Err(format!("sealed besides: {train:?}: {}", self.inside(esp)));
@@ -708,12 +707,15 @@ impl World {
                 equal("TTL", &train.hop_limit, &expected.hop_limit)?;
                 let way = |way: Transport| (way.kind, way.source, way.destination);
                 equal("way", &way(train.transport), &way(expected.transport))?;
-                equal("octets inside", &trains.inside(train, place..place + 1), &(1, expected.inner_len))?;
-                equal("SAs of a train", &id.replace(expected.id).unwrap_or(expected.id), &expected.id)?;
-                bytes += expected.inner_len;
+                let counted: Vec<_> =
+                    trains.by_sa(train, place..place + 1).map(|(_, _, inside)| inside).collect();
+                equal("counted", &counted, &vec![(1, expected.inner_len)])?;
+                // The peer may have as many workers as there are lanes: 64.
+                let lane = esp.get(3).map(|octet| octet % 64);
+                equal("workers of a train", &worker.replace(lane).unwrap_or(lane), &lane)?;
+                self.model.sent(expected.id, 1, expected.inner_len, self.now);
             }
-            self.engine.sent(train.sa, train.len(), bytes, self.now);
-            self.model.sent(id.expect("no train is empty"), train.len(), bytes, self.now);
+            self.engine.sent(&trains, train, 0..train.len(), self.now);
         }
         if let Some(missing) = left.next() {
             return Err(format!("not sealed: {missing:?}"));
