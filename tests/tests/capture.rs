@@ -46,9 +46,12 @@ fn wireshark_reads_both_sides_of_the_tunnel() -> Result<()> {
         let mut capture = started(lab, &a, &file, &[])?;
         let mode = std::fs::metadata(&file)?.permissions().mode();
         ensure!(mode & 0o777 == 0o600, "{mode:o}: what is inside is for its owner alone");
-        let refused = run_unchecked(a.command().args(["capture", "--count", "1"]).stdout(Stdio::null()))?;
+        // A second one is refused, and leaves what is there as it is.
+        let before = std::fs::read(&file)?;
+        let refused = run_unchecked(a.command().args(["capture", "--count", "1", "-w"]).arg(&file))?;
         let why = String::from_utf8_lossy(&refused.stderr).into_owned();
         ensure!(!refused.status.success() && why.contains("already"), "{why}");
+        ensure!(std::fs::read(&file)?.starts_with(&before), "the first one's file is cut");
 
         let inside = Capture::start(lab, Node::HostA, "lan0", "icmp or icmp6")?;
         for family in [Family::V4, Family::V6] {
@@ -64,6 +67,10 @@ fn wireshark_reads_both_sides_of_the_tunnel() -> Result<()> {
             Ok((count(&file, "frame.comment contains \"dropped\"")? > 0).then_some(()))
         })?;
         capture.stop(Signal::INT)?;
+        // All that it has, as it says, and as the file says.
+        let all = count(&file, "")?;
+        let told = capture.output();
+        ensure!(told.contains(&format!("{all} packets, ")), "{all}: {told}");
 
         let fields = [
             "icmp.type",

@@ -326,6 +326,9 @@ impl Worker {
                         Whose::Theirs(to, known) => {
                             let lost = self.orders.handoff.add(to, device, packet, &offload, known);
                             self.counts.dropped(DropCause::Overload, lost);
+                            if lost > 0 {
+                                self.engine.show_lost(device, packet, DropCause::Overload, now);
+                            }
                         }
                     }
                     Ok(())
@@ -359,6 +362,9 @@ impl Worker {
                     Whose::Theirs(to, known) => {
                         let lost = orders.handoff.add(to, device, packet, offload, known);
                         counts.dropped(DropCause::Overload, lost);
+                        if lost > 0 {
+                            engine.show_lost(device, packet, DropCause::Overload, now);
+                        }
                     }
                 }
             });
@@ -461,7 +467,7 @@ impl Worker {
                 };
                 self.engine.inbound(buffer, place, about.segment, &arrival, now);
             }
-            self.deliver();
+            self.deliver(now);
         }
         self.xdp = Some(xdp);
         self.finish(now);
@@ -469,7 +475,7 @@ impl Worker {
 
     /// Carries away what the engine has ready.
     fn finish(&mut self, now: Instant) {
-        self.deliver();
+        self.deliver(now);
         self.transmit(now);
         for (id, remote) in std::mem::take(&mut self.engine.report.paths) {
             if let Some(mtu) = self.path_mtu(remote) {
@@ -485,16 +491,20 @@ impl Worker {
                 }
             }
         }
-        for (to, device, packet, known) in self.engine.report.astray.drain(..) {
+        for (to, device, packet, known) in std::mem::take(&mut self.engine.report.astray) {
             let lost = self.orders.handoff.add(to, device, &packet, &Offload::default(), known);
             self.counts.dropped(DropCause::Overload, lost);
+            if lost > 0 {
+                self.engine.show_lost(device, &packet, DropCause::Overload, now);
+            }
         }
         self.engine.report.events.drain(..).for_each(|event| (self.events)(event));
     }
 
-    fn deliver(&mut self) {
+    fn deliver(&mut self, now: Instant) {
         let deliveries = &self.engine.deliveries;
         let received = self.received.buffer();
+        let (tapped, mut lost) = (self.engine.is_tapped(), Vec::new());
         for delivery in deliveries.all() {
             let Some(tun) = self.devices.get(delivery.device()) else {
                 self.counts.dropped(DropCause::Deliver, deliveries.packets(delivery, received).count());
@@ -508,8 +518,14 @@ impl Worker {
                 if let Err(error) = tun.write(packet) {
                     tracing::debug!(%error, "the kernel does not take a packet from the tunnel");
                     self.counts.dropped(DropCause::Deliver, 1);
+                    if tapped {
+                        lost.push((delivery.device(), packet.to_vec()));
+                    }
                 }
             }
+        }
+        for (device, packet) in lost {
+            self.engine.show_lost(device, &packet, DropCause::Deliver, now);
         }
         self.engine.deliveries.clear();
     }

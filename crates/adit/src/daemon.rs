@@ -39,6 +39,7 @@ use adit_net::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+pub(crate) use self::capture::COUNTS as CAPTURE_COUNTS;
 use self::events::Again;
 use self::idle::Idle;
 use self::logging::LogLimit;

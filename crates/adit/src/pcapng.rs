@@ -63,14 +63,18 @@ impl Blocks {
         });
     }
 
-    /// How many packets there have been so far, and how many are missing because nobody took them in time.
-    pub fn statistics(&mut self, layer: Layer, now: SystemTime, received: u64, lost: u64) {
-        self.block(INTERFACE_STATISTICS, |block| {
-            block.extend(interface(layer).to_le_bytes());
-            time(block, now);
-            option(block, 4, &received.to_le_bytes());
-            option(block, 5, &lost.to_le_bytes());
-        });
+    /// How many packets have been shown so far, inside and outside, and how many are missing because nobody took them in time.
+    pub fn statistics(&mut self, now: SystemTime, shown: [u64; 2], lost: [u64; 2]) {
+        for (layer, (shown, lost)) in
+            [Layer::Inner, Layer::Outer].into_iter().zip(shown.into_iter().zip(lost))
+        {
+            self.block(INTERFACE_STATISTICS, |block| {
+                block.extend(interface(layer).to_le_bytes());
+                time(block, now);
+                option(block, 4, &shown.saturating_add(lost).to_le_bytes());
+                option(block, 5, &lost.to_le_bytes());
+            });
+        }
     }
 
     /// The octets so far.
@@ -197,13 +201,18 @@ mod tests {
         expected.extend([0; 4]);
         assert!(kind == 6 && packet == expected && rest.is_empty(), "{packet:02x?}");
 
-        blocks.statistics(Layer::Inner, UNIX_EPOCH + Duration::from_nanos(5), 258, 3);
+        blocks.statistics(UNIX_EPOCH + Duration::from_nanos(5), [255, 7], [3, 0]);
         let all = blocks.take();
         let (kind, statistics, rest) = split(&all);
         // 4.6: isb_ifrecv (4) and isb_ifdrop (5), of eight octets each.
         let mut expected = vec![0; 8];
         expected.extend([5, 0, 0, 0, 4, 0, 8, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
         expected.extend([5, 0, 8, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(kind == 5 && statistics == expected, "{statistics:02x?}");
+        let (kind, statistics, rest) = split(rest);
+        let mut expected = vec![1, 0, 0, 0, 0, 0, 0, 0];
+        expected.extend([5, 0, 0, 0, 4, 0, 8, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([5, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert!(kind == 5 && statistics == expected && rest.is_empty(), "{statistics:02x?}");
     }
 }

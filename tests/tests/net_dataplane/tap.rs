@@ -214,6 +214,23 @@ fn what_is_dropped_is_shown_with_the_cause() -> Result<()> {
     Ok(())
 }
 
+/// Also what the kernel does not take from the tunnel, beside what came out of it.
+#[test]
+fn what_the_kernel_does_not_take_is_shown() -> Result<()> {
+    let net = Net::new()?;
+    let (mut a, _b) = tunnel(&net, false, true)?;
+    let mut reader = a.plane.tap(&TapFilter { outer: false, ..ALL })?;
+    answered(&run(net.gateway(A), "ip", &["link", "set", "adit0", "down"])?)?;
+    unanswered(&net.ping(B, false, &["-c", "1", "-W", "1"])?)?;
+    let all = shown(&mut reader, 2)?;
+    let [passed, dropped] = &all[..] else { bail!("{all:?}") };
+    ensure!((passed.dropped, passed.direction) == (None, Direction::Inbound), "{all:?}");
+    ensure!((dropped.dropped, dropped.name.as_str()) == (Some("deliver"), "from-A"), "{all:?}");
+    ensure!(dropped.direction == Direction::Inbound && dropped.octets == passed.octets, "{all:?}");
+    ensure!(a.drops(DropCause::Deliver) == 1, "counted otherwise");
+    Ok(())
+}
+
 /// Only what was asked for, as much of it as was asked for, and to one at a time.
 #[test]
 fn a_tap_shows_what_was_asked_for_and_ends_with_its_reader() -> Result<()> {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use adit_esp::transport::Header;
-use adit_wire::ip::{Ipv4Header, Ipv6Header, PROTOCOL_ESP, PROTOCOL_UDP, transport_checksum};
+use adit_wire::ip::{self, Ipv4Header, Ipv6Header, PROTOCOL_ESP, PROTOCOL_UDP, transport_checksum};
 
 use super::half::Arrived;
 use super::iptfs::Unpacked;
@@ -61,6 +61,27 @@ impl Engine {
             let sent = if dropped.is_none() { count } else { 0 };
             tap.settle(sent, name.unwrap_or_default(), spi, dropped.map(DropCause::as_str));
         }
+    }
+
+    /// Shows an inner packet that got lost outside of the engine: between two workers, or because the kernel did not take it.
+    #[cold]
+    pub(crate) fn show_lost(&mut self, device: Device, packet: &[u8], cause: DropCause, now: Instant) {
+        let Some(tap) = &mut self.tap else { return };
+        let direction = if cause == DropCause::Deliver { Direction::Inbound } else { Direction::Outbound };
+        let flow = ip::flow(packet).map(|flow| match direction {
+            // The way that its policy speaks of.
+            Direction::Inbound => ip::Flow {
+                source: flow.destination,
+                destination: flow.source,
+                source_port: flow.destination_port,
+                destination_port: flow.source_port,
+                ..flow
+            },
+            Direction::Outbound => flow,
+        });
+        let name = flow.as_ref().map_or("", |flow| self.policies.name_of(device, flow));
+        tap.note(Sight { layer: Layer::Inner, direction, now }, &[packet]);
+        tap.settle(0, name, None, Some(cause.as_str()));
     }
 
     /// Does anybody look?

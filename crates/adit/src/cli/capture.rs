@@ -1,9 +1,11 @@
 //! `adit capture`: what the daemon streams goes to a file, or to the program behind a pipe.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 
@@ -12,6 +14,11 @@ use super::{Exit, complain, count, explain, mistake};
 use crate::config::ControlUri;
 use crate::control::client::{Client, ClientError};
 use crate::control::vici::{Message, Value};
+use crate::daemon::CAPTURE_COUNTS;
+use crate::pcapng::Blocks;
+
+/// How long an interrupt waits for a reader that has stopped reading.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is to be captured.
 #[derive(Debug, Args)]
@@ -55,29 +62,26 @@ pub(super) fn run(uri: &ControlUri, arguments: &Capture) -> Result<Exit, ClientE
             request.put_display(key, number);
         }
     }
-    let mut file = match open(&arguments.write) {
-        Ok(file) => file,
+    let output = match Output::new(&arguments.write) {
+        Ok(output) => Arc::new(Mutex::new(output)),
         Err(why) => return Ok(mistake(why)),
     };
     // Without it, Ctrl-C does what whoever started this has set.
-    let _ = end_with_interrupt();
+    let _ = end_with_interrupt(Arc::clone(&output));
     let mut written = Ok(());
     let answer = client.streamed_while("capture", request, "capture", |event| {
-        written = write(&mut *file, &event);
+        written = lock(&output).write(&event);
         written.is_ok()
     })?;
     match (answer, written) {
         (Some(answer), _) if answer.flag("success") => {
-            let packets = answer.number("packets").unwrap_or(0);
-            let lost: u64 = answer.number("lost").unwrap_or(0);
-            explain(&format!(
-                "{}, {lost} left out because nobody took them in time",
-                count(packets, "packet", "packets")
-            ));
+            lock(&output).counts.tell();
             Ok(Exit::Ok)
         }
         (Some(answer), _) => {
-            complain(format_args!("no capture: {}", answer.text("errmsg").unwrap_or_default()));
+            let output = lock(&output);
+            let what = if output.file.is_some() { "the capture has ended" } else { "no capture" };
+            complain(format_args!("{what}: {}", answer.text("errmsg").unwrap_or_default()));
             Ok(Exit::Down)
         }
         // A reader that has had enough is no failure.
@@ -91,36 +95,102 @@ pub(super) fn run(uri: &ControlUri, arguments: &Capture) -> Result<Exit, ClientE
 }
 
 /// Ctrl-C and `kill -INT` are the usual end. A shell that starts a program in the background has it ignore them.
-fn end_with_interrupt() -> io::Result<()> {
+fn end_with_interrupt(output: Arc<Mutex<Output>>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     std::thread::spawn(move || {
-        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-            std::process::exit(0);
+        if runtime.block_on(tokio::signal::ctrl_c()).is_err() {
+            return;
+        }
+        // What is being written is written to its end, unless its reader does not read.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match output.try_lock() {
+                Ok(mut output) => {
+                    output.end();
+                    std::process::exit(0);
+                }
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+                Err(_) => std::process::exit(0),
+            }
         }
     });
     Ok(())
 }
 
-/// What people would see on a terminal is not for people.
-fn open(path: &Path) -> Result<Box<dyn Write>, String> {
-    if path != Path::new("-") {
-        // What is inside of the tunnel is in the clear here.
-        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-        let file: File = opened.map_err(|error| format!("cannot write to {}: {error}", path.display()))?;
-        return Ok(Box::new(file));
-    }
-    let stdout = io::stdout();
-    if stdout.is_terminal() {
-        return Err(
-            "packets are no text: use --write FILE, or a pipe as in `adit capture | tshark -i -`".to_owned()
-        );
-    }
-    Ok(Box::new(stdout.lock()))
+/// Where packets go, and how many there have been.
+struct Output {
+    path: PathBuf,
+    /// There is none before there is something to write: whoever may not look leaves an old file as it is.
+    file: Option<Box<dyn Write + Send>>,
+    counts: Counts,
 }
 
-fn write(file: &mut dyn Write, event: &Message) -> io::Result<()> {
-    if let Some(Value::List(items)) = event.value("pcapng") {
-        items.iter().try_for_each(|item| file.write_all(item))?;
+/// Inner and outer packets: all that were shown, and those that were left out.
+#[derive(Default)]
+struct Counts {
+    shown: [u64; 2],
+    lost: [u64; 2],
+}
+
+impl Output {
+    /// What people would see on a terminal is not for people.
+    fn new(path: &Path) -> Result<Self, &'static str> {
+        if path == Path::new("-") && io::stdout().is_terminal() {
+            return Err(
+                "packets are no text: use --write FILE, or a pipe as in `adit capture | tshark -i -`",
+            );
+        }
+        Ok(Self { path: path.to_owned(), file: None, counts: Counts::default() })
     }
-    file.flush()
+
+    fn write(&mut self, event: &Message) -> io::Result<()> {
+        let Self { path, file, counts } = self;
+        let file = match file {
+            Some(file) => file,
+            None => file.insert(open(path)?),
+        };
+        for (key, place) in CAPTURE_COUNTS.into_iter().zip(counts.shown.iter_mut().chain(&mut counts.lost)) {
+            *place = event.number(key).unwrap_or(*place);
+        }
+        if let Some(Value::List(items)) = event.value("pcapng") {
+            items.iter().try_for_each(|item| file.write_all(item))?;
+        }
+        file.flush()
+    }
+
+    /// The last words, to the file and to whoever has interrupted.
+    fn end(&mut self) {
+        let Some(file) = &mut self.file else { return };
+        let mut blocks = Blocks::default();
+        blocks.statistics(SystemTime::now(), self.counts.shown, self.counts.lost);
+        // Nothing more can be done if they cannot be written.
+        let _ = file.write_all(&blocks.take()).and_then(|()| file.flush());
+        self.counts.tell();
+    }
+}
+
+impl Counts {
+    fn tell(&self) {
+        let [shown, lost]: [u64; 2] = [self.shown, self.lost].map(|both| both.iter().sum());
+        explain(&format!(
+            "{}, {lost} left out because nobody took them in time",
+            count(shown, "packet", "packets")
+        ));
+    }
+}
+
+fn lock(output: &Mutex<Output>) -> MutexGuard<'_, Output> {
+    output.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn Write + Send>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(io::stdout()));
+    }
+    // What is inside of the tunnel is in the clear here.
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(Box::new(file))
 }

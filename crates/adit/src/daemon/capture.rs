@@ -15,11 +15,14 @@ use crate::control::vici::{Message, Value};
 use crate::pcapng::Blocks;
 
 /// How often to look whether the client is still there.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Octets after which blocks are sent, and octets of one item of a vici list.
 const ENOUGH: usize = 128 << 10;
 const ITEM: usize = 32 << 10;
+
+/// The keys of what is counted: inner and outer packets that have been shown, then those that were left out.
+pub(crate) const COUNTS: [&str; 4] = ["inner", "outer", "inner-lost", "outer-lost"];
 
 /// The longest IP packet but for jumbograms.
 const WHOLE: usize = 65_535;
@@ -37,10 +40,11 @@ pub(super) fn capture(daemon: &mut Daemon, _: Instant, arguments: &Message, repl
     let (Ok(count), Ok(snaplen)) = (number("count"), number("snaplen")) else {
         return reply.failure("`count` or `snaplen` is no number");
     };
-    let mut wanted = name(arguments, "ike");
-    if let (Some(wanted), Some(child)) = (&mut wanted, name(arguments, "child")) {
-        *wanted = format!("{wanted}/{child}");
-    }
+    let wanted = match (name(arguments, "ike"), name(arguments, "child")) {
+        (None, Some(_)) => return reply.failure("missing: the `ike` of this `child`"),
+        (ike, None) => ike,
+        (Some(ike), Some(child)) => Some(format!("{ike}/{child}")),
+    };
     let layer = name(arguments, "layer");
     let (inner, outer) = match layer.as_deref() {
         None => (true, true),
@@ -103,10 +107,7 @@ impl Show {
         }
         self.statistics();
         if self.send() {
-            let mut answer = Message::new();
-            answer.put("success", "yes").put_display("packets", self.shown.iter().sum::<u64>());
-            answer.put_display("lost", self.lost.iter().sum::<u64>());
-            self.reply.respond(answer);
+            self.reply.success();
         }
     }
 
@@ -129,12 +130,7 @@ impl Show {
     }
 
     fn statistics(&mut self) {
-        let now = SystemTime::now();
-        for (layer, (shown, lost)) in
-            [Layer::Inner, Layer::Outer].into_iter().zip(self.shown.iter().zip(self.lost))
-        {
-            self.blocks.statistics(layer, now, *shown + lost, lost);
-        }
+        self.blocks.statistics(SystemTime::now(), self.shown, self.lost);
     }
 
     /// Sends whole blocks. `false`: the client has gone.
@@ -145,6 +141,9 @@ impl Show {
         let items = self.blocks.take().chunks(ITEM).map(<[u8]>::to_vec).collect();
         let mut message = Message::new();
         message.push("pcapng", Value::List(items));
+        for (key, number) in COUNTS.into_iter().zip(self.shown.iter().chain(&self.lost)) {
+            message.put_display(key, number);
+        }
         self.reply.stream("capture", message)
     }
 }
