@@ -252,6 +252,7 @@ fn an_interface_outlives_the_daemon_with_the_routes_of_others() -> Result<()> {
         let seen = Capture::start(lab, Node::Net, "a0", "")?;
         let a = Adit::start(lab, Side::A, &connection(Side::A, "start_action = start"))?;
         wait_for(&a, "net")?;
+        ensure!(a.status()?["connections"][0]["interface"] == "vpn0", "{}", a.status()?);
         let foreign = || has(&ip(lab, "route show table main")?, "10.9.0.0/16 via 169.254.10.2 dev vpn0");
         ip(lab, "route add 10.9.0.0/16 via 169.254.10.2 dev vpn0")?;
         let index = |lab: &Lab| {

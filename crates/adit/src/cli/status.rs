@@ -41,6 +41,8 @@ struct Connection {
     name: String,
     /// `false` if an SA outlived it.
     configured: bool,
+    /// Its own, if it has one.
+    interface: Option<String>,
     local_addrs: Vec<String>,
     remote_addrs: Vec<String>,
     local_id: String,
@@ -101,6 +103,10 @@ struct ChildSa {
     id: u64,
     ike_sa: u64,
     state: String,
+    /// As vici has it, in small letters.
+    mode: String,
+    /// The packet worker whose own it is (RFC 9611).
+    worker: Option<u64>,
     spi_in: String,
     spi_out: String,
     suite: String,
@@ -198,6 +204,7 @@ impl Facts {
         for (name, section) in event.sections() {
             let connection = self.connection(name);
             connection.configured = true;
+            connection.interface = section.text("interface").map(Into::into);
             connection.local_addrs = texts(section, "local_addrs");
             connection.remote_addrs = texts(section, "remote_addrs");
             connection.local_id = section.section("local-1").map(|side| text(side, "id")).unwrap_or_default();
@@ -303,7 +310,9 @@ impl Connection {
 
     fn print(&self, text: &mut Text) {
         let gone = if self.configured { "" } else { ", no longer configured" };
-        text.line(0, &format!("{}: {}{gone}", self.name, self.state()));
+        let interface =
+            self.interface.as_ref().map_or_else(String::new, |name| format!(", interface {name}"));
+        text.line(0, &format!("{}: {}{interface}{gone}", self.name, self.state()));
         for sa in &self.ike_sas {
             sa.print(text);
         }
@@ -380,6 +389,8 @@ impl Child {
             id: number(section, "uniqueid"),
             ike_sa,
             state,
+            mode: text(section, "mode").to_lowercase(),
+            worker: section.number("cpu"),
             spi_in: text(section, "spi-in"),
             spi_out: text(section, "spi-out"),
             suite: suite(section),
@@ -403,11 +414,18 @@ impl Child {
         }
         for sa in &self.sas {
             let state = if sa.state == "INSTALLED" { "up".to_owned() } else { sa.state.to_lowercase() };
-            text.line(4, &format!("{}: {state}, {}", self.name, selectors(&sa.local_ts, &sa.remote_ts)));
+            let own = sa.worker.map_or_else(String::new, |worker| format!(" for worker {worker}"));
+            let selectors = selectors(&sa.local_ts, &sa.remote_ts);
+            text.line(4, &format!("{}: {state}{own}, {selectors}", self.name));
+            let mode = match sa.mode.as_str() {
+                "transport" => "transport mode, ",
+                "iptfs" => "IP-TFS, ",
+                _ => "",
+            };
             let encapsulation = if sa.udp_encapsulation { "ESP in UDP" } else { "ESP" };
             let since = duration(sa.installed_seconds);
             let mut line = format!(
-                "{encapsulation}, {}, for {since}, SPIs {} in, {} out",
+                "{mode}{encapsulation}, {}, for {since}, SPIs {} in, {} out",
                 sa.suite, sa.spi_in, sa.spi_out
             );
             if let Some(seconds) = sa.rekey_in_seconds {
@@ -565,6 +583,9 @@ mod tests {
     fn configured(name: &str, children: &[(&str, &str)]) -> Message {
         let mut connection = Message::new();
         connection.put_list("local_addrs", ["192.0.2.1"]).put_list("remote_addrs", ["192.0.2.2"]);
+        if name == "branch" {
+            connection.put("interface", "vpn0");
+        }
         connection.put_section("local-1", message(&[("id", "a.example")]));
         connection.put_section("remote-1", message(&[("id", "%any")]));
         let mut sections = Message::new();
@@ -601,7 +622,9 @@ mod tests {
                 ("name", name),
                 ("uniqueid", "7"),
                 ("state", "INSTALLED"),
+                ("mode", "IPTFS"),
                 ("encap", "yes"),
+                ("cpu", "3"),
                 ("spi-in", "0000c0de"),
                 ("spi-out", "beef0001"),
                 ("encr-alg", "AES_CBC"),
@@ -655,11 +678,12 @@ gw: partly up
   a.example at 192.0.2.1:4500 <-> b.example at [2001:db8::2]:4500
   IKE SA 1, initiator, established 1 h 2 min ago, AES_GCM_16_256/PRF_HMAC_SHA2_256/CURVE_25519, we
       are behind a NAT
-    net: up, 10.1.0.0/16 <-> 10.2.0.0/24
-      ESP in UDP, AES_CBC_256/HMAC_SHA2_256_128/EXT_SEQ, for 59 s, SPIs 0000c0de in, beef0001 out
+    net: up for worker 3, 10.1.0.0/16 <-> 10.2.0.0/24
+      IP-TFS, ESP in UDP, AES_CBC_256/HMAC_SHA2_256_128/EXT_SEQ, for 59 s, SPIs 0000c0de in,
+          beef0001 out
       in 1 packet, 84 B; out 98765 packets, 123.4 MB
     lab: down, 10.1.0.0/16 <-> 10.2.0.0/16
-branch: down
+branch: down, interface vpn0
   a.example at 192.0.2.1 <-> %any at 192.0.2.2
     net: down, 10.1.0.0/16 <-> 10.2.0.0/16
   last failure, 1 min 30 s ago: connection \"branch\", child \"net\": peer 192.0.2.2: no common ESP

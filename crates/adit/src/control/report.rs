@@ -150,10 +150,10 @@ fn put_encryption(message: &mut Message, encr: EncrId, key_bits: Option<u16>, in
     }
 }
 
-/// A configured connection. `priority` and `interface` do not exist yet; lifetimes are sent even if they are 0, because
-/// `swanctl` prints them unasked.
+/// A configured connection, and the interface that it has to itself. Lifetimes are sent even if they are 0, because `swanctl`
+/// prints them unasked.
 #[must_use]
-pub fn connection(connection: &Connection, hosts: Option<&Hosts>) -> Message {
+pub fn connection(connection: &Connection, hosts: Option<&Hosts>, interface: Option<&str>) -> Message {
     let addresses = |specs: &[AddressSpec], hosts: Option<&Vec<Host>>| {
         let specs = || specs.iter().copied().map(Host::Addresses).collect();
         match hosts.cloned().unwrap_or_else(specs).as_slice() {
@@ -178,6 +178,9 @@ pub fn connection(connection: &Connection, hosts: Option<&Hosts>) -> Message {
         message.put("ppk_id", id);
     }
     message.put_flag("ppk_required", connection.ppk.required);
+    if let Some(interface) = interface {
+        message.put("interface", interface);
+    }
     let side = |id: String| {
         let mut side = Message::new();
         side.put("class", "pre-shared key").put("id", id);

@@ -285,11 +285,10 @@ fn list_conns(daemon: &mut Daemon, _: Instant, arguments: &Message, reply: Reply
     let wanted = name(arguments, "ike");
     for connection in &daemon.connections {
         if wanted.as_ref().is_none_or(|name| *name == connection.name) {
+            let name = &connection.name;
+            let interface = daemon.interfaces.get(name).map(|spec| spec.name.as_str());
             let mut message = Message::new();
-            message.put_section(
-                &connection.name,
-                report::connection(connection, daemon.hosts.get(&connection.name)),
-            );
+            message.put_section(name, report::connection(connection, daemon.hosts.get(name), interface));
             reply.event("list-conn", message);
         }
     }
