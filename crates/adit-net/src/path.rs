@@ -47,13 +47,17 @@ impl Path {
     }
 }
 
+/// What Linux says of the way to an address of its own: the most that an IPv4 packet has.
+const LOOPBACK_MTU: usize = 65_535;
+
 /// The smallest MTU of the default ways out; 1500 if there is none. Documentation addresses stand for "anywhere".
 pub(crate) fn default_mtu(mark: u32) -> usize {
     let anywhere: [IpAddr; 2] =
         [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
     let mtus =
         anywhere.into_iter().filter_map(|address| Path::to(address, mark).and_then(|path| path.mtu()).ok());
-    mtus.min().unwrap_or(1500)
+    // Where one of them is our own, what there is leads nowhere.
+    mtus.filter(|mtu| *mtu < LOOPBACK_MTU).min().unwrap_or(1500)
 }
 
 /// A line for the operator if a policy protects the gateway itself, and the kernel's strict reverse path check

@@ -113,6 +113,21 @@ fn errors_about_outer_packets_are_heard() -> Result<()> {
     Ok(())
 }
 
+/// The MTU of the tunnel comes from the way out, also where the address that stands for all others is the gateway's own.
+#[test]
+fn the_way_to_oneself_is_no_way_out() -> Result<()> {
+    let net = Net::new()?;
+    // It is 192.0.2.1.
+    let (_a, _b) = tunnel(&net, false, true)?;
+    let mtu = |side| {
+        let link = stdout(&run(net.gateway(side), "ip", &["-o", "link", "show", "adit0"])?);
+        let mut words = link.split(' ').skip_while(|word| *word != "mtu");
+        words.nth(1).map(str::to_owned).context("an MTU")
+    };
+    ensure!(mtu(A)? == mtu(B)?, "{} here, {} there", mtu(A)?, mtu(B)?);
+    Ok(())
+}
+
 #[test]
 fn senders_learn_the_mtu_of_the_tunnel() -> Result<()> {
     for (v6, encap) in [(false, true), (true, false)] {
