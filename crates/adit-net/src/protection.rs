@@ -158,6 +158,8 @@ struct Found {
 
 impl Listener {
     fn run(mut self) {
+        // What cannot be put back is told once, however often the system changes.
+        let mut told = String::new();
         loop {
             match self.wait(None) {
                 Ok(true) => {}
@@ -173,12 +175,21 @@ impl Listener {
             }
             if found.fence || found.routes || found.interfaces {
                 match lock(&self.protection).repair(found) {
-                    Ok(()) => tracing::debug!(?found, "someone changed the system; protection is in place"),
+                    Ok(()) => {
+                        told.clear();
+                        tracing::debug!(?found, "someone changed the system; protection is in place");
+                    }
                     // A device that is down has no routes; when it comes up again, it is told.
                     Err(error) if matches!(error.raw_os_error(), Some(libc::ENETDOWN | libc::ENODEV)) => {
                         tracing::debug!(%error, "the TUN device is down: what is protected stays closed");
                     }
-                    Err(error) => tracing::warn!(%error, "cannot put back what someone removed"),
+                    Err(error) => {
+                        let error = error.to_string();
+                        if error != told {
+                            tracing::warn!(error, "cannot put back what someone removed");
+                        }
+                        told = error;
+                    }
                 }
             }
             if found.paths {
