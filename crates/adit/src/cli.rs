@@ -316,6 +316,10 @@ fn rekey(uri: &ControlUri, name: &str, reauth: bool) -> Result<Exit, ClientError
         say(format_args!("{named} has new keys"));
         return Ok(Exit::Ok);
     }
+    if answer.number("matches") == Some(0) {
+        complain(format_args!("{named} is not up: there are no keys to renew"));
+        return Ok(Exit::Down);
+    }
     complain(format_args!("{named} has no new keys: {}", answer.text("errmsg").unwrap_or_default()));
     Ok(Exit::Down)
 }

@@ -697,12 +697,15 @@ fn path(text: &Text) -> Result<PathBuf, Wrong> {
 fn interface(text: &Text) -> Result<String, Wrong> {
     let name = text.text.as_str();
     let fits = (1..=15).contains(&name.len())
-        && !matches!(name, "." | "..")
+        && !matches!(name, "." | ".." | "lo" | "all" | "default")
         && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte));
     if fits {
         Ok(name.to_owned())
     } else {
-        Err(Wrong::new(text, "the name of an interface: at most 15 characters, no `/`, `:`, `%` or blank"))
+        Err(Wrong::new(
+            text,
+            "the name of an interface: at most 15 characters, no `/`, `:`, `%` or blank, none of Linux's own",
+        ))
     }
 }
 

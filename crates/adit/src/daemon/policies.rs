@@ -69,24 +69,14 @@ impl Policies {
                 let name = ChildName::new(&connection.name, &child.name);
                 let trap = child.trap || [child.on_close, child.on_dead_peer].contains(&Action::Trap);
                 let action = esp::Action::Protect;
-                self.configure_child(
-                    name.clone(),
-                    action,
-                    selectors(connection, child),
-                    (child.priority, trap),
-                );
-                if child.resources.is_some()
-                    && let Some(id) = self.by_name.get(&name)
-                    && let Some(policy) = self.policies.get_mut(id)
-                {
-                    policy.spread = true;
-                }
+                let wish = (child.priority, trap, child.resources.is_some());
+                self.configure_child(name, action, selectors(connection, child), wish);
             }
         }
         for shunt in shunts {
             let name = ChildName::new(&shunt.connection, &shunt.name);
             let selectors = (shunt.local_ts.clone(), shunt.remote_ts.clone());
-            self.configure_child(name, shunt.action, selectors, (shunt.priority, false));
+            self.configure_child(name, shunt.action, selectors, (shunt.priority, false, false));
         }
     }
 
@@ -95,7 +85,7 @@ impl Policies {
         name: ChildName,
         action: esp::Action,
         (local_ts, remote_ts): (Vec<TrafficSelector>, Vec<TrafficSelector>),
-        (priority, trap): (u32, bool),
+        (priority, trap, spread): (u32, bool, bool),
     ) {
         let interface = match action {
             esp::Action::Protect => self.interfaces.get(&name.connection).cloned(),
@@ -115,6 +105,7 @@ impl Policies {
             policy.action = action;
             policy.interface = interface;
             policy.trap = trap || (policy.trap && !first);
+            policy.spread = spread || (policy.spread && !first);
             // 0 comes last.
             let sooner = priority.wrapping_sub(1) < policy.priority.wrapping_sub(1);
             if first || sooner {
@@ -485,6 +476,19 @@ mod tests {
         let expected = [("c/net", false, true), ("a/net", true, false), ("d/net", false, false)];
         assert_eq!(names, expected.map(|(name, trap, same)| (name.to_owned(), trap, same)));
         assert!(!policies.release(ChildHandle(1)));
+    }
+
+    #[test]
+    fn workers_share_a_policy_for_as_long_as_the_file_says() {
+        let net = |text: &str| SelectorSpec::Fixed(subnet(text));
+        let mut one = connection(&[], &[], net("10.1.0.0/16"), net("10.2.0.0/16"));
+        let spread = |policies: &Policies| policies.all()[0].spread;
+        one.children[0].resources = Some(adit_ike::config::Resources { own: 2, most: 16 });
+        let mut policies = configured(&[one.clone()]);
+        assert!(spread(&policies));
+        one.children[0].resources = None;
+        policies.configure(&[one], &[], &Interfaces::new());
+        assert!(!spread(&policies));
     }
 
     #[test]

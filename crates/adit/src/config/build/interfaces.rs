@@ -84,13 +84,15 @@ impl Builder<'_> {
             }
         }
         let [marked, marks] = MARKS.map(|key| self.mark(key, children));
-        if let Some((span, (value, mask))) = marked
-            && gateway.mark & mask == value & mask
-        {
-            let message =
-                format!("packets of the gateway itself have such a mark (`gateway.mark`, {})", gateway.mark);
-            let problem = Problem::new(span, format!("{path}.children"), message);
-            self.error(problem.expected("a mark that they do not have"));
+        // What had the gateway's own mark would go past all that protects.
+        for (span, (value, mask)) in [marked, marks].into_iter().flatten() {
+            if gateway.mark & mask == value & mask {
+                let own = gateway.mark;
+                let message =
+                    format!("packets of the gateway itself have such a mark (`gateway.mark`, {own})");
+                let problem = Problem::new(span, format!("{path}.children"), message);
+                self.error(problem.expected("a mark that they do not have"));
+            }
         }
         let networks = children.iter().filter(|child| child.mark_of("mark_out").is_some());
         let networks: Vec<(IpAddr, u8)> = networks.flat_map(|child| child.destinations()).collect();

@@ -186,7 +186,12 @@ fn interfaces_that_make_no_sense_are_errors() {
         (
             "interface = much-too-long-name",
             everything,
-            "8:17: connections.c.interface: bad value `much-too-long-name`; expected the name of an interface: at most 15 characters, no `/`, `:`, `%` or blank",
+            "8:17: connections.c.interface: bad value `much-too-long-name`; expected the name of an interface: at most 15 characters, no `/`, `:`, `%` or blank, none of Linux's own",
+        ),
+        (
+            "interface = all",
+            everything,
+            "8:17: connections.c.interface: bad value `all`; expected the name of an interface: at most 15 characters, no `/`, `:`, `%` or blank, none of Linux's own",
         ),
         (
             "interface = adit0",
@@ -237,6 +242,11 @@ fn interfaces_that_make_no_sense_are_errors() {
             "interface = vpn0",
             "mark_out = 0xdc/0xff\n local_ts = 10.0.0.0/8\n remote_ts = 10.0.0.0/8",
             "10:18: connections.c.children: packets of the gateway itself have such a mark (`gateway.mark`, 220); expected a mark that they do not have",
+        ),
+        (
+            "interface = vpn0",
+            "set_mark_in = 220\n local_ts = 10.0.0.0/8\n remote_ts = 10.0.0.0/8",
+            "10:21: connections.c.children: packets of the gateway itself have such a mark (`gateway.mark`, 220); expected a mark that they do not have",
         ),
         (
             "interface = vpn0",
