@@ -171,10 +171,11 @@ fn ports_decide_and_fragments_alone_are_not_trusted() -> Result<()> {
     ensure!(guarded.recv(&mut buffer)? == 2000);
 
     let mut fence = fence(&router)?;
-    fence.replace(&[policy(
+    let policies = [policy(
         vec![selector(0, ALL_PORTS, "10.1.0.10", "10.1.0.10")?],
         vec![selector(17, (7001, 7001), "192.0.2.2", "192.0.2.2")?],
-    )])?;
+    )];
+    fence.replace(&policies)?;
     send(b"protected", &guarded)?;
     send(b"open", &open)?;
     ensure!(open.recv(&mut buffer)? == 4);
@@ -194,6 +195,14 @@ fn ports_decide_and_fragments_alone_are_not_trusted() -> Result<()> {
     ensure!(fence.dropped()? == (0, 3));
     guarded.set_nonblocking(true)?;
     ensure!(guarded.recv(&mut buffer).is_err(), "a protected packet got out");
+    // Another fence goes on counting.
+    fence.replace(&policies)?;
+    send(b"protected", &guarded)?;
+    send(b"end", &open)?;
+    ensure!(open.recv(&mut buffer)? == 3);
+    ensure!(fence.dropped()? == (0, 4), "{:?}", fence.dropped());
+    fence.remove()?;
+    ensure!(fence.dropped()? == (0, 4), "{:?}", fence.dropped());
     Ok(())
 }
 

@@ -51,6 +51,8 @@ pub struct Fence {
     mark: u32,
     ports: [u16; 2],
     abilities: Abilities,
+    /// What earlier ones have dropped, if there was one of ours.
+    dropped: Option<(u64, u64)>,
 }
 
 impl Fence {
@@ -59,7 +61,7 @@ impl Fence {
         let socket = NetlinkSocket::open(libc::NETLINK_NETFILTER).inspect_err(lost).ok();
         let ports = [config.ike_port, config.nat_t_port];
         let abilities = Abilities { asks_routes: true, joins_fragments: true };
-        Self { socket, tun_name: config.tun_name.clone(), mark: config.mark, ports, abilities }
+        Self { socket, tun_name: config.tun_name.clone(), mark: config.mark, ports, abilities, dropped: None }
     }
 
     /// The netlink port that its changes come from; `None` without nf_tables.
@@ -150,12 +152,14 @@ impl Fence {
         self.commit(batch, "remove the packet filter rules").or_else(|error| self.unless_unsupported(error))
     }
 
-    /// How many packets it has dropped since the last [`Fence::replace`]: inbound, outbound.
+    /// How many packets it and those before it have dropped: inbound, outbound.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn dropped(&mut self) -> Result<(u64, u64), Error> {
-        Ok((self.counted(DROPPED_IN)?, self.counted(DROPPED_OUT)?))
+        // What a predecessor has counted is none of ours.
+        let Some((inbound, outbound)) = self.dropped else { return Ok((0, 0)) };
+        Ok((inbound + self.counted(DROPPED_IN)?, outbound + self.counted(DROPPED_OUT)?))
     }
 
     fn counted(&mut self, chain: &str) -> Result<u64, Error> {
@@ -177,13 +181,12 @@ impl Fence {
     }
 
     fn commit(&mut self, batch: Batch, action: &str) -> Result<(), Error> {
+        // The counters go with the table.
+        let dropped = self.dropped().ok().or(self.dropped);
         let Some(socket) = &mut self.socket else { return Ok(()) };
-        let (octets, numbers) = batch.finish();
-        let last = *numbers.end();
-        let result = socket.send(&octets).and_then(|()| socket.acknowledged(numbers));
-        // Messages of the batch took numbers up to this one.
-        socket.skip_to(last.wrapping_add(2));
-        result.map_err(|error| Error::system(action, error))
+        batch.commit(socket).map_err(|error| Error::system(action, error))?;
+        self.dropped = dropped;
+        Ok(())
     }
 
     fn unless_unsupported(&mut self, error: Error) -> Result<(), Error> {
@@ -220,14 +223,13 @@ impl Claim {
         };
         let mut batch = Batch::new(socket.next_sequence());
         batch.create_owned_table(CLAIM);
-        let (octets, numbers) = batch.finish();
-        let sequence = numbers.end().wrapping_add(2);
-        let error = match socket.send(&octets).and_then(|()| socket.acknowledged(numbers)) {
+        let error = match batch.commit(&mut socket) {
             Ok(()) => return Ok(Self { _socket: Some(socket) }),
             Err(error) => error,
         };
         // The same answer is given to who may not ask at all; and who may, is told what is in the table.
         let mut may_ask = || {
+            let sequence = socket.next_sequence();
             socket.send(&nft::list_rules(sequence, CLAIM, CLAIM))?;
             socket.acknowledged(sequence..=sequence)
         };

@@ -270,12 +270,7 @@ impl Interfaces {
             let rule = nft::Rule::default().interface(Meta::InputName, name).set_mark(mark);
             batch.append_rule(MARKS, "prerouting", rule, Verdict::Accept);
         }
-        let (octets, numbers) = batch.finish();
-        let last = *numbers.end();
-        let sent = socket.send(&octets).and_then(|()| socket.acknowledged(numbers));
-        // Messages of the batch took numbers up to this one.
-        socket.skip_to(last.wrapping_add(2));
-        match sent {
+        match batch.commit(socket) {
             Err(error) if nft::is_unsupported(error.raw_os_error()) => {
                 self.filter = None;
                 self.mark()

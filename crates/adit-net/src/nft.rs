@@ -1,9 +1,10 @@
 //! The few messages and expressions of nf_tables that the fence needs, as netlink attributes
 //! (`linux/netfilter/nf_tables.h`). It owns the encoding; what the rules are is decided in [`crate::fence`].
 
+use std::io;
 use std::ops::RangeInclusive;
 
-use crate::netlink::HEADER_LEN;
+use crate::netlink::{HEADER_LEN, NetlinkSocket};
 
 /// A transaction: all of it takes effect at once, or nothing does.
 pub(crate) struct Batch {
@@ -211,9 +212,19 @@ impl Batch {
         }
     }
 
+    /// Has the kernel carry it out.
+    pub(crate) fn commit(self, socket: &mut NetlinkSocket) -> io::Result<()> {
+        let (octets, numbers) = self.finish();
+        let last = *numbers.end();
+        let result = socket.send(&octets).and_then(|()| socket.acknowledged(numbers));
+        // Messages of the batch took numbers up to this one.
+        socket.skip_to(last.wrapping_add(2));
+        result
+    }
+
     /// Ends the transaction: its octets, and the numbers of its messages. The last of them is acknowledged if all goes
     /// well.
-    pub(crate) fn finish(mut self) -> (Vec<u8>, RangeInclusive<u32>) {
+    fn finish(mut self) -> (Vec<u8>, RangeInclusive<u32>) {
         let acknowledged = self.sequence.wrapping_sub(1);
         if let Some(flags) = self.octets.get_mut(self.last + 6..).and_then(|rest| rest.first_chunk_mut()) {
             *flags = (u16::from_ne_bytes(*flags) | ACK).to_ne_bytes();
