@@ -144,7 +144,7 @@ fn esp_waits_for_the_return_routability_check() {
 /// Somebody on the path makes the update seem to come from a victim. IKE asks there, ESP never goes there, and the
 /// next sign of the peer repairs it.
 #[test]
-fn esp_is_not_turned_on_a_victim() {
+fn adversarial_59_esp_is_not_turned_on_a_victim() {
     let mut pair = up(mobile());
     pair.link = Box::new(|_, p| {
         let update = p.source.ip() == ip(ELSEWHERE) && p.is(ExchangeType::INFORMATIONAL, false);
@@ -165,6 +165,36 @@ fn esp_is_not_turned_on_a_victim() {
     roam(&mut pair, A);
     pair.run(Duration::from_secs(30));
     assert_eq!((esp(&pair.a), esp(&pair.b)), ((ip(A), ip(B)), (ip(B), ip(A))));
+    pair.assert_children(1);
+}
+
+/// The same with all that `a` has ever sent, word for word, its updates among it, and with ESP: the data plane says that fresh packets
+/// come from the victim, as they do when somebody on the path changes where they are from.
+#[test]
+fn adversarial_59_what_is_replayed_or_comes_by_another_way_moves_nobody() {
+    let mut pair = up(mobile());
+    roam(&mut pair, ELSEWHERE);
+    pair.run(Duration::from_secs(10));
+    let there = (at(B, 4500), at(ELSEWHERE, 4500));
+    assert_eq!((ike(&pair.b), esp(&pair.b)), (there, (ip(B), ip(ELSEWHERE))));
+    let from_a: Vec<Packet> = pair.sent.iter().filter(|p| p.source.ip() != ip(B)).cloned().collect();
+    assert!(from_a.len() >= 3, "two requests, and an update");
+    for packet in from_a {
+        let before = pair.sent.len();
+        let victim = at(VICTIM, packet.source.port());
+        pair.deliver(&Packet { source: victim, ..packet.clone() });
+        let answers: Vec<usize> = pair.sent[before..].iter().map(|p| p.datagram.len()).collect();
+        assert!(answers.len() <= 1, "{answers:?}");
+    }
+    let before = pair.sent.len();
+    let child = *pair.b.installed.keys().next().unwrap();
+    for _ in 0..10 {
+        pair.b.gateway.child_moved(pair.now, child, at(B, 4500), at(VICTIM, 4500));
+        pair.run(Duration::from_secs(1));
+    }
+    pair.run(Duration::from_secs(60));
+    assert!(pair.sent[before..].iter().all(|p| p.destination.ip() != ip(VICTIM)));
+    assert_eq!((ike(&pair.b), esp(&pair.b)), (there, (ip(B), ip(ELSEWHERE))));
     pair.assert_children(1);
 }
 

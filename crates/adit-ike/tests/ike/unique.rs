@@ -284,3 +284,20 @@ fn an_unanswered_attempt_ends_when_the_peer_was_quicker() {
     let first = pair.sent.iter().filter(|p| p.is(ExchangeType::IKE_SA_INIT, false)).count();
     assert_eq!(first, 2, "one of each side, none repeated");
 }
+
+/// A gateway that begins again uses no key again, and so no IV twice under one, on whichever side it is looked at.
+#[test]
+fn adversarial_61_what_begins_again_has_other_keys() {
+    let mut pair = Pair::established(sides());
+    let mut seen = std::collections::BTreeSet::new();
+    for life in 1..=4 {
+        let child = pair.a.installed.values().next().unwrap();
+        for keys in [&child.outbound_keys, &child.inbound_keys] {
+            assert!(seen.insert(keys.encr.expose().to_vec()), "life {life}");
+        }
+        pair = restarted(pair, sides().0);
+        let request = pair.up();
+        pair.settle();
+        assert_eq!(pair.a.done.get(&request), Some(&Ok(())));
+    }
+}
