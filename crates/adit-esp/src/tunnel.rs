@@ -159,6 +159,9 @@ pub fn decapsulate_dscp(outer: u8, inner: &mut [u8]) {
         [first, tos, _, _, _, _, _, _, _, _, high, low, ..] if *first >> 4 == 4 => {
             let word = |tos| u16::from_be_bytes([*first, tos]);
             let after = outer & !0b11 | *tos & 0b11;
+            if after == *tos {
+                return;
+            }
             let checksum = u16::from_be_bytes([*high, *low]);
             [*high, *low] = headers::updated(checksum, word(*tos), word(after)).to_be_bytes();
             *tos = after;

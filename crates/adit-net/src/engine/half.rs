@@ -539,11 +539,12 @@ impl Outbound {
         self.learnt = None;
     }
 
-    /// Seals packets, from number `from` of a super-packet on, behind those that leave before them.
+    /// Seals packets, from number `from` of a super-packet on, behind those that leave before them. `from` moves up to the first
+    /// that is not.
     pub(crate) fn seal(
         &mut self,
         split: &mut Split<'_>,
-        from: usize,
+        from: &mut usize,
         place: Place,
         now: Instant,
         trains: &mut Trains,
@@ -561,25 +562,25 @@ impl Outbound {
         }
         if split.count() == 1 {
             let sealed = self.seal_one(split.packet_mut(), (place, now), trains, report)?;
-            return Ok(if sealed { Sealed::All } else { Sealed::Spent(0) });
+            return Ok(if sealed { Sealed::All } else { Sealed::Spent });
         }
         let in_place = self.mode == Mode::Tunnel && largest <= self.max_inner && self.translation.is_none();
         let fields = self.fields(self.outer, split.packet());
         let mut copy = std::mem::take(&mut trains.scratch);
-        let (mut index, mut sealed) = (from, Ok(true));
-        while index < split.count() && matches!(sealed, Ok(true)) {
+        let mut sealed = Ok(true);
+        while *from < split.count() && matches!(sealed, Ok(true)) {
             sealed = if in_place {
-                self.seal_segment(split, index, (place, fields), trains, report)
+                self.seal_segment(split, *from, (place, fields), trains, report)
             } else {
-                match split.copy(index, &mut copy) {
+                match split.copy(*from, &mut copy) {
                     Some(()) => self.seal_one(&mut copy, (place, now), trains, report),
                     None => Err(Refusal::Drop(DropCause::Malformed)),
                 }
             };
-            index += usize::from(matches!(sealed, Ok(true)));
+            *from += usize::from(matches!(sealed, Ok(true)));
         }
         trains.scratch = copy;
-        Ok(if sealed? { Sealed::All } else { Sealed::Spent(index) })
+        Ok(if sealed? { Sealed::All } else { Sealed::Spent })
     }
 
     /// What the outer header has of an inner packet. No router may fragment IPv6.
@@ -881,8 +882,8 @@ pub(crate) enum Refusal {
 /// What became of packets that were not refused.
 pub(crate) enum Sealed {
     All,
-    /// The SA may carry no more, packet number .. neither.
-    Spent(usize),
+    /// The SA may carry no more.
+    Spent,
 }
 
 #[cfg(test)]

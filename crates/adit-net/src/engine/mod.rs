@@ -447,16 +447,13 @@ impl Engine {
                 }
             };
             let Some(sa) = self.sas.outbound(place) else { return Err(Refusal::Drop(DropCause::NoSa)) };
-            let sealed = sa.seal(split, *from, place, now, &mut self.trains, &mut self.report);
+            let sealed = sa.seal(split, from, place, now, &mut self.trains, &mut self.report);
             if sa.is_iptfs() {
                 self.tunnels.moves(sa.id());
             }
             match sealed? {
                 Sealed::All => return Ok(()),
-                Sealed::Spent(reached) => {
-                    *from = reached;
-                    self.end(place, now);
-                }
+                Sealed::Spent => self.end(place, now),
             }
         }
     }

@@ -27,8 +27,8 @@ pub(crate) struct Trains {
 #[derive(Clone, Copy)]
 struct Packet {
     sa: Place,
-    /// Octets inside.
-    inner_len: u16,
+    /// Octets inside. An IP-TFS payload counts whole packets of which only the end is in it.
+    inner_len: u32,
 }
 
 /// One or more packets with the same outer header.
@@ -111,7 +111,7 @@ impl Trains {
     ) {
         let (start, packet) = (self.used, self.packets.len());
         self.used += len;
-        self.packets.push(Packet { sa, inner_len: inner_len as u16 });
+        self.packets.push(Packet { sa, inner_len: inner_len as u32 });
         let spi = self.octets.get(start..).and_then(|esp| esp.first_chunk()).copied();
         let spi = spi.map_or(0, u32::from_be_bytes);
         match self.trains.last_mut() {
@@ -154,7 +154,7 @@ impl Trains {
         let first = train.packets.start;
         let packets = self.packets.get(first + packets.start..first + packets.end).unwrap_or_default();
         packets.chunk_by(|one, next| one.sa == next.sa).filter_map(|run| {
-            let lens = run.iter().map(|packet| usize::from(packet.inner_len));
+            let lens = run.iter().map(|packet| packet.inner_len as usize);
             let inside =
                 lens.fold((0, 0), |(count, octets), len| (count + usize::from(len > 0), octets + len));
             Some((run.first()?.sa, run.len(), inside))
