@@ -181,6 +181,50 @@ fn workers_use_their_own_sas_and_those_without_one_the_one_for_all() {
     }
 }
 
+/// Whoever reads, hands over and seals, on whichever SAs there are: no IV comes twice on one SA. SAs come to places that others had,
+/// and end by their limits.
+#[test]
+fn adversarial_61_several_workers_use_no_iv_twice() {
+    const WORKERS: usize = 4;
+    let now = Instant::now();
+    let mut engines: Vec<Engine> = (0..WORKERS).map(|index| engine(index, WORKERS)).collect();
+    let home = steering::worker_of_policy(Device(1), HOME, WORKERS);
+    let mut ivs = HashSet::new();
+    let mut sealed = 0;
+    for generation in 0..40 {
+        let limits = Limits { hard_packets: Some(100 + generation), ..Limits::default() };
+        for own in (0..WORKERS).filter(|own| (generation >> own) & 1 == 0) {
+            let id = 1000 * generation + own as u64;
+            let tunnel = (adit_esp::Mode::Tunnel, limits);
+            outbound_in(&mut engines[own], AT, (id, true), tunnel, now);
+        }
+        outbound(&mut engines[home], 1000 * generation + 100, false, now);
+        for number in 0..600_u16 {
+            let first = usize::from(number * 7 % 11) % WORKERS;
+            let (mut at, mut known, mut packet) = (first, None, packet(number % 23));
+            while let Whose::Theirs(to, found) = engines[at].whose(Device(1), &packet, known.as_ref(), now) {
+                (at, known) = (to, Some(found));
+            }
+            let engine = &mut engines[at];
+            engine.outbound(Device(1), &mut packet, &Offload::default(), known.as_ref(), now);
+            for train in engine.trains.all() {
+                for esp in engine.trains.octets(train).chunks(train.segment) {
+                    // The SPI, which stands for the key, and the IV behind the sequence number.
+                    assert!(ivs.insert((esp[..4].to_vec(), esp[8..16].to_vec())), "{esp:02x?}");
+                    sealed += 1;
+                }
+            }
+            engine.all_sent();
+        }
+        for engine in &mut engines {
+            (0..=100).for_each(|id| engine.remove(ChildId(1000 * generation + id), now));
+        }
+    }
+    // The packet that meets the limit of a worker's own SA does not look for one elsewhere.
+    let lost: u64 = engines.iter().map(|engine| engine.report.counts.drops_for(DropCause::NoSa)).sum();
+    assert_eq!((sealed + lost, lost < 100), (40 * 600, true), "{lost}");
+}
+
 const AT: (Device, PolicyId) = (Device(1), HOME);
 const IPTFS: adit_esp::Mode = adit_esp::Mode::Iptfs { fragments: true };
 
