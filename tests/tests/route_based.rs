@@ -321,15 +321,15 @@ fn an_interface_outlives_the_daemon_with_the_routes_of_others() -> Result<()> {
 #[test]
 fn a_packet_for_the_interface_springs_the_trap() -> Result<()> {
     with_lab("route-trap", Topology::default(), |lab| {
-        // IPv4 alone: the kernel itself sends IPv6 (multicast listener reports) to an interface that comes up.
-        let all_v4 = |side: Side, child: &str| Connection {
-            local_ts: "0.0.0.0/0".into(),
-            remote_ts: "0.0.0.0/0".into(),
-            ..connection(side, child)
-        };
-        let b = Adit::start(lab, Side::B, &all_v4(Side::B, ""))?;
+        let b = Adit::start(lab, Side::B, &connection(Side::B, ""))?;
         let seen = Capture::start(lab, Node::Net, "a0", "")?;
-        let a = Adit::start(lab, Side::A, &all_v4(Side::A, "start_action = trap"))?;
+        let a = Adit::start(lab, Side::A, &connection(Side::A, "start_action = trap"))?;
+        // The kernel itself sends to an interface that comes up (multicast listener reports): nobody's packets ask for nothing.
+        eventually("the kernel's reports to be dropped", SOON, || {
+            let stats = a.swanctl(&["--stats", "--raw"])?;
+            has(&stats, "no-source=")?;
+            Ok((!stats.contains("no-source=0")).then_some(()))
+        })?;
         ensure!(spi(&a, "net")?.is_none(), "nobody has asked");
         ping(lab, Node::HostA, Side::B.host(Family::V4))?;
         ensure!(spi(&a, "net")?.is_some(), "who has answered?");
@@ -352,8 +352,18 @@ fn only_what_the_selectors_admit_leaves_the_interface() -> Result<()> {
         let a = Adit::start(lab, Side::A, &narrow(Side::A, "start_action = start"))?;
         wait_for(&a, "net")?;
         lab.ping(Side::A, Family::V4, 2)?;
-        // Routed to it, and not selected: it ends there.
-        ensure!(!lab.reaches(Side::A, Family::V6)?, "IPv6 is not selected");
+        // Routed to it, and not selected: it ends there, and the sender is told (RFC 4301 6). The gateway's own address on
+        // the interface is not selected either.
+        for (from, family, told) in [
+            (Node::HostA, Family::V6, "Administratively prohibited"),
+            (Node::GatewayA, Family::V4, "Packet filtered"),
+        ] {
+            let mut command = lab.command(from, "ping");
+            let output =
+                run_unchecked(command.args(["-n", "-c", "2", "-i", "0.2", "-W", "1", Side::B.host(family)]))?;
+            ensure!(!output.status.success(), "{family:?} is not selected");
+            has(&String::from_utf8_lossy(&output.stdout), told)?;
+        }
         ensure!(only_protected(&seen.stop()?)? > 3, "no ESP");
         a.terminate_daemon()?;
         b.terminate_daemon()

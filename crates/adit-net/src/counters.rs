@@ -42,6 +42,8 @@ impl Once {
 pub enum DropCause {
     /// From the TUN device: not an IP packet.
     Malformed,
+    /// From the TUN device: its sender has no address yet, and no router forwards such packets.
+    NoSource,
     /// From the TUN device: no policy covers it, or one that lets it bypass.
     NoPolicy,
     /// From the TUN device: a policy discards it.
@@ -74,8 +76,9 @@ pub enum DropCause {
 
 impl DropCause {
     /// Every cause.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Malformed,
+        Self::NoSource,
         Self::NoPolicy,
         Self::Discarded,
         Self::NoSa,
@@ -97,6 +100,7 @@ impl DropCause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::NoSource => "no-source",
             Self::NoPolicy => "no-policy",
             Self::Discarded => "discarded",
             Self::NoSa => "no-sa",

@@ -6,7 +6,7 @@
 //! Where a packet passes, in this order; whoever adds a step adds it in its place:
 //!
 //! ```text
-//! outbound  Engine::outbound  flow, ports of fragments -> policy -> SA (Sas::select, or as Flows knows it)
+//! outbound  Engine::outbound  flow, ports of fragments, sender -> policy -> SA (Sas::select, or as Flows knows it)
 //!           Outbound::seal    size: refused; then for each packet of a super-packet, into its slot: limits -> translate,
 //!                             clamp -> cut -> outer header, padding -> seal
 //!           Trains::push      behind the packets before it that go the same way
@@ -50,9 +50,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_esp::{Action, FragmentPorts, PolicyTable};
+use adit_wire::icmp::{self, Unreachable};
 use adit_wire::ikev2::Spi;
+use adit_wire::ip;
 use adit_wire::natt::{self, Datagram4500};
-use adit_wire::{icmp, ip};
 
 use crate::backend::{ChildId, NetEvent, PolicyId};
 use crate::counters::{Clock, DropCause, SaCounts, WorkerCounts};
@@ -390,6 +391,12 @@ impl Engine {
         let dropped = match refusal {
             Refusal::Drop(cause) => {
                 self.report.counts.dropped(cause, rest);
+                // RFC 4301 6. Where all policies are, only routes can have been wrong, and may be right by now.
+                if cause == DropCause::NoPolicy && device != Device::SHARED {
+                    self.tell(device, split, from, now, |inner, by| {
+                        icmp::destination_unreachable(inner, by, Unreachable::Prohibited)
+                    });
+                }
                 Some(cause)
             }
             Refusal::Wait(policy) => {
@@ -404,11 +411,9 @@ impl Engine {
             }
             Refusal::TooBig { mtu } => {
                 self.report.counts.dropped(DropCause::TooBig, rest);
-                if self.senders.allow(split.flow().source, now)
-                    && let Some(first) = split.to_vec(from)
-                {
-                    self.tell_too_big(device, &first, mtu);
-                }
+                // RFC 4301 8.2.1.
+                let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
+                self.tell(device, split, from, now, |inner, by| icmp::packet_too_big(inner, by, mtu));
                 Some(DropCause::TooBig)
             }
         };
@@ -435,6 +440,10 @@ impl Engine {
                 ip::Flow { total_len: 0, ..flow }
             }
         };
+        // RFC 4291 2.5.2, RFC 1812 5.3.7: no router forwards it. Interfaces that come up send such (RFC 3590).
+        if flow.source.is_unspecified() {
+            return Err(Refusal::Drop(DropCause::NoSource));
+        }
         // Each round ends it, or an SA.
         loop {
             let place = match self.flows.get(device, &flow) {
@@ -726,12 +735,21 @@ impl Engine {
         });
     }
 
-    /// Tells the sender of an inner packet how big it may be (RFC 4301 8.2.1). The message comes in by the TUN device
-    /// as if the packet's destination had sent it: no address of this machine would be let in there.
-    fn tell_too_big(&mut self, device: Device, inner: &[u8], mtu: usize) {
-        let Ok(flow) = ip::flow(inner) else { return };
-        let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
-        if let Some(message) = icmp::packet_too_big(inner, flow.destination, mtu) {
+    /// Tells the sender of a packet what is wrong with it, rates permitting. The message comes in by the TUN device as if the
+    /// packet's destination had sent it: no address of this machine would be let in there.
+    fn tell(
+        &mut self,
+        device: Device,
+        split: &Split<'_>,
+        index: usize,
+        now: Instant,
+        message: impl FnOnce(&[u8], IpAddr) -> Option<Vec<u8>>,
+    ) {
+        let ip::Flow { source, destination, .. } = *split.flow();
+        if self.senders.allow(source, now)
+            && let Some(inner) = split.to_vec(index)
+            && let Some(message) = message(&inner, destination)
+        {
             self.deliveries.push_own(device, &[], [&message, &[]]);
         }
     }

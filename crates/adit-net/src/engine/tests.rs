@@ -366,6 +366,77 @@ fn the_first_of_many_is_known_without_asking_all() {
     assert!(acted > 100, "{acted}");
 }
 
+/// RFC 4291 2.5.2: what has no sender's address is not forwarded, and so neither sealed nor worth an SA.
+#[test]
+fn what_nobody_has_sent_asks_for_nothing() {
+    let now = Instant::now();
+    let report = |version: u8| match version {
+        4 => [&[0x45, 0, 0, 20, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0], &[224, 0, 0, 22][..]].concat(),
+        _ => [&[0x60, 0, 0, 0, 0, 0, 58, 1][..], &[0; 16], &[0xff; 16]].concat(),
+    };
+    for workers in [1, 4] {
+        let home = steering::worker_of_policy(Device(1), HOME, workers);
+        let mut engine = engine(home, workers);
+        let everything = vec![TrafficSelector::any_v4(), TrafficSelector::any_v6()];
+        let (local_ts, remote_ts) = (everything.clone(), everything);
+        let policy = adit_esp::Policy { priority: 0, action: Action::Protect, local_ts, remote_ts };
+        let table = Table { table: PolicyTable::new(std::slice::from_ref(&policy)), ids: vec![HOME] };
+        let (tables, traps) = (vec![Table::default(), table], HashSet::from([HOME]));
+        engine.follow(&Arc::new(Policies { tables, traps, ..Policies::default() }));
+        for with_sa in [false, true] {
+            for version in [4, 6] {
+                engine.outbound(Device(1), &mut report(version), &Offload::default(), None, now);
+            }
+            assert!(engine.report.events.is_empty() && engine.trains.all().is_empty());
+            assert!(!engine.has_waiting() && engine.deliveries.all().is_empty());
+            if !with_sa {
+                outbound(&mut engine, 1, false, now);
+            }
+        }
+        assert_eq!(engine.report.counts.drops_for(DropCause::NoSource), 4);
+        // From somebody it does.
+        engine.retire(ChildId(1), now);
+        engine.outbound(Device(1), &mut packet(7), &Offload::default(), None, now);
+        assert_eq!(engine.report.events, [NetEvent::Acquire { policy: HOME }]);
+    }
+}
+
+/// RFC 4301 6: who sends into the interface of a connection what is not for it is told, now and then; on the device of all
+/// policies nobody is.
+#[test]
+fn what_an_interface_does_not_select_is_prohibited() {
+    let start = Instant::now();
+    let mut engine = engine(0, 1);
+    let told = |engine: &mut Engine, device, packet: &[u8], now| -> Vec<Vec<u8>> {
+        engine.outbound(Device(device), &mut packet.to_vec(), &Offload::default(), None, now);
+        let deliveries = &engine.deliveries;
+        let all = deliveries.all().iter().inspect(|one| assert_eq!(one.device(), Device(device)));
+        let all = all.flat_map(|one| deliveries.packets(one, &[])).map(<[u8]>::to_vec).collect();
+        engine.deliveries.clear();
+        all
+    };
+    // Nothing is selected on device 3.
+    let inner = packet(7);
+    let [message] = &told(&mut engine, 3, &inner, start)[..] else { panic!("one") };
+    assert_eq!((&message[12..16], &message[16..20]), (&inner[16..20], &inner[12..16]));
+    assert_eq!((message[9], &message[20..22], &message[28..]), (1, &[3, 13][..], &inner[..]));
+    assert!(told(&mut engine, 0, &inner, start).is_empty());
+    let mut later_fragment = inner.clone();
+    later_fragment[7] = 1;
+    let mut to_many = inner.clone();
+    to_many[16] = 224;
+    let mut error = inner.clone();
+    (error[9], error[20]) = (1, 3);
+    for about in [later_fragment, to_many, error] {
+        assert!(told(&mut engine, 3, &about, start).is_empty());
+    }
+    // Twenty in a second for one sender.
+    let all: usize = (0..100).map(|_| told(&mut engine, 3, &inner, start).len()).sum();
+    assert!((15..20).contains(&all), "{all}");
+    assert_eq!(told(&mut engine, 3, &inner, start + Duration::from_secs(1)).len(), 1);
+    assert_eq!(engine.report.counts.drops_for(DropCause::NoPolicy), 106);
+}
+
 /// RFC 4303 2.6: an SA with dummies is never silent for longer than it says, and sends none while it has something to send. They
 /// use up its numbers and what it may carry, are no traffic, and cannot be told by their times, nor by their lengths.
 #[test]

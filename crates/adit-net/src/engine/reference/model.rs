@@ -33,9 +33,9 @@ pub(super) struct Model {
     first_fragments_in: FirstFragments,
     /// Unknown SPIs that are told: a hundred a second.
     strangers: Allowed,
-    /// Messages about packets that are too big: a thousand a second in all, and twenty for those who share one of 256 places.
-    too_big: Allowed,
-    too_big_to: Vec<Allowed>,
+    /// Messages to senders: a thousand a second in all, and twenty for those who share one of 256 places.
+    told: Allowed,
+    told_to: Vec<Allowed>,
     places: RandomState,
     pub(super) did: Did,
 }
@@ -172,8 +172,8 @@ impl Model {
             first_fragments_out: FirstFragments::new(secret),
             first_fragments_in: FirstFragments::new(secret),
             strangers: Allowed::default(),
-            too_big: Allowed::default(),
-            too_big_to: vec![Allowed::default(); 256],
+            told: Allowed::default(),
+            told_to: vec![Allowed::default(); 256],
             places,
             did: Did::default(),
         }
@@ -192,8 +192,8 @@ impl Model {
 
     /// May this sender be told?
     fn tells(&mut self, sender: IpAddr, now: Instant) -> bool {
-        let place = self.places.hash_one(sender) as usize % self.too_big_to.len();
-        self.too_big_to[place].one_of(20, now) && self.too_big.one_of(1000, now)
+        let place = self.places.hash_one(sender) as usize % self.told_to.len();
+        self.told_to[place].one_of(20, now) && self.told.one_of(1000, now)
     }
 
     // Outbound.
@@ -213,6 +213,10 @@ impl Model {
         if self.first_fragments_out.complete(device.0 as u32, &mut flow, now).is_err() {
             return self.drop(DropCause::Malformed, packets.len());
         }
+        // RFC 4291 2.5.2.
+        if flow.source.is_unspecified() {
+            return self.drop(DropCause::NoSource, packets.len());
+        }
         let mut packets = VecDeque::from(packets);
         while !packets.is_empty() {
             let refused = match self.choose(device, &flow) {
@@ -223,7 +227,16 @@ impl Model {
             match refused {
                 // Another SA may take what is left.
                 None => continue,
-                Some(Refused::Drop(cause)) => self.drop(cause, left),
+                Some(Refused::Drop(cause)) => {
+                    self.drop(cause, left);
+                    // RFC 4301 6: who sends into the interface of a connection what is not for it.
+                    if (cause, device == Device(0)) == (DropCause::NoPolicy, false)
+                        && self.tells(flow.source, now)
+                        && let Some(message) = packet::prohibited(&packets[0])
+                    {
+                        self.did.delivered.push((device, message));
+                    }
+                }
                 Some(Refused::Wait(policy)) => self.wait(policy, packets, since, now),
                 Some(Refused::TooBig(mtu)) => {
                     self.drop(DropCause::TooBig, left);

@@ -510,9 +510,21 @@ pub(super) fn follow(upper: &mut [u8], protocol: u8, before: &[u8], after: &[u8]
     put(upper, at, if other { 0xffff } else { value });
 }
 
-/// The message that tells a sender how long its packets may be (RFC 1191 4, RFC 4443 3.2), if one may be sent (RFC 1122
-/// 3.2.2, RFC 4443 2.4): not about errors, later fragments, and what is not from one host to one.
+/// The message that tells a sender how long its packets may be (RFC 1191 4, RFC 4443 3.2), if one may be sent.
 pub(super) fn too_big(original: &[u8], mtu: usize) -> Option<Vec<u8>> {
+    let v6 = original[0] >> 4 == 6;
+    let word = if v6 { mtu } else { mtu.min(0xffff) } as u32;
+    error(original, if v6 { [2, 0] } else { [3, 4] }, word)
+}
+
+/// The message that tells a sender that it may not send there (RFC 1812 5.2.7.1, RFC 4443 3.1), if one may be sent.
+pub(super) fn prohibited(original: &[u8]) -> Option<Vec<u8>> {
+    error(original, if original[0] >> 4 == 6 { [1, 1] } else { [3, 13] }, 0)
+}
+
+/// An error about a packet, unless it is about an error, a later fragment, or what is not from one host to one (RFC 1122 3.2.2,
+/// RFC 4443 2.4, which makes an exception of packets that are too big).
+fn error(original: &[u8], kind_and_code: [u8; 2], word: u32) -> Option<Vec<u8>> {
     let Parsed { v6, source, destination, protocol, ports, fragment, total, .. } = parse(original)?;
     let kind = ports.0.map(|port| port >> 8);
     let about_error = match protocol {
@@ -528,14 +540,14 @@ pub(super) fn too_big(original: &[u8], mtu: usize) -> Option<Vec<u8>> {
         || source.is_loopback();
     let everybody = match destination {
         IpAddr::V4(destination) => destination.is_broadcast() || destination.is_multicast(),
-        IpAddr::V6(_) => false,
+        IpAddr::V6(destination) => destination.is_multicast() && kind_and_code != [2, 0],
     };
     if about_error || nobody || everybody || fragment.is_some_and(|fragment| fragment.offset > 0) {
         return None;
     }
     let quoted = &original[..total.min(if v6 { 1280 - 48 } else { 576 - 28 })];
-    let mut message = vec![if v6 { 2 } else { 3 }, if v6 { 0 } else { 4 }, 0, 0];
-    message.extend((if v6 { mtu } else { mtu.min(0xffff) } as u32).to_be_bytes());
+    let mut message = [kind_and_code, [0, 0]].concat();
+    message.extend(word.to_be_bytes());
     message.extend(quoted);
     let value =
         if v6 { pseudo_checksum(destination, source, ICMPV6, &message) } else { checksum(&[&message]) };
