@@ -48,7 +48,7 @@ fn more(reader: &mut TapReader, patience: Duration, all: &mut Vec<Shown>) -> Res
 
 /// The kernel of the gateway greets multicast routers through every device, at times of its own.
 fn is_chatter(dropped: Option<&str>) -> bool {
-    dropped == Some(DropCause::NoPolicy.as_str())
+    [DropCause::NoPolicy, DropCause::NoSource].iter().any(|cause| dropped == Some(cause.as_str()))
 }
 
 /// A packet as it is on every link of its way: routers count the hop limit down, which changes IPv4's checksum.

@@ -573,7 +573,8 @@ pub(super) static CHILD: Schema = Schema {
             Kind::Mark,
             NO_MARK,
             "mark to set outbound",
-            "`gateway.mark`, the mark of all packets that the gateway itself sends",
+            "no such key: all that the gateway itself sends has the mark `gateway.mark`; an `ip rule` for the peer's address \
+             leads its ESP elsewhere",
         ),
         instead("if_id_in", NUMBER, "0", "XFRM interface", INTERFACE),
         instead("if_id_out", NUMBER, "0", "XFRM interface", INTERFACE),

@@ -251,7 +251,7 @@ fn interfaces_that_make_no_sense_are_errors() {
         (
             "interface = vpn0",
             "set_mark_out = 7\n local_ts = 10.0.0.0/8\n remote_ts = 10.0.0.0/8",
-            "10:22: connections.c.children.n.set_mark_out: `7` is not done yet; expected `gateway.mark`, the mark of all packets that the gateway itself sends",
+            "10:22: connections.c.children.n.set_mark_out: `7` is not done yet; expected no such key: all that the gateway itself sends has the mark `gateway.mark`; an `ip rule` for the peer's address leads its ESP elsewhere",
         ),
         (
             "interface = vpn0",
