@@ -1,4 +1,4 @@
-//! Packets from the worker that has read them to the worker that seals them, in whole bursts. Between each two workers there
+//! Packets from the worker that has read them to the worker that seals or opens them, in whole bursts. Between each two workers there
 //! is one line in each direction, with one writer and one reader; emptied bursts come back by another, so that after the first
 //! few nothing is allocated. It keeps the order of what passes between two workers, and never looks into a packet.
 
@@ -8,6 +8,7 @@ use adit_wire::ip::Flow;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::engine::{Device, Known, Offload, ROUND_OCTETS};
+use crate::sys::Received;
 use crate::worker::Wake;
 
 /// Bursts under way between two workers.
@@ -38,10 +39,17 @@ pub(crate) struct Burst {
 }
 
 struct Packet {
-    device: Device,
     place: Range<usize>,
-    offload: Offload,
-    known: Known,
+    errand: Errand,
+}
+
+/// What is to be done with a packet, and what is known of it.
+#[derive(Clone, Copy)]
+pub(crate) enum Errand {
+    /// It was read from a TUN device.
+    Seal(Device, Offload, Known),
+    /// It was received in a train of datagrams in UDP.
+    Open(Received),
 }
 
 struct Exit {
@@ -76,16 +84,8 @@ pub(crate) fn lines(wakes: &[Wake]) -> Vec<Handoff> {
 }
 
 impl Handoff {
-    /// Adds a packet that was read from `device` for the worker `to`, with what is known of it. Returns how many packets are lost, because that worker
-    /// does not keep up.
-    pub(crate) fn add(
-        &mut self,
-        to: usize,
-        device: Device,
-        packet: &[u8],
-        offload: &Offload,
-        known: Known,
-    ) -> usize {
+    /// Adds a packet for the worker `to`. Returns how many packets are lost, because that worker does not keep up.
+    pub(crate) fn add(&mut self, to: usize, packet: &[u8], errand: Errand) -> usize {
         let Some(Some(exit)) = self.exits.get_mut(to) else { return 1 };
         if exit.filling.load() >= MOST {
             return 1;
@@ -93,7 +93,7 @@ impl Handoff {
         let start = exit.filling.octets.len();
         exit.filling.octets.extend_from_slice(packet);
         let place = start..exit.filling.octets.len();
-        exit.filling.packets.push(Packet { device, place, offload: *offload, known });
+        exit.filling.packets.push(Packet { place, errand });
         if exit.filling.load() >= FULL {
             exit.send();
         }
@@ -149,18 +149,24 @@ impl Burst {
         self.octets.len() + self.packets.len() * size_of::<Packet>()
     }
 
-    /// The flows of the packets, as far as they are known.
+    /// The flows of the packets to seal, as far as they are known.
     pub(crate) fn flows(&self) -> impl Iterator<Item = (Device, &Flow)> + Clone {
-        self.packets.iter().filter_map(|packet| Some((packet.device, packet.known.flow()?)))
+        self.packets.iter().filter_map(|packet| match &packet.errand {
+            Errand::Seal(device, _, known) => Some((*device, known.flow()?)),
+            Errand::Open(_) => None,
+        })
     }
 
-    /// Hands the packets to `each`, with what is known of them.
-    pub(crate) fn packets(&mut self, mut each: impl FnMut(Device, &mut [u8], &Offload, &Known)) {
-        for Packet { device, place, offload, known } in &self.packets {
-            if let Some(packet) = self.octets.get_mut(place.clone()) {
-                each(*device, packet, offload, known);
-            }
+    /// Hands the packets to `each`: all octets, and the place of one among them.
+    pub(crate) fn packets(&mut self, mut each: impl FnMut(&mut [u8], Range<usize>, &Errand)) {
+        for Packet { place, errand } in &self.packets {
+            each(&mut self.octets, place.clone(), errand);
         }
+    }
+
+    /// All octets.
+    pub(crate) fn octets(&self) -> &[u8] {
+        &self.octets
     }
 }
 
@@ -187,6 +193,10 @@ mod tests {
 
     const DEVICE: Device = Device(3);
 
+    fn errand() -> Errand {
+        Errand::Seal(DEVICE, Offload::default(), Known::default())
+    }
+
     fn wakes(count: usize) -> Vec<Wake> {
         let eventfd = || rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         (0..count).map(|_| Wake::new(eventfd())).collect()
@@ -195,9 +205,9 @@ mod tests {
     fn taken(handoff: &mut Handoff) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(mut burst) = handoff.take(&mut 0) {
-            burst.packets(|device, packet, _, _| {
-                assert_eq!(device, DEVICE);
-                all.push(packet.to_vec());
+            burst.packets(|octets, place, errand| {
+                assert!(matches!(errand, Errand::Seal(DEVICE, ..)));
+                all.push(octets[place].to_vec());
             });
             handoff.give_back(burst);
         }
@@ -207,11 +217,10 @@ mod tests {
     #[test]
     fn bursts_arrive_whole_and_in_order_and_only_where_they_are_sent() {
         let mut workers = lines(&wakes(3));
-        let offload = Offload::default();
         for number in 0..100_u8 {
-            assert_eq!(workers[0].add(2, DEVICE, &[number, 0], &offload, Known::default()), 0);
-            assert_eq!(workers[1].add(2, DEVICE, &[number, 1], &offload, Known::default()), 0);
-            assert_eq!(workers[2].add(0, DEVICE, &[number, 2], &offload, Known::default()), 0);
+            assert_eq!(workers[0].add(2, &[number, 0], errand()), 0);
+            assert_eq!(workers[1].add(2, &[number, 1], errand()), 0);
+            assert_eq!(workers[2].add(0, &[number, 2], errand()), 0);
             if number % 7 == 0 {
                 workers.iter_mut().for_each(Handoff::flush);
             }
@@ -231,8 +240,7 @@ mod tests {
     fn what_a_worker_does_not_take_in_time_is_lost_and_counted() {
         let mut workers = lines(&wakes(2));
         let packet = vec![7; FULL];
-        let lost: usize =
-            (0..100).map(|_| workers[0].add(1, DEVICE, &packet, &Offload::default(), Known::default())).sum();
+        let lost: usize = (0..100).map(|_| workers[0].add(1, &packet, errand())).sum();
         assert_eq!(lost, 100 - LINE - MOST / FULL);
         assert!(workers[0].has_waiting());
         assert_eq!(taken(&mut workers[1]).len(), LINE);
@@ -240,12 +248,8 @@ mod tests {
         assert!(!workers[0].has_waiting());
         assert_eq!(taken(&mut workers[1]).len(), MOST / FULL);
         // Afterwards there is room again.
-        assert_eq!(workers[0].add(1, DEVICE, &packet, &Offload::default(), Known::default()), 0);
-        assert_eq!(
-            workers[0].add(0, DEVICE, &packet, &Offload::default(), Known::default()),
-            1,
-            "nobody hands packets to himself"
-        );
+        assert_eq!(workers[0].add(1, &packet, errand()), 0);
+        assert_eq!(workers[0].add(0, &packet, errand()), 1, "nobody hands packets to himself");
     }
 
     #[test]
@@ -253,7 +257,7 @@ mod tests {
         let mut workers = lines(&wakes(3));
         let send = |workers: &mut [Handoff], from: u8| {
             for _ in 0..256 {
-                workers[usize::from(from)].add(2, DEVICE, &[from; 64], &Offload::default(), Known::default());
+                workers[usize::from(from)].add(2, &[from; 64], errand());
             }
             workers[usize::from(from)].flush();
         };
@@ -261,7 +265,7 @@ mod tests {
         send(&mut workers, 1);
         let (mut taken, mut order) = (0, Vec::new());
         while let Some(mut burst) = workers[2].take(&mut taken) {
-            burst.packets(|_, packet, _, _| order.push(packet[0]));
+            burst.packets(|octets, place, _| order.push(octets[place.start]));
             workers[2].give_back(burst);
             send(&mut workers, 0);
         }
@@ -274,9 +278,7 @@ mod tests {
     #[test]
     fn small_packets_take_up_no_more_than_large_ones() {
         let mut workers = lines(&wakes(2));
-        let lost: usize = (0..1 << 20)
-            .map(|_| workers[0].add(1, DEVICE, &[0x45; 20], &Offload::default(), Known::default()))
-            .sum();
+        let lost: usize = (0..1 << 20).map(|_| workers[0].add(1, &[0x45; 20], errand())).sum();
         let each = 20 + size_of::<Packet>();
         assert_eq!((1 << 20) - lost, LINE * FULL.div_ceil(each) + MOST.div_ceil(each));
     }

@@ -23,6 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::Error;
 use crate::backend::NetConfig;
+use crate::engine::Arrival;
 use crate::path::Path;
 use crate::steering;
 use crate::sys::{self, BATCH, Datagram, Received};
@@ -227,11 +228,8 @@ impl Outer {
             steering::spread(&socket, workers)?;
         }
         let trains = kind == Kind::NatT && config.offload;
-        // The kernel joins datagrams of equal length whatever their SPIs, and chooses a worker by the first one's: what a peer sends on
-        // several SAs, and what a stranger puts in front, would come to a worker that knows nothing of it.
         let join = || sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
         let joined = trains
-            && workers == 1
             && join()
                 .inspect_err(|error| tracing::debug!(%error, "datagrams are received one by one"))
                 .is_ok();
@@ -248,6 +246,18 @@ impl Outer {
             }
             other => SocketAddr::new(other, self.port),
         })
+    }
+
+    /// What is known of a packet that arrived.
+    pub(crate) fn arrival(&self, about: &Received) -> Arrival {
+        Arrival {
+            kind: self.kind,
+            v6: self.v6,
+            local: self.local(about),
+            remote: about.source,
+            tos: about.tos,
+            hop_limit: about.hop_limit,
+        }
     }
 
     /// Is it told of errors that routers send?

@@ -30,7 +30,7 @@ use crate::engine::{
     Arrival, Delivery, Device, Engine, Head, INTERVAL, MAX_TCP, NewChild, Offload, Outbound, Policies,
     ROUND_OCTETS, ROUND_PACKETS, Train, Trains, Transport, Whose, WorkerPlace,
 };
-use crate::handoff::Handoff;
+use crate::handoff::{Errand, Handoff};
 use crate::path::Path;
 use crate::sockets::{Kind, Outer, Sockets};
 use crate::sys::{BATCH, Datagram, RecvBatch};
@@ -167,7 +167,7 @@ impl Worker {
                 if !self.obey(now) {
                     return Ok(());
                 }
-                self.outbound_bursts(now);
+                self.bursts(now);
             }
             self.engine.sweep(now);
             self.orders.handoff.flush();
@@ -324,7 +324,8 @@ impl Worker {
                     match self.engine.whose(device, packet, None, now) {
                         Whose::Ours => self.engine.outbound(device, packet, &offload, None, now),
                         Whose::Theirs(to, known) => {
-                            let lost = self.orders.handoff.add(to, device, packet, &offload, known);
+                            let errand = Errand::Seal(device, offload, known);
+                            let lost = self.orders.handoff.add(to, packet, errand);
                             self.counts.dropped(DropCause::Overload, lost);
                             if lost > 0 {
                                 self.engine.show_lost(device, packet, DropCause::Overload, now);
@@ -349,25 +350,34 @@ impl Worker {
         }
     }
 
-    /// Seals and sends a round of what other workers have read.
-    fn outbound_bursts(&mut self, now: Instant) {
+    /// Seals and sends a round of what other workers have read, and opens what they have received.
+    fn bursts(&mut self, now: Instant) {
         self.engine.follow(&self.policies.load());
         let mut taken = 0;
         while let Some(mut burst) = self.orders.handoff.take(&mut taken) {
-            let Self { engine, orders, counts, .. } = self;
+            let Self { engine, orders, counts, sockets, .. } = self;
             engine.expect_flows(burst.flows());
-            burst.packets(|device, packet, offload, known| {
-                match engine.whose(device, packet, Some(known), now) {
-                    Whose::Ours => engine.outbound(device, packet, offload, Some(known), now),
-                    Whose::Theirs(to, known) => {
-                        let lost = orders.handoff.add(to, device, packet, offload, known);
-                        counts.dropped(DropCause::Overload, lost);
-                        if lost > 0 {
-                            engine.show_lost(device, packet, DropCause::Overload, now);
+            burst.packets(|octets, place, errand| match *errand {
+                Errand::Seal(device, offload, known) => {
+                    let packet = octets.get_mut(place).unwrap_or_default();
+                    match engine.whose(device, packet, Some(&known), now) {
+                        Whose::Ours => engine.outbound(device, packet, &offload, Some(&known), now),
+                        Whose::Theirs(to, known) => {
+                            let lost = orders.handoff.add(to, packet, Errand::Seal(device, offload, known));
+                            counts.dropped(DropCause::Overload, lost);
+                            if lost > 0 {
+                                engine.show_lost(device, packet, DropCause::Overload, now);
+                            }
                         }
                     }
                 }
+                Errand::Open(about) => {
+                    let v6 = about.source.is_some_and(|source| source.is_ipv6());
+                    let Some(outer) = sockets.find(Kind::NatT, v6) else { return };
+                    engine.inbound(octets, place, 0, &outer.arrival(&about), now);
+                }
             });
+            self.deliver(Some(burst.octets()), now);
             self.orders.handoff.give_back(burst);
             self.engine.on_time(now);
             self.finish(now);
@@ -409,17 +419,14 @@ impl Worker {
                 self.counts.dropped(DropCause::OuterMalformed, 1);
                 continue;
             }
-            let (local, remote) = (outer.local(&about), about.source);
-            let arrival = Arrival {
-                kind: outer.kind,
-                v6: outer.v6,
-                local,
-                remote,
-                tos: about.tos,
-                hop_limit: about.hop_limit,
-            };
-            self.engine.inbound(buffer, place, about.segment, &arrival, now);
+            self.engine.inbound(buffer, place, about.segment, &outer.arrival(&about), now);
+            for (to, place) in self.engine.report.elsewhere.drain(..) {
+                let datagram = buffer.get(place).unwrap_or_default();
+                let lost = self.orders.handoff.add(to, datagram, Errand::Open(about));
+                self.counts.dropped(DropCause::Overload, lost);
+            }
         }
+        self.orders.handoff.flush();
         self.finish(now);
     }
 
@@ -467,7 +474,7 @@ impl Worker {
                 };
                 self.engine.inbound(buffer, place, about.segment, &arrival, now);
             }
-            self.deliver(now);
+            self.deliver(None, now);
         }
         self.xdp = Some(xdp);
         self.finish(now);
@@ -475,7 +482,7 @@ impl Worker {
 
     /// Carries away what the engine has ready.
     fn finish(&mut self, now: Instant) {
-        self.deliver(now);
+        self.deliver(None, now);
         self.transmit(now);
         for (id, remote) in std::mem::take(&mut self.engine.report.paths) {
             if let Some(mtu) = self.path_mtu(remote) {
@@ -492,7 +499,7 @@ impl Worker {
             }
         }
         for (to, device, packet, known) in std::mem::take(&mut self.engine.report.astray) {
-            let lost = self.orders.handoff.add(to, device, &packet, &Offload::default(), known);
+            let lost = self.orders.handoff.add(to, &packet, Errand::Seal(device, Offload::default(), known));
             self.counts.dropped(DropCause::Overload, lost);
             if lost > 0 {
                 self.engine.show_lost(device, &packet, DropCause::Overload, now);
@@ -501,9 +508,10 @@ impl Worker {
         self.engine.report.events.drain(..).for_each(|event| (self.events)(event));
     }
 
-    fn deliver(&mut self, now: Instant) {
+    /// Hands to the kernel what was opened, in `burst` or else where this worker receives.
+    fn deliver(&mut self, burst: Option<&[u8]>, now: Instant) {
         let deliveries = &self.engine.deliveries;
-        let received = self.received.buffer();
+        let received = burst.unwrap_or_else(|| self.received.buffer());
         let (tapped, mut lost) = (self.engine.is_tapped(), Vec::new());
         for delivery in deliveries.all() {
             let Some(tun) = self.devices.get(delivery.device()) else {
@@ -511,7 +519,7 @@ impl Worker {
                 continue;
             };
             let head = deliveries.head(delivery, received);
-            if head.is_some_and(|head| self.deliver_joined(tun, delivery, &head)) {
+            if head.is_some_and(|head| self.deliver_joined(tun, delivery, &head, received)) {
                 continue;
             }
             for packet in deliveries.packets(delivery, received) {
@@ -531,8 +539,8 @@ impl Worker {
     }
 
     /// Hands a super-packet to the kernel. `false`: it does not take it as one.
-    fn deliver_joined(&self, tun: &Tun, delivery: &Delivery, head: &Head) -> bool {
-        let packets = self.engine.deliveries.packets(delivery, self.received.buffer());
+    fn deliver_joined(&self, tun: &Tun, delivery: &Delivery, head: &Head, received: &[u8]) -> bool {
+        let packets = self.engine.deliveries.packets(delivery, received);
         let octets = std::iter::once(head.octets()).chain(packets.map(|packet| head.payload(packet)));
         let mut parts = [IoSlice::new(&[]); 1 + MAX_TCP];
         let mut len = 0;

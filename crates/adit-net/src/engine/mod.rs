@@ -219,6 +219,8 @@ pub(crate) struct Report {
     pub(crate) ready: Vec<ChildId>,
     /// Packets that have lost their SA here, for the workers that have another for them.
     pub(crate) astray: Vec<(usize, Device, Vec<u8>, Known)>,
+    /// Datagrams of the train that [`Engine::inbound`] was given which are for another worker: its index, and their places.
+    pub(crate) elsewhere: Vec<(usize, Range<usize>)>,
 }
 
 /// How a datagram has arrived.
@@ -265,6 +267,7 @@ impl Engine {
                 paths: Vec::new(),
                 ready: Vec::new(),
                 astray: Vec::new(),
+                elsewhere: Vec::new(),
             },
             tap: None,
         }
@@ -513,8 +516,20 @@ impl Engine {
             return self.inbound_one(buffer, place, arrival, now);
         }
         for start in place.clone().step_by(segment) {
-            self.inbound_one(buffer, start..place.end.min(start + segment), arrival, now);
+            let place = start..place.end.min(start + segment);
+            match self.opener_of(buffer.get(place.clone()).unwrap_or_default()) {
+                Some(other) => self.report.elsewhere.push((other, place)),
+                None => self.inbound_one(buffer, place, arrival, now),
+            }
         }
+    }
+
+    /// The worker that a datagram of a train is for, if it is not this one: the kernel joins datagrams whatever their SPIs, and
+    /// chooses by the first.
+    fn opener_of(&self, datagram: &[u8]) -> Option<usize> {
+        let WorkerPlace { index, workers } = self.place;
+        let spi = datagram.first_chunk().map_or(0, |spi| u32::from_be_bytes(*spi));
+        Some(steering::worker_of(spi, workers)).filter(|worker| *worker != index)
     }
 
     fn inbound_one(&mut self, buffer: &mut [u8], place: Range<usize>, arrival: &Arrival, now: Instant) {

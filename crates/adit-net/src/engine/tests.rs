@@ -545,3 +545,18 @@ fn raw_ipv4_packets_lose_their_header_whatever_its_length() {
     assert!(without_ip_header(false, &mut []).is_none());
     assert_eq!(without_ip_header(true, &mut [1, 2, 3]).unwrap(), [1, 2, 3]);
 }
+
+/// The kernel joins datagrams whatever their SPIs, and chooses a worker by the first one's.
+#[test]
+fn datagrams_of_a_train_that_are_for_other_workers_are_left_to_them() {
+    let mut engine = engine(1, 3);
+    let arrival = Arrival { kind: Kind::NatT, v6: false, local: None, remote: None, tos: 0, hop_limit: None };
+    let datagram = |spi: u32| [&spi.to_be_bytes()[..], &[0; 28]].concat();
+    // Lanes 1, 2, 4 and 3, and a keepalive, which has none.
+    let mut train = [0x101, 0x102, 0x104, 0x143].map(datagram).concat();
+    train.push(0xff);
+    let all = 0..train.len();
+    engine.inbound(&mut train, all, 32, &arrival, Instant::now());
+    assert_eq!(engine.report.elsewhere, [(2, 32..64), (0, 96..128), (0, 128..129)]);
+    assert_eq!(engine.report.counts.drops_for(DropCause::UnknownSpi), 2);
+}
