@@ -9,6 +9,7 @@ mod keys;
 mod model;
 mod packet;
 mod policies;
+mod stream;
 mod traffic;
 mod world;
 

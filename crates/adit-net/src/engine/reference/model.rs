@@ -14,6 +14,7 @@ use adit_wire::ikev2::{Spi, TrafficSelector};
 use super::keys::Keys;
 use super::packet::{self, Pair, Parsed};
 use super::policies::{Line, admits, ends, lines};
+use super::stream::Stream;
 use crate::backend::{ChildId, Limits, NetEvent, PolicyId, PolicySpec, Treatment};
 use crate::counters::DropCause;
 use crate::engine::half::Transport;
@@ -89,6 +90,7 @@ pub(super) struct Sa {
     transport: Transport,
     moved: Option<(SocketAddr, SocketAddr)>,
     moved_at: Option<Instant>,
+    pub(super) stream: Option<Stream>,
     max_inner: usize,
     /// What the inbound half knows of it.
     max_inner_in: usize,
@@ -102,6 +104,8 @@ pub(super) struct Sa {
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) host_to_host: bool,
+    /// In IP-TFS mode, and does the peer take packets in parts?
+    pub(super) iptfs: Option<bool>,
     pub(super) device: Device,
     /// For this worker alone (RFC 9611).
     pub(super) own: bool,
@@ -288,7 +292,10 @@ impl Model {
         now: Instant,
     ) -> Option<Refused> {
         let sa = self.sas.get_mut(&id).expect("chosen");
-        if largest > 512 && sa.learnt.is_none_or(|learnt| now - learnt >= Duration::from_secs(1)) {
+        if largest > 512
+            && sa.stream.is_none()
+            && sa.learnt.is_none_or(|learnt| now - learnt >= Duration::from_secs(1))
+        {
             sa.learnt = Some(now);
             self.did.paths.push((id, sa.transport.destination.ip()));
         }
@@ -302,19 +309,114 @@ impl Model {
         }
         while let Some(inner) = packets.front() {
             let parts = sa.parts(inner);
-            if !sa.may_seal(&parts, &mut self.did.events) {
-                sa.end();
+            let octets = parts.iter().map(Vec::len).sum();
+            if !sa.may_seal(parts.len(), octets, &mut self.did.events) {
+                self.end(id, now);
                 return None;
             }
             for part in parts {
-                match sa.seal(part) {
-                    Ok(sealed) => self.did.sealed.push(sealed),
+                let sealed = match &mut sa.stream {
+                    Some(stream) => {
+                        let [local, remote] = &sa.settings.pairs;
+                        let mut came = part.clone();
+                        packet::translate(&mut came, local, remote, false);
+                        stream.queue(part, came, now).map(|()| None)
+                    }
+                    None => sa.seal(part).map(Some),
+                };
+                match sealed {
+                    Ok(sealed) => self.did.sealed.extend(sealed),
                     Err(cause) => return Some(Refused::Drop(cause)),
                 }
             }
             packets.pop_front();
         }
         None
+    }
+
+    /// The outbound half is no more. What waits for a payload of its looks for another SA.
+    fn end(&mut self, id: ChildId, now: Instant) {
+        let Some(sa) = self.sas.get_mut(&id) else { return };
+        (sa.ended, sa.age) = (true, None);
+        self.send_again(id, now);
+    }
+
+    /// As they came.
+    fn send_again(&mut self, id: ChildId, now: Instant) {
+        let Some(sa) = self.sas.get_mut(&id) else { return };
+        let device = sa.settings.device;
+        for inner in sa.stream.as_mut().map(Stream::take).unwrap_or_default() {
+            self.send(device, vec![inner], now, now);
+        }
+    }
+
+    // Time.
+
+    /// When time alone moves an SA.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.sas.values().filter_map(Sa::deadline).min()
+    }
+
+    /// IP-TFS payloads leave, and those that have not come are given up.
+    pub(super) fn on_time(&mut self, now: Instant) {
+        let due = |sa: &Sa| sa.deadline().filter(|due| *due <= now).map(|due| (due, sa.id));
+        let all: BTreeSet<(Instant, ChildId)> = self.sas.values().filter_map(due).collect();
+        let mut unpacked = Vec::new();
+        for (_, id) in all {
+            if !self.payloads(id, now) {
+                self.end(id, now);
+            }
+            let Some(sa) = self.sas.get_mut(&id) else { continue };
+            let Some(stream) = &mut sa.stream else { continue };
+            let (packets, lost) = stream.expire(now);
+            unpacked.extend(sa.unpack(packets, lost, now, &mut self.did));
+        }
+        self.did.delivered.append(&mut unpacked);
+    }
+
+    /// The payloads that are due. `false`: the SA may carry no more.
+    fn payloads(&mut self, id: ChildId, now: Instant) -> bool {
+        let Some(sa) = self.sas.get_mut(&id).filter(|sa| !sa.ended) else { return true };
+        let Some(mut stream) = sa.stream.take() else { return true };
+        let due = stream.due(now);
+        if due > 0 && sa.learnt.is_none_or(|learnt| now - learnt >= Duration::from_secs(1)) {
+            sa.learnt = Some(now);
+            self.did.paths.push((id, sa.transport.destination.ip()));
+        }
+        let mut goes_on = true;
+        for _ in 0..due {
+            if stream.is_idle() {
+                break;
+            }
+            goes_on = sa.may_seal(1, 0, &mut self.did.events);
+            if !goes_on {
+                break;
+            }
+            let (payload, packets, octets, unfit) = stream.fill();
+            self.did.drops[DropCause::TooBig as usize] += unfit;
+            sa.counts.packets_out += packets;
+            sa.last += 1;
+            sa.sealed = (sa.sealed.0 + packets, sa.sealed.1 + octets as u64);
+            // RFC 9347 2.2.5: nothing of what is inside shows outside.
+            let outer = sa.settings.treatment.outer;
+            self.did.sealed.push(Sealed {
+                id,
+                sequence: sa.last,
+                next_header: 144,
+                len: sa.keys_out.packet_len(payload.len()),
+                payload,
+                inner_len: octets,
+                transport: sa.transport,
+                class: if let Dscp::Set(dscp) = outer.dscp { dscp << 2 } else { 0 },
+                dont_fragment: sa.transport.destination.is_ipv6() || outer.df != DontFragment::Clear,
+                hop_limit: None,
+            });
+        }
+        if due > 0 {
+            stream.left(now);
+        }
+        sa.stream = Some(stream);
+        goes_on
     }
 
     /// Asks for an SA once a second, and keeps the first packets.
@@ -404,7 +506,11 @@ impl Model {
             }
             Ok(inner) => {
                 sa.counts.heard = Some(now);
-                if let Some(mut inner) = inner {
+                if let Some(stream) = &mut sa.stream {
+                    let (packets, lost) = stream.receive(sa.window.latest, inner.unwrap_or_default(), now);
+                    let unpacked = sa.unpack(packets, lost, now, &mut self.did);
+                    self.did.delivered.extend(unpacked);
+                } else if let Some(mut inner) = inner {
                     if sa.may_deliver(inner.len(), &mut self.did.events) {
                         sa.counts.last_in = Some(now);
                         sa.treat_inbound(&mut inner, arrival.tos);
@@ -447,7 +553,18 @@ impl Model {
         let Some(sa) = self.sas.get_mut(&id).filter(|sa| sa.age.is_none() && !sa.ended) else { return };
         self.activations += 1;
         sa.age = Some((sa.settings.own, self.activations));
-        let (policy, device) = (sa.policy, sa.settings.device);
+        let (policy, device, own) = (sa.policy, sa.settings.device, sa.settings.own);
+        if let Some(stream) = &mut sa.stream {
+            stream.start(now);
+        }
+        // What waits for a payload of the one before it comes first.
+        let older = self
+            .sas
+            .values()
+            .filter(|sa| sa.policy == policy && sa.age.is_some() && sa.settings.own == own && sa.id != id);
+        if let Some(before) = older.max_by_key(|sa| sa.age).map(|sa| sa.id) {
+            self.send_again(before, now);
+        }
         let Some(waiting) = self.waiting.get_mut(&policy) else { return };
         waiting.asked = None;
         for (since, inner) in std::mem::take(&mut waiting.packets) {
@@ -455,13 +572,12 @@ impl Model {
         }
     }
 
-    pub(super) fn retire(&mut self, id: ChildId) {
-        if let Some(sa) = self.sas.get_mut(&id) {
-            sa.end();
-        }
+    pub(super) fn retire(&mut self, id: ChildId, now: Instant) {
+        self.end(id, now);
     }
 
-    pub(super) fn remove(&mut self, id: ChildId) {
+    pub(super) fn remove(&mut self, id: ChildId, now: Instant) {
+        self.end(id, now);
         self.sas.remove(&id);
     }
 
@@ -475,15 +591,18 @@ impl Model {
 
     pub(super) fn learn_path(&mut self, id: ChildId, mtu: usize) {
         let Some(sa) = self.sas.get_mut(&id).filter(|sa| !sa.ended) else { return };
-        sa.max_inner = sa.fits(mtu);
+        sa.resize(mtu);
         sa.max_inner_in = sa.max_inner;
     }
 
     pub(super) fn sent(&mut self, id: ChildId, packets: usize, octets: usize, now: Instant) {
         let Some(sa) = self.sas.get_mut(&id) else { return };
-        sa.counts.packets_out += packets as u64;
+        // Those in payloads have been counted.
+        sa.counts.packets_out += if sa.stream.is_none() { packets as u64 } else { 0 };
         sa.counts.bytes_out += octets as u64;
-        sa.counts.last_out = Some(now);
+        if octets > 0 {
+            sa.counts.last_out = Some(now);
+        }
     }
 }
 
@@ -496,9 +615,12 @@ impl Sa {
         last: u64,
         transport: Transport,
     ) -> Self {
-        Self {
+        let iptfs = settings.treatment.iptfs;
+        let stream = settings.iptfs.map(|fragments| Stream::new(iptfs, fragments, window.top + 1));
+        let mut sa = Self {
             id,
             policy,
+            stream,
             settings,
             keys_in,
             keys_out,
@@ -517,15 +639,60 @@ impl Sa {
             soon: false,
             reached: false,
             counts: Counts::default(),
+        };
+        if sa.stream.is_some() {
+            sa.resize(0);
         }
+        sa
     }
 
     pub(super) fn transport(&self) -> Transport {
         self.transport
     }
 
-    fn end(&mut self) {
-        (self.ended, self.age) = (true, None);
+    fn deadline(&self) -> Option<Instant> {
+        let stream = self.stream.as_ref()?;
+        let sends = if self.ended { None } else { stream.sends_next() };
+        sends.into_iter().chain(stream.expires()).min()
+    }
+
+    /// The path takes outer packets of so many octets.
+    fn resize(&mut self, mtu: usize) {
+        self.max_inner = self.fits(mtu);
+        if let Some(stream) = &mut self.stream {
+            stream.len = self.max_inner;
+            self.max_inner = if stream.fragments { usize::MAX } else { self.max_inner - 4 };
+        }
+    }
+
+    /// Of packets that came in payloads those that may pass, as they pass.
+    fn unpack(
+        &mut self,
+        packets: Vec<Vec<u8>>,
+        lost: u64,
+        now: Instant,
+        did: &mut Did,
+    ) -> Vec<(Device, Vec<u8>)> {
+        did.drops[DropCause::PayloadLost as usize] += lost;
+        let mut all = Vec::new();
+        for mut inner in packets {
+            let refused = match packet::parse(&inner) {
+                None => Some(Drop::InnerHeader),
+                Some(flow) if !self.brings(&flow) => Some(Drop::Selector),
+                Some(_) => None,
+            };
+            if let Some(cause) = refused {
+                self.counts.drops[cause as usize] += 1;
+                did.drops[DropCause::Refused as usize] += 1;
+            } else if self.may_deliver(inner.len(), &mut did.events) {
+                self.counts.last_in = Some(now);
+                self.treat_inbound(&mut inner, 0);
+                all.push((self.settings.device, inner));
+            } else {
+                did.drops[DropCause::Limit as usize] += 1;
+            }
+        }
+        all
     }
 
     fn takes(&self, flow: &Parsed) -> bool {
@@ -539,6 +706,12 @@ impl Sa {
     fn fits(&self, mtu: usize) -> usize {
         let v6 = self.transport.destination.is_ipv6();
         let mtu = mtu.max(if v6 { 1280 } else { 552 });
+        // Payloads may be wanted smaller.
+        let mtu = match self.settings.treatment.iptfs.packet_size {
+            0 => mtu,
+            size if self.stream.is_some() => mtu.min(size.into()),
+            _ => mtu,
+        };
         let outer = if v6 { 40 } else { 20 } + if self.transport.kind == Kind::NatT { 8 } else { 0 };
         // The header of transport mode is the outer one.
         let own = if self.settings.host_to_host { self.settings.own_header() } else { 0 };
@@ -566,9 +739,8 @@ impl Sa {
     }
 
     /// Are there limits or sequence numbers left for all of these? Tells what is to be told.
-    fn may_seal(&mut self, parts: &[Vec<u8>], events: &mut Vec<NetEvent>) -> bool {
-        let count = parts.len() as u64;
-        let octets: usize = parts.iter().map(Vec::len).sum();
+    fn may_seal(&mut self, count: usize, octets: usize, events: &mut Vec<NetEvent>) -> bool {
+        let count = count as u64;
         let (packets, octets) = (self.sealed.0 + count, self.sealed.1 + octets as u64);
         let last = if self.keys_out.esn { u64::MAX } else { u32::MAX.into() };
         let limits = self.settings.limits;
@@ -684,6 +856,9 @@ impl Sa {
             return Err(Drop::Padding);
         }
         match *next_header {
+            // RFC 9347 2.3: such an SA carries nothing else.
+            144 if self.stream.is_some() => Ok(Some(payload.to_vec())),
+            _ if self.stream.is_some() => Err(Drop::NextHeader),
             // RFC 4303 2.6.
             59 => Ok(None),
             protocol if self.settings.host_to_host => self.rebuild(arrival, protocol, payload).map(Some),
@@ -784,7 +959,7 @@ impl Sa {
         if self.settings.host_to_host {
             return;
         }
-        if self.settings.treatment.dscp_inwards {
+        if self.settings.treatment.dscp_inwards && self.stream.is_none() {
             let class = outer & !3 | packet::class(inner) & 3;
             packet::put_class(inner, class);
         }
@@ -834,6 +1009,8 @@ fn mss(mss: Mss) -> Option<u16> {
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     pub(super) top: u64,
+    /// The number of the packet that was recorded last.
+    pub(super) latest: u64,
     size: u64,
     esn: bool,
     /// Down to the lowest of the window; all below have come.
@@ -844,7 +1021,7 @@ pub(super) struct Window {
 impl Window {
     /// One that goes on after `top`.
     pub(super) fn new(size: u32, esn: bool, top: u64) -> Self {
-        Self { top, size: size.into(), esn, seen: BTreeSet::new(), all_to: top }
+        Self { top, latest: top, size: size.into(), esn, seen: BTreeSet::new(), all_to: top }
     }
 
     fn check(&self, low: u32) -> Result<u64, Drop> {
@@ -870,7 +1047,7 @@ impl Window {
     }
 
     fn record(&mut self, sequence: u64) {
-        self.top = self.top.max(sequence);
+        (self.top, self.latest) = (self.top.max(sequence), sequence);
         if self.size > 0 {
             self.seen.insert(sequence);
             while self.seen.first().is_some_and(|first| self.top - first >= self.size) {

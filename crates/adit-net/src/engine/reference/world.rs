@@ -15,8 +15,9 @@ use super::Played;
 use super::keys::{Keys, Suite};
 use super::model::{Model, Sa, Sealed, Settings, Window};
 use super::packet::{self, Pair};
+use super::stream;
 use super::traffic::{self, Dice, Ends};
-use crate::backend::{ChildId, Limits, PolicyId, PolicySpec, Treatment};
+use crate::backend::{ChildId, Iptfs, Limits, PolicyId, PolicySpec, Treatment};
 use crate::counters::{Clock, DropCause, SaCounts, WorkerCounts};
 use crate::engine::half::{Inbound, Outbound, Transport};
 use crate::engine::offload::Offload;
@@ -50,6 +51,8 @@ pub(super) struct World {
 /// What the peer of an SA knows.
 struct Peer {
     next: u64,
+    /// What its next IP-TFS payload begins with.
+    left: Vec<u8>,
     counts: Arc<SaCounts>,
 }
 
@@ -146,6 +149,8 @@ impl World {
                 self.order(what);
             }
         }
+        self.engine.on_time(self.now);
+        self.model.on_time(self.now);
         self.compare().map_err(|difference| format!("{difference} (kind {what})"))
     }
 
@@ -168,7 +173,7 @@ impl World {
             97 => {
                 if let Some(id) = id {
                     self.engine.retire(id, self.now);
-                    self.model.retire(id);
+                    self.model.retire(id, self.now);
                 }
             }
             98 => {
@@ -196,7 +201,7 @@ impl World {
     fn remove(&mut self, id: ChildId) {
         add(&mut self.refused, &self.model.sas[&id].counts.drops);
         self.engine.remove(id, self.now);
-        self.model.remove(id);
+        self.model.remove(id, self.now);
         self.peers.remove(&id);
     }
 
@@ -355,8 +360,15 @@ impl World {
         if self.model.sas.values().any(|sa| sa.settings.spi_in == spi_in) {
             return;
         }
+        let iptfs = (!host_to_host && self.dice.one_in(4)).then(|| !self.dice.one_in(3));
+        let mode = match iptfs {
+            Some(fragments) => Mode::Iptfs { fragments },
+            None if host_to_host => Mode::Transport,
+            None => Mode::Tunnel,
+        };
         let settings = Settings {
             host_to_host,
+            iptfs,
             device: device_of(&spec),
             own: self.dice.one_in(8),
             spi_in,
@@ -382,7 +394,7 @@ impl World {
         let counts = Arc::new(SaCounts::default());
         let parameters = |outbound: bool| SaParameters {
             spi: Spi(if outbound { settings.spi_out } else { settings.spi_in }),
-            mode: if host_to_host { Mode::Transport } else { Mode::Tunnel },
+            mode,
             transforms: EspTransforms { esn, ..SUITES[suite].transforms },
             keys: SUITES[suite].keys(if outbound { seed } else { !seed }),
             replay_window: size,
@@ -423,7 +435,7 @@ impl World {
         let window = Window::new(size, esn, top);
         let sa = Sa::new((id, spec.id), settings, both, window, last, transport);
         self.model.install(sa, mtu, active, now);
-        self.peers.insert(id, Peer { next: top + 1, counts });
+        self.peers.insert(id, Peer { next: top + 1, left: Vec::new(), counts });
     }
 
     /// Some of the selectors, or a part of one.
@@ -466,7 +478,16 @@ impl World {
         };
         let mss = dice.pick(&[Mss::Path, Mss::Path, Mss::At(1000), Mss::At(0), Mss::Untouched]);
         let dscp_inwards = dice.one_in(6);
-        Treatment { outer, tfc, mss, translation, dscp_inwards, ..Treatment::default() }
+        let millis = |dice: &mut Dice, all: &[u64]| Duration::from_millis(dice.pick(all));
+        let iptfs = Iptfs {
+            packet_size: dice.pick(&[0, 0, 256, 700]),
+            interval: dice.one_in(3).then(|| millis(dice, &[5, 90])),
+            init_delay: millis(dice, &[0, 1, 40]),
+            queue: dice.pick(&[4000, 1 << 16, 1 << 20]),
+            reorder_window: dice.pick(&[0, 3, 64]),
+            drop_time: millis(dice, &[10, 1000]),
+        };
+        Treatment { outer, tfc, mss, translation, dscp_inwards, iptfs, ..Treatment::default() }
     }
 
     /// Where an SA begins: mostly at the beginning, and near all ends.
@@ -598,6 +619,18 @@ impl World {
             next_header = payload[at];
             payload.drain(..header);
         }
+        if sa.stream.is_some() {
+            next_header = 144;
+            let len = dice.pick(&[20, 300, 1400, 1400, 9000]);
+            payload = stream::payload(&mut peer.left, &payload, len);
+            match dice.below(60) {
+                0 => payload[0] = dice.octet(),
+                1 => payload[2 + dice.below(2)] ^= 1 << dice.below(8),
+                2 => payload = [&[1][..], &payload[1..4], dice.noise(20), &payload[4..]].concat(),
+                3 => payload.resize(payload.len() + dice.below(100), 0),
+                _ => {}
+            }
+        }
         match dice.below(120) {
             0..3 => next_header = 59,
             3 => next_header = dice.octet(),
@@ -673,6 +706,7 @@ impl World {
         let (theirs, ours) = (std::mem::take(&mut engine.report.paths), std::mem::take(&mut model.did.paths));
         equal("paths", &theirs, &ours)?;
         equal("others are told", &engine.report.ready.len(), &0)?;
+        equal("the next time", &engine.deadline(), &model.deadline())?;
         for (id, _) in ours {
             if self.dice.one_in(2) {
                 self.learn(id);
@@ -709,7 +743,7 @@ impl World {
                 equal("way", &way(train.transport), &way(expected.transport))?;
                 let counted: Vec<_> =
                     trains.by_sa(train, place..place + 1).map(|(_, _, inside)| inside).collect();
-                equal("counted", &counted, &vec![(1, expected.inner_len)])?;
+                equal("counted", &counted, &vec![(usize::from(expected.inner_len > 0), expected.inner_len)])?;
                 // The peer may have as many workers as there are lanes: 64.
                 let lane = esp.get(3).map(|octet| octet % 64);
                 equal("workers of a train", &worker.replace(lane).unwrap_or(lane), &lane)?;
