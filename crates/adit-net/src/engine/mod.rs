@@ -717,6 +717,8 @@ impl Engine {
     /// The way to the peer of an SA carries outer packets of up to `mtu` octets.
     pub(crate) fn learn_path(&mut self, id: ChildId, mtu: usize) {
         self.sas.learn_path(id, mtu);
+        // Payloads of another length are full with more, or less.
+        self.tunnels.moves(id);
     }
 
     /// The kernel has taken these packets of a train.

@@ -278,7 +278,8 @@ impl Sas {
     }
 
     pub(crate) fn remove(&mut self, id: ChildId) {
-        self.retire(id);
+        // What waited for it may just have been the last of another, which is still to be sent.
+        self.unlink(id);
         if let Some(parts) = self.parts.remove(&id) {
             self.inbound.remove(parts.spi);
         }
