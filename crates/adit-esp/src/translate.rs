@@ -229,6 +229,9 @@ fn rewrite_quoted(quoted: &mut [u8], to: To, source: &[Renumbering], destination
 
 /// Sets the checksum of a transport header right, if it is there. Returns what that adds to the sum over the header.
 fn update(upper: &mut [u8], protocol: u8, change: Change, checksum: Checksum) -> Change {
+    if change.0 == 0 {
+        return change;
+    }
     let at = match protocol {
         PROTOCOL_TCP => 16,
         PROTOCOL_UDP | PROTOCOL_UDPLITE | PROTOCOL_DCCP => 6,

@@ -238,17 +238,11 @@ impl Sas {
         Some(parts.policy)
     }
 
-    /// Ends the outbound half, and wipes its keys.
-    pub(crate) fn retire(&mut self, id: ChildId) {
-        self.unlink(id);
-        self.bury();
-    }
-
     /// Ends an outbound half that can carry nothing more. What it has sealed is still to be sent: until
     /// [`bury`](Self::bury) its place is kept.
     pub(crate) fn end(&mut self, place: Place) {
         if let Some(id) = self.outbound(place).map(|outbound| outbound.id()) {
-            self.unlink(id);
+            self.retire(id);
         }
     }
 
@@ -262,8 +256,8 @@ impl Sas {
         }
     }
 
-    /// Takes the outbound half out of everything that leads to it.
-    fn unlink(&mut self, id: ChildId) {
+    /// Ends the outbound half, and takes it out of everything that leads to it. Its keys are wiped with all that has ended.
+    pub(crate) fn retire(&mut self, id: ChildId) {
         let Some(Parts { spi, policy, outbound, age, .. }) = self.parts.get_mut(&id) else { return };
         if let Some(inbound) = self.inbound.get_mut(*spi) {
             inbound.awaits_no_packet();
@@ -278,8 +272,7 @@ impl Sas {
     }
 
     pub(crate) fn remove(&mut self, id: ChildId) {
-        // What waited for it may just have been the last of another, which is still to be sent.
-        self.unlink(id);
+        self.retire(id);
         if let Some(parts) = self.parts.remove(&id) {
             self.inbound.remove(parts.spi);
         }
