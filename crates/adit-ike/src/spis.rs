@@ -1,17 +1,16 @@
 //! The inbound SPIs of Child SAs. It owns which are taken, and knows nothing of what they are for.
 //!
 //! The low bits of an SPI are the lane of its SA, by which a data plane leaves it to a worker; there are no more lanes than
-//! workers. The bits above are its slot: small numbers that stay dense, so that the data plane can find the SA by index. The
+//! workers. The bits above are its slot: numbers that stay dense, so that the data plane can find the SA by index. The
 //! rest is random, and other than before when a slot is used again: what a peer still sends to the SA that had it is then for
-//! no SA.
+//! no SA. So is the first slot: gateways that begin, or begin again, do not meet in the same few SPIs.
 
 use std::collections::{HashSet, VecDeque};
 
 use adit_wire::ikev2::Spi;
 
-/// Bits of the lane.
-const LANE_BITS: u32 = 6;
-const LANES: u32 = 1 << LANE_BITS;
+/// Lanes that an SPI has room for.
+const LANES: u32 = 1 << 6;
 
 /// Bits of the slot.
 const SLOT_BITS: u32 = 20;
@@ -28,6 +27,8 @@ const FIRST: u32 = 256;
 pub(crate) struct Spis {
     /// In use.
     lanes: u32,
+    /// The number of the first slot; `None` before it is chosen.
+    first: Option<u32>,
     slots: Vec<Slot>,
     /// Slots that are free, the one freed last at the end.
     free: VecDeque<u32>,
@@ -66,20 +67,21 @@ impl Spis {
     /// With so many lanes in use, 64 at most.
     pub(crate) fn new(lanes: usize) -> Self {
         let lanes = (lanes as u32).clamp(1, LANES);
-        Self { lanes, slots: Vec::new(), free: VecDeque::new(), beyond: HashSet::new() }
+        Self { lanes, first: None, slots: Vec::new(), free: VecDeque::new(), beyond: HashSet::new() }
     }
 
     /// An SPI that nobody else has. `random` gives random numbers.
     pub(crate) fn take(&mut self, lane: Lane, mut random: impl FnMut() -> u32) -> Spi {
+        let first = *self.first.get_or_insert_with(|| random() % SLOTS);
         let slot = self.slot();
         loop {
             let number = random();
             let (upper, any) = match slot {
-                Some(slot) => (number & !(SLOTS * LANES - 1) | slot << LANE_BITS, slot),
+                Some(slot) => (number & !(SLOTS * LANES - 1) | ((first + slot) % SLOTS * LANES), slot),
                 None => (number & !(LANES - 1), number),
             };
             let spi = upper | lane.number(self.lanes, any);
-            let before = self.slots.get(slot_of(spi));
+            let before = self.slots.get(self.slot_of(spi));
             if spi < FIRST || before.is_some_and(|slot| slot.spi == spi) || self.beyond.contains(&spi) {
                 continue;
             }
@@ -99,9 +101,14 @@ impl Spis {
         if self.free.len() > RESTING || next >= SLOTS { self.free.pop_front() } else { Some(next) }
     }
 
+    /// Counted from the first.
+    fn slot_of(&self, spi: u32) -> usize {
+        ((spi / LANES).wrapping_sub(self.first.unwrap_or_default()) % SLOTS) as usize
+    }
+
     /// It is no longer used. One that is not taken changes nothing.
     pub(crate) fn release(&mut self, spi: Spi) {
-        let number = slot_of(spi.0);
+        let number = self.slot_of(spi.0);
         match self.slots.get_mut(number) {
             Some(slot) if slot.taken && slot.spi == spi.0 => {
                 slot.taken = false;
@@ -115,10 +122,6 @@ impl Spis {
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len() + self.beyond.len()
     }
-}
-
-fn slot_of(spi: u32) -> usize {
-    (spi / LANES % SLOTS) as usize
 }
 
 #[cfg(test)]
@@ -138,8 +141,9 @@ mod tests {
         }
     }
 
-    fn slot(spi: Spi) -> u32 {
-        spi.0 >> 6 & 0xf_ffff
+    /// Whatever the first was.
+    fn slot(spis: &Spis, spi: Spi) -> u32 {
+        (spi.0 >> 6).wrapping_sub(spis.first.unwrap()) & 0xf_ffff
     }
 
     /// The lowest of the random bits.
@@ -149,14 +153,14 @@ mod tests {
     fn slots_are_dense_and_rest_before_they_are_used_again() {
         let (mut spis, mut random) = (Spis::new(1), source());
         let mut taken: Vec<Spi> = (0..1000).map(|_| spis.take(ANY, &mut random)).collect();
-        assert!(taken.iter().map(|spi| slot(*spi)).eq(0..1000));
+        assert!(taken.iter().map(|spi| slot(&spis, *spi)).eq(0..1000));
         for round in 0..10_000 {
             let gone = taken.remove(round * 7 % 1000);
             spis.release(gone);
             taken.push(spis.take(ANY, &mut random));
-            assert_ne!(slot(taken[999]), slot(gone), "at once again");
+            assert_ne!(slot(&spis, taken[999]), slot(&spis, gone), "at once again");
         }
-        assert!(taken.iter().all(|spi| slot(*spi) <= 1000 + RESTING as u32), "as dense as they were");
+        assert!(taken.iter().all(|spi| slot(&spis, *spi) <= 1000 + RESTING as u32), "as dense as they were");
         assert_eq!(spis.len(), 1000);
     }
 
@@ -164,11 +168,30 @@ mod tests {
     #[test]
     fn a_slot_has_another_number_when_it_is_used_again() {
         let mut spis = Spis::new(1);
-        let mut numbers = [5 * RANDOM; 300].into_iter().chain([5 * RANDOM, 5 * RANDOM, 6 * RANDOM]);
+        let repeated = [5 * RANDOM; 300].into_iter().chain([5 * RANDOM, 5 * RANDOM, 6 * RANDOM]);
+        let mut numbers = [0].into_iter().chain(repeated);
         let mut random = || numbers.next().unwrap();
         let all: Vec<Spi> = (0..300).map(|_| spis.take(ANY, &mut random)).collect();
         all.iter().for_each(|spi| spis.release(*spi));
         assert_eq!((all[0], spis.take(ANY, &mut random)), (Spi(5 * RANDOM), Spi(6 * RANDOM)));
+    }
+
+    /// Two gateways of one making, or one that begins again, would otherwise often have the same.
+    #[test]
+    fn the_first_slot_is_any() {
+        let mut random = source();
+        let first: HashSet<u32> =
+            (0..100).map(|_| Spis::new(1).take(ANY, &mut random).0 / LANES % SLOTS).collect();
+        assert!(first.len() > 95);
+        // The last is followed by the lowest.
+        let mut spis = Spis::new(1);
+        let mut numbers = [SLOTS - 1, 5 * RANDOM, 5 * RANDOM].into_iter();
+        let mut random = || numbers.next().unwrap();
+        assert_eq!(spis.take(ANY, &mut random), Spi(5 * RANDOM + (SLOTS - 1) * LANES));
+        let lowest = spis.take(ANY, &mut random);
+        assert_eq!(lowest, Spi(5 * RANDOM));
+        spis.release(lowest);
+        assert_eq!(spis.len(), 1);
     }
 
     /// However many come and go, each in its lane; and the slots stay dense.
@@ -191,7 +214,7 @@ mod tests {
             spis.release(std::mem::replace(spi, new));
         }
         assert!(taken.iter().map(|spi| spi.0 % 64).eq(lanes));
-        assert!(taken.iter().all(|spi| slot(*spi) <= 108 + RESTING as u32), "as dense as they were");
+        assert!(taken.iter().all(|spi| slot(&spis, *spi) <= 108 + RESTING as u32), "as dense as they were");
         assert_eq!(spis.len(), 107);
         // What a peer of another make chose has a lane too.
         assert_eq!(spis.take(Lane::Of(Spi(0xffff_ffff)), &mut random).0 % 64, 63);
@@ -200,7 +223,7 @@ mod tests {
     #[test]
     fn what_is_reserved_is_not_given_out() {
         let mut spis = Spis::new(1);
-        let mut numbers = [0, 7, RANDOM, 3 * RANDOM].into_iter();
+        let mut numbers = [0, 0, 7, RANDOM, 3 * RANDOM].into_iter();
         assert_eq!(spis.take(ANY, || numbers.next().unwrap()), Spi(RANDOM));
     }
 
@@ -214,7 +237,7 @@ mod tests {
         let gone = taken.swap_remove(77);
         spis.release(gone);
         let next = spis.take(ANY, &mut random);
-        assert_eq!(slot(next), 77);
+        assert_eq!(slot(&spis, next), 77);
         assert!(next != gone && !taken.contains(&next));
         taken.push(next);
         taken.into_iter().for_each(|spi| spis.release(spi));
@@ -231,7 +254,7 @@ mod tests {
                 match step.filter(|_| !taken.is_empty()) {
                     Some(index) => {
                         let gone = taken.swap_remove(index.index(taken.len()));
-                        last.retain(|spi| slot(*spi) != slot(gone));
+                        last.retain(|spi| slot(&spis, *spi) != slot(&spis, gone));
                         last.push(gone);
                         spis.release(gone);
                         spis.release(gone);
