@@ -325,11 +325,7 @@ impl Worker {
                         Whose::Ours => self.engine.outbound(device, packet, &offload, None, now),
                         Whose::Theirs(to, known) => {
                             let errand = Errand::Seal(device, offload, known);
-                            let lost = self.orders.handoff.add(to, packet, errand);
-                            self.counts.dropped(DropCause::Overload, lost);
-                            if lost > 0 {
-                                self.engine.show_lost(device, packet, DropCause::Overload, now);
-                            }
+                            hand_over(&mut self.orders.handoff, &mut self.engine, (to, packet, errand), now);
                         }
                     }
                     Ok(())
@@ -355,7 +351,7 @@ impl Worker {
         self.engine.follow(&self.policies.load());
         let mut taken = 0;
         while let Some(mut burst) = self.orders.handoff.take(&mut taken) {
-            let Self { engine, orders, counts, sockets, .. } = self;
+            let Self { engine, orders, sockets, .. } = self;
             engine.expect_flows(burst.flows());
             burst.packets(|octets, place, errand| match *errand {
                 Errand::Seal(device, offload, known) => {
@@ -363,11 +359,8 @@ impl Worker {
                     match engine.whose(device, packet, Some(&known), now) {
                         Whose::Ours => engine.outbound(device, packet, &offload, Some(&known), now),
                         Whose::Theirs(to, known) => {
-                            let lost = orders.handoff.add(to, packet, Errand::Seal(device, offload, known));
-                            counts.dropped(DropCause::Overload, lost);
-                            if lost > 0 {
-                                engine.show_lost(device, packet, DropCause::Overload, now);
-                            }
+                            let errand = Errand::Seal(device, offload, known);
+                            hand_over(&mut orders.handoff, engine, (to, packet, errand), now);
                         }
                     }
                 }
@@ -420,10 +413,10 @@ impl Worker {
                 continue;
             }
             self.engine.inbound(buffer, place, about.segment, &outer.arrival(&about), now);
-            for (to, place) in self.engine.report.elsewhere.drain(..) {
+            for (to, place) in std::mem::take(&mut self.engine.report.elsewhere) {
                 let datagram = buffer.get(place).unwrap_or_default();
-                let lost = self.orders.handoff.add(to, datagram, Errand::Open(about));
-                self.counts.dropped(DropCause::Overload, lost);
+                let errand = Errand::Open(about);
+                hand_over(&mut self.orders.handoff, &mut self.engine, (to, datagram, errand), now);
             }
         }
         self.orders.handoff.flush();
@@ -499,11 +492,8 @@ impl Worker {
             }
         }
         for (to, device, packet, known) in std::mem::take(&mut self.engine.report.astray) {
-            let lost = self.orders.handoff.add(to, &packet, Errand::Seal(device, Offload::default(), known));
-            self.counts.dropped(DropCause::Overload, lost);
-            if lost > 0 {
-                self.engine.show_lost(device, &packet, DropCause::Overload, now);
-            }
+            let errand = Errand::Seal(device, Offload::default(), known);
+            hand_over(&mut self.orders.handoff, &mut self.engine, (to, &packet, errand), now);
         }
         self.engine.report.events.drain(..).for_each(|event| (self.events)(event));
     }
@@ -645,6 +635,20 @@ impl Worker {
                 None
             }
         }
+    }
+}
+
+/// Gives a packet to another worker. If that does not keep up, it is lost, which is counted and shown.
+fn hand_over(
+    handoff: &mut Handoff,
+    engine: &mut Engine,
+    (to, packet, errand): (usize, &[u8], Errand),
+    now: Instant,
+) {
+    let lost = handoff.add(to, packet, errand);
+    engine.report.counts.dropped(DropCause::Overload, lost);
+    if let (1.., Errand::Seal(device, ..)) = (lost, errand) {
+        engine.show_lost(device, packet, DropCause::Overload, now);
     }
 }
 
