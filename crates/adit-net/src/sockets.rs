@@ -228,9 +228,8 @@ impl Outer {
             steering::spread(&socket, workers)?;
         }
         let trains = kind == Kind::NatT && config.offload;
-        let join = || sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
         let joined = trains
-            && join()
+            && sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1)
                 .inspect_err(|error| tracing::debug!(%error, "datagrams are received one by one"))
                 .is_ok();
         let refused = AtomicU8::new(if trains { 0 } else { REFUSALS });

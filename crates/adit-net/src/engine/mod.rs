@@ -528,6 +528,9 @@ impl Engine {
     /// chooses by the first.
     fn opener_of(&self, datagram: &[u8]) -> Option<usize> {
         let WorkerPlace { index, workers } = self.place;
+        if workers == 1 {
+            return None;
+        }
         let spi = datagram.first_chunk().map_or(0, |spi| u32::from_be_bytes(*spi));
         Some(steering::worker_of(spi, workers)).filter(|worker| *worker != index)
     }
