@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
@@ -102,17 +102,12 @@ fn end_with_interrupt(output: Arc<Mutex<Output>>) -> io::Result<()> {
             return;
         }
         // What is being written is written to its end, unless its reader does not read.
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match output.try_lock() {
-                Ok(mut output) => {
-                    output.end();
-                    std::process::exit(0);
-                }
-                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
-                Err(_) => std::process::exit(0),
-            }
-        }
+        std::thread::spawn(|| {
+            std::thread::sleep(PATIENCE);
+            std::process::exit(0);
+        });
+        lock(&output).end();
+        std::process::exit(0);
     });
     Ok(())
 }
