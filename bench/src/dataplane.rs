@@ -3,7 +3,6 @@
 //! Every turn has a laboratory of its own: both hosts and both gateways on one machine, 1,500 octets between the gateways
 //! and 1,420 inside. One that fails loses its turn and holds nobody up.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,25 +12,18 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::contenders::Contender;
-use crate::results::{self, Recorder};
+use crate::results::{Recorder, Turns};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Rounds; in each, every contender has one turn.
-    #[arg(long, default_value_t = 4)]
-    rounds: usize,
+    #[command(flatten)]
+    turns: Turns,
     /// Only these.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Contender>,
     /// Only these measurements.
     #[arg(long, value_delimiter = ',')]
     tests: Vec<Test>,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 2)]
-    seconds: u32,
-    /// The file that the results are added to.
-    #[arg(long, default_value = results::DEFAULT)]
-    results: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -51,15 +43,15 @@ pub(crate) enum Test {
 const TESTS: [Test; 5] = [Test::Tcp1, Test::Tcp8, Test::Tcp1r, Test::Rtt, Test::Udp64];
 
 pub(crate) fn run_rounds(options: &Options) -> Result<()> {
-    let recorder = Recorder::new(&options.results)?;
+    let recorder = Recorder::new(&options.turns.results)?;
     let contenders = if options.only.is_empty() { &Contender::ALL[..] } else { &options.only };
     let tests = if options.tests.is_empty() { &TESTS[..] } else { &options.tests };
     record_machine(&recorder)?;
-    for round in 0..options.rounds {
+    for round in 0..options.turns.rounds {
         for place in 0..contenders.len() {
             // Nobody always follows the same one.
             let Some(&contender) = contenders.get((place + round) % contenders.len()) else { continue };
-            if let Err(error) = turn(contender, tests, options.seconds, &recorder) {
+            if let Err(error) = turn(contender, tests, options.turns.seconds, &recorder) {
                 tell(&format!("{} failed: {error:#}", contender.name()));
             }
         }

@@ -41,7 +41,7 @@ enum What {
     /// Side by side with its peers: what the hosts behind two gateways get through them. Needs root.
     Dataplane(dataplane::Options),
     /// Raw ESP: what one worker sends, and what arrives. Needs root.
-    Raw(raw::Options),
+    Raw(results::Turns),
     /// Packets through many SAs and under many policies, through both gateways. Needs root.
     Scale(scale::Options),
     /// What 1,000 tunnels cost while nothing is sent through them. Needs root.

@@ -1,35 +1,20 @@
 //! ESP as protocol 50, packets of 1,400 octets from a sender that batches them: what one worker sends, and what arrives
 //! behind the other gateway.
 
-use std::path::PathBuf;
-
 use adit_lab::lab::{Family, Lab, Node, Side, Topology, with_lab};
 use adit_lab::process::{Signal, run as run_command};
 use anyhow::Result;
 
 use crate::contenders::{Contender, Daemon};
 use crate::dataplane::overload;
-use crate::results::{self, Recorder};
+use crate::results::{Recorder, Turns};
 
 /// Of an inner packet; the sender's datagrams are shorter by the headers.
 const PACKET: usize = 1400;
 /// By ESP with AES-GCM: header, IV, two octets of padding, trailer, ICV.
 const ADDED: usize = 8 + 8 + 2 + 2 + 16;
 
-#[derive(clap::Args)]
-pub(crate) struct Options {
-    /// Measurements.
-    #[arg(long, default_value_t = 4)]
-    rounds: usize,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 2)]
-    seconds: u32,
-    /// The file that the results are added to.
-    #[arg(long, default_value = results::DEFAULT)]
-    results: PathBuf,
-}
-
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Turns) -> Result<()> {
     let recorder = Recorder::new(&options.results)?;
     for _ in 0..options.rounds {
         for contender in [Contender::AditRaw, Contender::AditXdp] {

@@ -15,6 +15,20 @@ use crate::quantile;
 /// Where results are unless told otherwise.
 pub(crate) const DEFAULT: &str = "target/bench/results";
 
+/// What measurements in turns are asked for with.
+#[derive(clap::Args)]
+pub(crate) struct Turns {
+    /// Rounds; in each, every subject has one turn.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) rounds: usize,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) seconds: u32,
+    /// The file that the results are added to.
+    #[arg(long, default_value = DEFAULT)]
+    pub(crate) results: PathBuf,
+}
+
 /// Adds to a file.
 #[derive(Debug)]
 pub(crate) struct Recorder(PathBuf);

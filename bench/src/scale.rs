@@ -4,7 +4,6 @@
 //! All that leads into a tunnel is one interface with one route, however many there are: the kernel has the same to do for all.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 
 use adit_crypto::{EspKeys, EspTransforms, Secret, encr_key_len};
 use adit_esp::{Mode, ReplayWindow, SaParameters};
@@ -18,7 +17,7 @@ use adit_wire::ikev2::{EncrId, Spi, TrafficSelector};
 use anyhow::{Context, Result};
 
 use crate::dataplane::received;
-use crate::results::{self, Recorder};
+use crate::results::{Recorder, Turns};
 
 /// Octets of a datagram whose packet has 64.
 const DATAGRAM: usize = 36;
@@ -28,28 +27,22 @@ const FLOWS: [u32; 2] = [16, 256];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Rounds; in each, every subject has one turn.
-    #[arg(long, default_value_t = 4)]
-    rounds: usize,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 2)]
-    seconds: u32,
+    #[command(flatten)]
+    turns: Turns,
     /// How many SAs there are, from few to many.
     #[arg(long, value_delimiter = ',', default_value = "10000,100000")]
     sas: Vec<u32>,
-    /// The file that the results are added to.
-    #[arg(long, default_value = results::DEFAULT)]
-    results: PathBuf,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let recorder = Recorder::new(&options.results)?;
+    let recorder = Recorder::new(&options.turns.results)?;
     let counts: Vec<u32> = [1, POLICIES].into_iter().chain(options.sas.iter().copied()).collect();
     among(&counts, &[], &|labs| {
         let of = |wanted| labs.iter().find(|(count, _)| *count == wanted).map(|(_, lab)| *lab);
-        for round in 0..=options.rounds {
+        for round in 0..=options.turns.rounds {
             let turn = |sas: u32, measure: &str, step: u32, destinations: u32| -> Result<()> {
-                let rate = scattered(of(sas).context("a laboratory")?, options.seconds, step, destinations)?;
+                let rate =
+                    scattered(of(sas).context("a laboratory")?, options.turns.seconds, step, destinations)?;
                 // In the first round, flows and keys that are to be used again and again are used for the first time.
                 if round == 0 { Ok(()) } else { recorder.value(&format!("sas-{sas}"), measure, rate) }
             };
