@@ -44,16 +44,10 @@ fn until_framed(net: &Net, a: &Plane, b: &Plane) -> Result<()> {
 
 /// Waits until the first has sent and received so many packets.
 fn until_carried(a: &Plane, b: &Plane, least: (u64, u64)) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let carried = a.carried(1).context("an SA")?;
-        if carried.0 >= least.0 && carried.1 >= least.1 {
-            return Ok(());
-        }
-        let stats = [a, b].map(|plane| (plane.carried(1), plane.plane.stats()));
-        ensure!(Instant::now() < deadline, "{carried:?} of {least:?}: {stats:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let enough = || a.carried(1).is_some_and(|(out, back)| out >= least.0 && back >= least.1);
+    until("packets to arrive", enough).with_context(|| {
+        format!("{least:?}: {:?}", [a, b].map(|plane| (plane.carried(1), plane.plane.stats())))
+    })
 }
 
 #[test]

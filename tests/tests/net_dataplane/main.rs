@@ -225,12 +225,8 @@ impl Plane {
 
     /// So many packets left and arrived on a Child SA. What has left is counted a moment later.
     fn carries(&self, id: u64, expected: (u64, u64)) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while self.carried(id) != Some(expected) {
-            ensure!(Instant::now() < deadline, "SA {id}: {:?}, not {expected:?}", self.carried(id));
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        until("the counters of an SA", || self.carried(id) == Some(expected))
+            .with_context(|| format!("SA {id}: {:?}, not {expected:?}", self.carried(id)))
     }
 
     fn no_event(&self) -> Result<()> {
@@ -444,4 +440,14 @@ fn restored(net: &Net, before: &str) -> Result<()> {
         ensure!(Instant::now() < deadline, "before:\n{before}\nafter:\n{after}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Counters and the kernel's state tell nobody when they change.
+fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        ensure!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }

@@ -474,12 +474,3 @@ fn policies_that_overlap_do_not_hide_each_others_sas() -> Result<()> {
     planes[0].carries(2, (2, 2))?;
     Ok(())
 }
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        ensure!(Instant::now() < deadline, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}

@@ -310,11 +310,9 @@ fn dummies_leave_no_trace_inside() -> Result<()> {
     }
     // They move the window, which shows: the peer seems to be elsewhere.
     ensure!(matches!(a.event()?, NetEvent::PeerMoved { .. }));
-    let deadline = Instant::now() + PATIENCE;
-    while a.plane.counters(ChildId(1)).context("SA")?.heard.is_none() {
-        ensure!(Instant::now() < deadline, "nothing has arrived");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    until("something to arrive", || {
+        a.plane.counters(ChildId(1)).is_some_and(|counters| counters.heard.is_some())
+    })?;
     let counters = a.plane.counters(ChildId(1)).context("SA")?;
     ensure!(counters.packets_in == 0 && counters.drops.iter().all(|(_, count)| *count == 0), "{counters:?}");
     // The kernels look for their neighbours whenever they like.

@@ -285,11 +285,8 @@ fn fragments_find_their_policy_by_the_ports_of_the_first() -> Result<()> {
         ensure!(all[..len] == text, "flow {flow}: {len} octets");
     }
     // All of it by the first, which is for that port alone. What has left is counted a moment later.
-    let deadline = Instant::now() + PATIENCE;
-    while planes[0].carried(1).is_some_and(|(out, _)| out < 150) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let (first, second) = (planes[0].carried(1).context("1")?, planes[0].carried(2).context("2")?);
-    ensure!(first.0 >= 150 && second.0 == 0, "{first:?} {second:?}");
+    let carried = |id| planes[0].carried(id).map(|(out, _)| out);
+    until("all fragments to be counted", || carried(1).is_some_and(|out| out >= 150))?;
+    ensure!(carried(2) == Some(0), "{:?}", carried(2));
     Ok(())
 }
