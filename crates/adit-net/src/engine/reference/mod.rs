@@ -6,9 +6,11 @@
 //! that are left are printed with what was compared.
 
 mod keys;
+mod memory;
 mod model;
 mod packet;
 mod policies;
+mod sites;
 mod stream;
 mod traffic;
 mod world;
