@@ -4,11 +4,15 @@
 //! went wrong to stderr.
 
 mod capture;
+mod events;
+mod log;
 mod names;
 mod status;
+mod text;
+mod top;
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,8 +22,11 @@ use adit_net::NetConfig;
 use clap::{Parser, Subcommand};
 
 use self::capture::Capture;
+use self::events::Events;
+use self::log::Log;
 use self::names::{Named, Names};
 use self::status::Status;
+use self::top::Top;
 use crate::config::{Configuration, ControlUri};
 use crate::control::client::{Client, ClientError};
 use crate::control::server::Hub;
@@ -91,6 +98,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tell what was negotiated, and what happens from now on, one line each
+    Events(Events),
+    /// Show what the daemon logs from now on
+    Log(Log),
+    /// Show all tunnels and what they carry, again every second
+    Top(Top),
     /// Write packets, inside of the tunnel and outside, in the form of Wireshark: `adit capture | wireshark -k -i -`
     Capture(Capture),
     /// Show what Adit is for: two private networks, two gateways, real traffic, all inside this machine
@@ -149,6 +162,9 @@ fn run(cli: Cli) -> Exit {
         Command::Rekey { name, reauth } => rekey(&uri, &name, reauth),
         Command::Reload => reload(&uri),
         Command::Status { json } => show_status(&uri, json),
+        Command::Events(arguments) => events::run(&uri, &arguments),
+        Command::Log(arguments) => log::run(&uri, &arguments),
+        Command::Top(arguments) => top::run(&uri, &arguments),
         Command::Capture(arguments) => capture::run(&uri, &arguments),
     };
     result.unwrap_or_else(|error| {
@@ -224,7 +240,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
 fn check(path: &Path) -> Exit {
     let Some(configuration) = load(path) else { return Exit::Usage };
     for warning in &configuration.warnings {
-        explain(&warning.render(color()));
+        explain(&warning.render(text::color(&io::stderr())));
     }
     let Configuration { ike, shunts, .. } = configuration;
     let children: usize = ike.connections.iter().map(|connection| connection.children.len()).sum();
@@ -253,7 +269,7 @@ fn load(path: &Path) -> Option<Configuration> {
     match crate::config::load(path) {
         Ok(configuration) => Some(configuration),
         Err(diagnostics) => {
-            explain(&diagnostics.render(color()));
+            explain(&diagnostics.render(text::color(&io::stderr())));
             None
         }
     }
@@ -363,11 +379,6 @@ fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// May stderr be coloured?
-fn color() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
 /// One or more lines for whoever called. A reader that has had enough is no failure.
 fn say(text: impl fmt::Display) {
     let _ = writeln!(io::stdout().lock(), "{text}");
@@ -425,6 +436,9 @@ mod tests {
                 "96",
             ],
             &["status", "--json", "--control", "tcp://127.0.0.1:4502"],
+            &["events", "--follow", "--json"],
+            &["log", "--level", "warn"],
+            &["top"],
         ] {
             assert!(parse(good).is_ok(), "{good:?}");
         }
@@ -460,7 +474,9 @@ mod tests {
     fn without_a_daemon_commands_fail() {
         let directory = tempfile::tempdir().unwrap();
         let uri = format!("unix://{}/none", directory.path().display());
-        for command in [&["up", "x"][..], &["down", "x"], &["reload"], &["status"]] {
+        for command in
+            [&["up", "x"][..], &["down", "x"], &["reload"], &["status"], &["events"], &["log"], &["top"]]
+        {
             let mut arguments = vec!["--control", &uri];
             arguments.extend(command);
             assert_eq!(run(parse(&arguments).unwrap()), Exit::Down);

@@ -1,20 +1,15 @@
 //! `adit status`: what is configured, what of it is up, and why the rest is not.
 //!
-//! It asks the daemon, sorts the answers, and prints them for people (at most [`WIDTH`] columns) or programs.
+//! It asks the daemon, sorts the answers, and prints them for people (at most [`WIDTH`](super::text::WIDTH) columns) or programs.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use super::Exit;
+use super::text::{SCHEMA, Text, duration, octets};
 use crate::control::client::{Client, ClientError};
 use crate::control::vici::Message;
-
-/// Columns a line for people has at most.
-const WIDTH: usize = 100;
-
-/// Version of the JSON form. It grows when a field changes or goes, not when one comes.
-const SCHEMA: u32 = 1;
 
 /// What `adit status` prints; its JSON form is this structure.
 #[derive(Debug, Serialize)]
@@ -495,73 +490,6 @@ fn selectors(local: &[String], remote: &[String]) -> String {
     format!("{} <-> {}", local.join(","), remote.join(","))
 }
 
-/// A duration in its two largest units.
-fn duration(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match () {
-        () if days > 0 => format!("{days} d {} h", hours % 24),
-        () if hours > 0 => format!("{hours} h {} min", minutes % 60),
-        () if minutes > 0 => format!("{minutes} min {} s", seconds % 60),
-        () => format!("{seconds} s"),
-    }
-}
-
-/// Octets in the unit that leaves at most four digits before the point.
-fn octets(octets: u64) -> String {
-    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
-    if octets < 10_000 {
-        return format!("{octets} B");
-    }
-    let (mut tenths, mut unit) = (octets / 100, 0);
-    while tenths >= 100_000 && unit + 1 < UNITS.len() {
-        tenths /= 1000;
-        unit += 1;
-    }
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS.get(unit).copied().unwrap_or_default())
-}
-
-/// Lines of bounded width. What a peer or a configuration chose is printed without control characters.
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    /// Adds a line with an indent; what does not fit goes to more lines, indented further.
-    fn line(&mut self, indent: usize, content: &str) {
-        let content: String =
-            content.chars().map(|character| if character.is_control() { '?' } else { character }).collect();
-        let mut line = " ".repeat(indent);
-        let mut empty = true;
-        for mut word in content.split_whitespace() {
-            loop {
-                let gap = if empty { "" } else { " " };
-                let space = WIDTH.saturating_sub(line.chars().count() + gap.len());
-                if word.chars().count() <= space {
-                    line.push_str(gap);
-                    line.push_str(word);
-                    empty = false;
-                    break;
-                }
-                if empty {
-                    // Longer than a line: cut.
-                    let (head, tail) =
-                        word.split_at(word.char_indices().nth(space).map_or(word.len(), |(at, _)| at));
-                    line.push_str(head);
-                    word = tail;
-                }
-                self.end(&line);
-                line = " ".repeat(indent + 4);
-                empty = true;
-            }
-        }
-        self.end(&line);
-    }
-
-    fn end(&mut self, line: &str) {
-        self.0.push_str(line);
-        self.0.push('\n');
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -727,39 +655,5 @@ branch: down, interface vpn0
         assert_eq!(exit(&[("a", "start"), ("b", "none")], &["b"]), Exit::Down);
         assert_eq!(exit(&[("a", "none"), ("b", "none")], &["a"]), Exit::Degraded);
         assert_eq!(exit(&[("a", "none")], &[]), Exit::Down);
-    }
-
-    #[test]
-    fn lines_stay_within_the_width() {
-        let mut text = Text::default();
-        text.line(2, &format!("{} {} end", "word ".repeat(60), "z".repeat(250)));
-        text.line(6, "\u{1b}[31mred\nnext");
-        assert!(text.0.lines().all(|line| line.chars().count() <= WIDTH), "{}", text.0);
-        assert_eq!(text.0.matches('z').count(), 250);
-        assert!(text.0.ends_with("      ?[31mred?next\n"));
-    }
-
-    #[test]
-    fn numbers_for_people() {
-        for (seconds, text) in [
-            (0, "0 s"),
-            (59, "59 s"),
-            (60, "1 min 0 s"),
-            (3599, "59 min 59 s"),
-            (7260, "2 h 1 min"),
-            (90_000, "1 d 1 h"),
-        ] {
-            assert_eq!(duration(seconds), text);
-        }
-        for (count, text) in [
-            (0, "0 B"),
-            (9999, "9999 B"),
-            (10_000, "10.0 kB"),
-            (9_999_999, "9999.9 kB"),
-            (10_000_000, "10.0 MB"),
-            (u64::MAX, "18.4 EB"),
-        ] {
-            assert_eq!(octets(count), text);
-        }
     }
 }

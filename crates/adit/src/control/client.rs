@@ -103,6 +103,27 @@ impl Client {
         Ok(answer)
     }
 
+    /// Registers for an event, for [`Client::event`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::request`]; also if the daemon does not know the event.
+    pub fn follow(&mut self, event: &str) -> Result<(), ClientError> {
+        self.registration(Packet::EventRegister(event.to_owned()), event)
+    }
+
+    /// The next event of those that [`Client::follow`] has named; waits for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::request`].
+    pub fn event(&mut self) -> Result<(String, Message), ClientError> {
+        match self.receive()? {
+            Packet::Event { name, message } => Ok((name, message)),
+            _ => Err(ClientError::Unexpected(self.uri.clone())),
+        }
+    }
+
     fn registration(&mut self, packet: Packet, event: &str) -> Result<(), ClientError> {
         self.send(&packet)?;
         loop {

@@ -130,6 +130,14 @@ pub fn child_sa(child: &ChildSaView, facts: &ChildFacts, now: Instant) -> Messag
     message.put_display("install-time", seconds(now, child.installed));
     message.put_list("local-ts", &child.local_ts);
     message.put_list("remote-ts", &child.remote_ts);
+    // Adit's own, behind those whose order programs know.
+    if !facts.counters.drops.is_empty() {
+        let mut drops = Message::new();
+        for (cause, count) in &facts.counters.drops {
+            drops.put_display(cause.as_str(), count);
+        }
+        message.put_section("drops", drops);
+    }
     message
 }
 
@@ -355,6 +363,13 @@ pub fn uptime(running: Duration, since: std::time::SystemTime) -> Message {
 fn utc(time: std::time::SystemTime) -> String {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (year, month, day, second) = civil(time);
+    let name = usize::try_from(month - 1).ok().and_then(|month| MONTHS.get(month)).copied().unwrap_or("?");
+    format!("{name} {day:02} {:02}:{:02}:{:02} {year}", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// Year, month and day (from 1), and second of the day, in UTC.
+pub(crate) fn civil(time: std::time::SystemTime) -> (u64, u64, u64, u64) {
     let seconds = time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days since 0000-03-01 in 400-year eras; a year that begins in March ends with the leap day.
@@ -364,10 +379,8 @@ fn utc(time: std::time::SystemTime) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = (march_month + 2) % 12;
-    let year = era * 400 + year_of_era + u64::from(month < 2);
-    let name = usize::try_from(month).ok().and_then(|month| MONTHS.get(month)).copied().unwrap_or("?");
-    format!("{name} {day:02} {:02}:{:02}:{:02} {year}", second / 3600, second / 60 % 60, second % 60)
+    let month = (march_month + 2) % 12 + 1;
+    (era * 400 + year_of_era + u64::from(month < 3), month, day, second)
 }
 
 #[cfg(test)]

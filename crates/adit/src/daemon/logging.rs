@@ -65,6 +65,8 @@ impl<S: Subscriber> Layer<S> for ViciLog {
             message.put("level", if *event.metadata().level() < Level::INFO { "0" } else { "1" });
             message.put_display("thread", "00");
             message.put("msg", line.0);
+            // Adit's own, behind the keys that programs know.
+            message.put_display("severity", event.metadata().level());
             message
         });
     }
