@@ -3,6 +3,7 @@
 //! Every tunnel has an identity and a network of its own. Nothing here measures.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_crypto::{Secret, SystemEntropy};
@@ -83,7 +84,7 @@ pub(crate) fn center_connection(
 
 /// The secret of these two, or of everybody.
 pub(crate) fn secret(owners: Vec<IdentityPattern>) -> SharedSecret {
-    SharedSecret { name: String::new(), owners, secret: Secret::new(SECRET.as_bytes().to_vec()) }
+    SharedSecret { name: String::new(), owners, secret: Arc::new(Secret::new(SECRET.as_bytes().to_vec())) }
 }
 
 pub(crate) fn configuration(connections: Vec<Connection>, secrets: Vec<SharedSecret>) -> Configuration {

@@ -3,6 +3,7 @@
 //! This module owns the meaning of a configuration, never its text: files, references and diagnostics live in the `adit` crate.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_crypto::Secret;
@@ -12,7 +13,7 @@ use adit_wire::ikev2::{Proposal, TrafficSelector};
 use crate::identity::{Fit, Identity, IdentityPattern};
 
 /// Everything an operator configures about IKE.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Configuration {
     /// The connections, in the order of the file.
     pub connections: Vec<Connection>,
@@ -455,25 +456,25 @@ impl Default for Retransmission {
 }
 
 /// One `secrets.ppk*` section (RFC 8784).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PostQuantumKey {
     /// Name of the section, for messages.
     pub name: String,
     /// The PPK_IDs it goes by; empty fits every one.
     pub ids: Vec<Vec<u8>>,
-    /// The key.
-    pub secret: Secret,
+    /// The key, whose octets exist once.
+    pub secret: Arc<Secret>,
 }
 
 /// One `secrets.ike*` section.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SharedSecret {
     /// Name of the section, for messages.
     pub name: String,
     /// Whose secret it is; empty means anybody's.
     pub owners: Vec<IdentityPattern>,
-    /// The secret.
-    pub secret: Secret,
+    /// The secret, whose octets exist once.
+    pub secret: Arc<Secret>,
 }
 
 impl SharedSecret {

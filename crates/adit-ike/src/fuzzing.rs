@@ -1,6 +1,7 @@
 //! The entry point of the fuzz target `ike_gateway`, also run by the ordinary tests over its corpus. Not part of the API.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_crypto::testing::SeededEntropy;
@@ -133,7 +134,7 @@ fn configuration(own: IpAddr, peer: IpAddr, [name, other]: [&str; 2]) -> (Connec
         ..Connection::default()
     };
     let key = Secret::new(b"known to nobody who makes inputs".to_vec());
-    (connection, SharedSecret { name: "ike".to_owned(), owners: Vec::new(), secret: key })
+    (connection, SharedSecret { name: "ike".to_owned(), owners: Vec::new(), secret: Arc::new(key) })
 }
 
 struct Scene {

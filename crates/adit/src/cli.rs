@@ -27,12 +27,15 @@ use self::log::Log;
 use self::names::{Named, Names};
 use self::status::Status;
 use self::top::Top;
-use crate::config::{Configuration, ControlUri};
+use crate::config::{Configuration, ControlUri, Diagnostics};
 use crate::control::client::{Client, ClientError};
 use crate::control::server::Hub;
 use crate::control::vici::Message;
 use crate::daemon::logging::{self, LogFormat};
 use crate::daemon::{self, Setup};
+
+/// Read where no file is named, if it is there.
+const USUAL_FILE: &str = "/etc/adit/swanctl.conf";
 
 /// The arguments of `adit`.
 #[derive(Debug, Parser)]
@@ -54,9 +57,9 @@ pub struct Cli {
 enum Command {
     /// Run the gateway in the foreground
     Run {
-        /// The configuration
-        #[arg(long, value_name = "FILE", default_value = "/etc/adit/swanctl.conf")]
-        config: PathBuf,
+        /// The configuration [default: /etc/adit/swanctl.conf, which need not be there: clients may bring one over vici]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// How log lines look
         #[arg(long, value_enum, default_value_t)]
         log_format: LogFormat,
@@ -154,7 +157,7 @@ pub fn main() -> Exit {
 fn run(cli: Cli) -> Exit {
     let uri = cli.control.clone().unwrap_or_default();
     let result = match cli.command {
-        Command::Run { config, log_format } => return serve(&config, cli.control, log_format),
+        Command::Run { config, log_format } => return serve(config, cli.control, log_format),
         Command::Check { file } => return check(&file),
         Command::Demo { keep } => return demonstrate(keep),
         Command::Up { name, timeout } => up(&uri, &name, timeout),
@@ -184,16 +187,20 @@ fn reload(uri: &ControlUri) -> Result<Exit, ClientError> {
     Ok(mistake(answer.text("errmsg").unwrap_or_default()))
 }
 
-fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exit {
-    let Some(configuration) = load(path) else { return Exit::Usage };
+fn serve(named: Option<PathBuf>, control: Option<ControlUri>, log_format: LogFormat) -> Exit {
+    let optional = named.is_none();
+    let path = named.unwrap_or_else(|| PathBuf::from(USUAL_FILE));
+    let loaded = if optional { crate::config::load_if_there(&path) } else { crate::config::load(&path) };
+    let Some(configuration) = shown(loaded) else { return Exit::Usage };
     let hub = Hub::default();
     logging::start(log_format, configuration.gateway.log, &hub);
     for warning in &configuration.warnings {
         tracing::warn!("{warning}");
     }
-    let gateway = configuration.gateway;
+    let gateway = configuration.gateway.clone();
     let setup = Setup {
-        file: path.to_owned(),
+        file: path,
+        optional,
         section: gateway.clone(),
         control: control.unwrap_or(gateway.control),
         settings: Settings {
@@ -222,11 +229,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
             ..NetConfig::default()
         },
         key_log: gateway.key_log,
-        configuration: configuration.ike,
-        hosts: configuration.hosts,
-        shunts: configuration.shunts,
-        treatments: configuration.treatments,
-        interfaces: configuration.interfaces,
+        parts: configuration.into(),
     };
     match daemon::run(setup, &hub) {
         Ok(()) => Exit::Ok,
@@ -238,7 +241,7 @@ fn serve(path: &Path, control: Option<ControlUri>, log_format: LogFormat) -> Exi
 }
 
 fn check(path: &Path) -> Exit {
-    let Some(configuration) = load(path) else { return Exit::Usage };
+    let Some(configuration) = shown(crate::config::load(path)) else { return Exit::Usage };
     for warning in &configuration.warnings {
         explain(&warning.render(text::color(&io::stderr())));
     }
@@ -264,9 +267,9 @@ fn demonstrate(keep: bool) -> Exit {
     }
 }
 
-/// Reads the configuration, or prints all that is wrong with it.
-fn load(path: &Path) -> Option<Configuration> {
-    match crate::config::load(path) {
+/// The configuration, or nothing after all that is wrong with it is printed.
+fn shown(loaded: Result<Configuration, Diagnostics>) -> Option<Configuration> {
+    match loaded {
         Ok(configuration) => Some(configuration),
         Err(diagnostics) => {
             explain(&diagnostics.render(text::color(&io::stderr())));

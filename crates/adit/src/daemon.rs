@@ -6,12 +6,14 @@
 
 mod capture;
 mod commands;
+mod configuration;
 mod events;
 mod idle;
 mod interfaces;
 pub mod logging;
 mod names;
 mod policies;
+mod pushed;
 mod reconciler;
 mod reload;
 #[cfg(test)]
@@ -28,10 +30,9 @@ use std::time::{Duration, Instant, SystemTime};
 use adit_crypto::SystemEntropy;
 use adit_esp::SaParameters;
 use adit_esp::tunnel::Tfc;
-use adit_ike::config::{AddressSpec, Configuration, Connection, Settings};
+use adit_ike::config::{AddressSpec, Connection, Settings};
 use adit_ike::{
-    ChildHandle, CommandError, Gateway, IkeSaView, InstallChild, Output, RequestId, Target, TerminateTarget,
-    Transmit,
+    ChildHandle, CommandError, Gateway, InstallChild, Output, RequestId, Target, TerminateTarget, Transmit,
 };
 use adit_net::{
     Backend, ChildId, ChildSaInstall, IkeSender, NetConfig, NetEvent, PolicyId, UdpEncap, Userspace,
@@ -45,12 +46,12 @@ use self::idle::Idle;
 use self::logging::LogLimit;
 use self::names::{Answer, Names, Resolver, SystemResolver};
 use self::policies::Policies;
+use self::pushed::Pushed;
 use self::reconciler::{ChildName, Reconciler};
-use self::reload::{Changes, Loaded, Loader};
-use crate::config::{ControlUri, GatewaySettings, Hosts, Interfaces, Shunt, Treatments};
+use self::reload::{Loaded, Loader};
+use crate::config::{ControlUri, GatewaySettings, Hosts, Interfaces, Parts, Shunt, Treatments};
 use crate::control::report::ChildFacts;
 use crate::control::server::{ClaimError, Hub, Listener, Reply, Request, Server};
-use crate::control::vici::Message;
 use crate::key_log::KeyLog;
 
 /// At most this many octets of IKE messages wait for the event loop; what comes beyond is dropped and counted.
@@ -65,9 +66,6 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 /// Changes of addresses, links and routes come in bursts: all of them are looked at once, so long after the first.
 const PATHS_SETTLE: Duration = Duration::from_millis(200);
 
-/// Most names of a kind that the answer to a reload lists.
-const MOST_LISTED: usize = 1000;
-
 /// What the daemon is started with.
 #[derive(Debug)]
 pub struct Setup {
@@ -81,18 +79,12 @@ pub struct Setup {
     pub key_log: Option<PathBuf>,
     /// The file of the configuration, to be read again.
     pub file: PathBuf,
+    /// It need not be there: then there is nothing in it.
+    pub optional: bool,
     /// Its section `gateway`.
     pub section: GatewaySettings,
-    /// Its connections and secrets.
-    pub configuration: Configuration,
-    /// Host names among the addresses of its connections.
-    pub hosts: HashMap<String, Hosts>,
-    /// Its children that need no SA.
-    pub shunts: Vec<Shunt>,
-    /// What happens to the packets of children.
-    pub treatments: Treatments,
-    /// The interfaces of its connections.
-    pub interfaces: Interfaces,
+    /// All else that it says.
+    pub parts: Parts,
 }
 
 /// Runs the daemon until a signal or a failure ends it.
@@ -122,7 +114,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
     let settings = Settings { key_log: key_log.is_some(), ..setup.settings };
     let gateway = Gateway::new(settings, Box::new(SystemEntropy), Instant::now());
     let (loaded, loads) = mpsc::unbounded_channel();
-    let loader = Loader::new(setup.file, loaded);
+    let loader = Loader::new(setup.file, setup.optional, loaded);
     let (answers, answered) = mpsc::unbounded_channel();
     let outside =
         Outside { backend: Box::new(network), wire, loader, resolver: Box::new(SystemResolver), answers };
@@ -133,14 +125,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         // From here on a signal is an order to stop and not the end: nothing stays half done.
         let signals = Signals::register()?;
         // What is protected is protected before anybody can ask for anything.
-        daemon.configure(
-            Instant::now(),
-            setup.configuration,
-            setup.hosts,
-            setup.shunts,
-            setup.treatments,
-            setup.interfaces,
-        )?;
+        daemon.configure(Instant::now(), setup.parts)?;
         let server = listener.serve(hub)?;
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
         daemon.serve(server, received, loads, answered, signals).await
@@ -167,6 +152,9 @@ pub enum RunError {
     /// The control address cannot be had.
     #[error(transparent)]
     Control(#[from] ClaimError),
+    /// The configuration cannot be put in force.
+    #[error("{0}")]
+    Configuration(String),
     /// The operating system refused what the data plane needs.
     #[error(transparent)]
     Network(#[from] adit_net::Error),
@@ -281,7 +269,11 @@ struct Daemon {
     key_log: Option<KeyLog>,
     /// Has there been a configuration that the system took?
     configured: bool,
-    /// As they are written: where there are host names, without addresses.
+    /// What the file says.
+    file: Parts,
+    /// What clients have loaded beside it.
+    pushed: Pushed,
+    /// All that are in force, as they are written: where there are host names, without addresses.
     connections: Vec<Connection>,
     hosts: HashMap<String, Hosts>,
     shunts: Vec<Shunt>,
@@ -351,6 +343,8 @@ impl Daemon {
             inbox,
             key_log,
             configured: false,
+            file: Parts::default(),
+            pushed: Pushed::default(),
             connections: Vec::new(),
             hosts: HashMap::new(),
             shunts: Vec::new(),
@@ -376,150 +370,6 @@ impl Daemon {
             started_at: SystemTime::now(),
             stopping: None,
         }
-    }
-
-    /// Puts a configuration in force and says what is different. Only what changed is touched: what is new is protected
-    /// first, what is gone last. A system that refuses the new policies leaves everything as it is.
-    fn configure(
-        &mut self,
-        now: Instant,
-        mut configuration: Configuration,
-        hosts: HashMap<String, Hosts>,
-        shunts: Vec<Shunt>,
-        treatments: Treatments,
-        interfaces: Interfaces,
-    ) -> Result<Changes, adit_net::Error> {
-        let mut changes =
-            Changes::between((&self.connections, &self.hosts), (&configuration.connections, &hosts));
-        changes.compare_shunts(&self.shunts, &shunts);
-        changes.compare_treatments(&self.treatments, &treatments);
-        changes.compare_interfaces(&self.interfaces, &interfaces);
-        let before = self.policies.clone();
-        self.policies.configure(
-            &policies::inside(&configuration.connections, &treatments),
-            &shunts,
-            &interfaces,
-        );
-        let both = interfaces::both(&self.interfaces, &interfaces);
-        let made = self.backend.set_interfaces(both);
-        if let Err(error) = made.and_then(|()| self.backend.set_policies(self.policies.all())) {
-            self.policies = before;
-            if !self.configured {
-                // What a killed predecessor left to keep protected traffic in is not ours to lift.
-                return Err(error);
-            }
-            if let Err(error) = self.backend.set_interfaces(interfaces::all(&self.interfaces)) {
-                tracing::warn!("interfaces of a refused configuration stay: {error}");
-            }
-            if let Err(error) = self.backend.set_policies(self.policies.all()) {
-                tracing::warn!("the policies of a refused configuration stay in force: {error}");
-            }
-            return Err(error);
-        }
-        self.configured = true;
-        let by_name: HashMap<&str, &Connection> =
-            self.connections.iter().map(|connection| (connection.name.as_str(), connection)).collect();
-        let lost: Vec<IkeSaView> = self
-            .gateway
-            .ike_sas()
-            .filter(|sa| {
-                let connection = by_name.get(sa.connection.as_str()).copied();
-                reload::has_lost_its_secret(&self.gateway, sa, connection, &configuration)
-            })
-            .collect();
-        self.names.configure(now, hosts.values().flat_map(Hosts::names));
-        self.hosts = hosts;
-        self.shunts = shunts;
-        self.treatments = treatments;
-        self.interfaces = interfaces;
-        self.connections.clone_from(&configuration.connections);
-        for connection in &mut configuration.connections {
-            if let Some(hosts) = self.hosts.get(&connection.name) {
-                *connection = hosts.resolve(connection, |name| self.names.addresses(name));
-            }
-        }
-        self.gateway.set_configuration(configuration);
-        let ends = changes
-            .connections
-            .iter()
-            .map(|name| TerminateTarget { connection: Some(name.clone()), ..TerminateTarget::default() });
-        let ends =
-            ends.chain(changes.children.iter().map(|ChildName { connection, child }| TerminateTarget {
-                connection: Some(connection.clone()),
-                child: Some(child.clone()),
-                ..TerminateTarget::default()
-            }));
-        let ends = ends.chain(
-            lost.iter().map(|sa| TerminateTarget { ike_sa: Some(sa.handle), ..TerminateTarget::default() }),
-        );
-        for target in ends.collect::<Vec<_>>() {
-            let request = self.request_id();
-            // There need not be any SA of it.
-            let _ = self.gateway.terminate(now, &target, request);
-        }
-        self.reconciler.configure(now, &self.connections, |name| changes.kept.contains(name));
-        self.policies.forget_obsolete();
-        if let Err(error) = self.backend.set_policies(self.policies.all()) {
-            tracing::warn!("policies that are gone stay in force: {error}");
-        }
-        if let Err(error) = self.backend.set_interfaces(interfaces::all(&self.interfaces)) {
-            tracing::warn!("interfaces that are gone stay: {error}");
-        }
-        for sa in lost {
-            if !changes.changed.contains(&sa.connection) {
-                changes.changed.push(sa.connection);
-            }
-        }
-        Ok(changes)
-    }
-
-    /// The configuration was read again.
-    fn loaded(&mut self, now: Instant, loaded: Loaded) -> Message {
-        let mut answer = Message::new();
-        let failed = |answer: &mut Message, why: String, errors: Vec<String>| {
-            tracing::error!("{why}");
-            answer.put("success", "no").put("errmsg", why).put_list("errors", errors);
-        };
-        let loaded = match loaded {
-            Ok(loaded) => loaded,
-            Err(diagnostics) => {
-                let errors: Vec<String> = diagnostics.to_string().lines().map(str::to_owned).collect();
-                errors.iter().for_each(|error| tracing::error!("{error}"));
-                failed(&mut answer, "the configuration is not reloaded: it has errors".to_owned(), errors);
-                return answer;
-            }
-        };
-        let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
-        if self.section.as_ref().is_some_and(|section| *section != loaded.gateway) {
-            warnings
-                .push("the section `gateway` has changed: that takes effect at the next start".to_owned());
-        }
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        match self.configure(
-            now,
-            loaded.ike,
-            loaded.hosts,
-            loaded.shunts,
-            loaded.treatments,
-            loaded.interfaces,
-        ) {
-            Ok(changes) => {
-                tracing::info!("configuration reloaded: {changes}");
-                answer.put("success", "yes").put_display("summary", &changes);
-                for (key, names) in
-                    [("added", changes.added), ("changed", changes.changed), ("removed", changes.removed)]
-                {
-                    answer.put_list(key, names.into_iter().take(MOST_LISTED));
-                }
-                answer.put_list("warnings", warnings);
-            }
-            Err(error) => {
-                let why =
-                    format!("the configuration is not reloaded: the system refuses its policies: {error}");
-                failed(&mut answer, why, Vec::new());
-            }
-        }
-        answer
     }
 
     /// The event loop.

@@ -1,5 +1,7 @@
 //! Lookups against their plain definitions, on configurations at random, and what they cost.
 
+use std::sync::Arc;
+
 use adit_crypto::Secret;
 use proptest::prelude::*;
 
@@ -60,7 +62,7 @@ prop_compose! {
 
 prop_compose! {
     fn a_secret()(owners in prop::collection::vec(a_pattern(), 0..4)) -> SharedSecret {
-        SharedSecret { name: String::new(), owners, secret: Secret::new(Vec::new()) }
+        SharedSecret { name: String::new(), owners, secret: Arc::new(Secret::new(Vec::new())) }
     }
 }
 
@@ -211,7 +213,7 @@ fn costs() {
         let connections = Connections::new(connections.collect());
         let secrets = (0..count).map(|n| {
             let owners = [gateway.clone(), spoke(n)].map(IdentityPattern::Exact).to_vec();
-            SharedSecret { name: n.to_string(), owners, secret: Secret::new(Vec::new()) }
+            SharedSecret { name: n.to_string(), owners, secret: Arc::new(Secret::new(Vec::new())) }
         });
         let secrets = Secrets::new(secrets.collect(), Vec::new());
         let mut most = 0;

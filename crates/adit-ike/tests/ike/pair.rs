@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_crypto::testing::SeededEntropy;
@@ -69,7 +70,7 @@ pub(crate) fn secret(owners: &[&str], key: &[u8]) -> SharedSecret {
     SharedSecret {
         name: "ike-1".to_owned(),
         owners: owners.iter().map(|o| o.parse().unwrap()).collect(),
-        secret: Secret::new(key.to_vec()),
+        secret: Arc::new(Secret::new(key.to_vec())),
     }
 }
 

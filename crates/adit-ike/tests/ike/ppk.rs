@@ -1,6 +1,7 @@
 //! Post-quantum pre-shared keys (RFC 8784), the policy that wants something post-quantum, and what nobody can take away
 //! from either (downgrade prevention).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_crypto::Secret;
@@ -17,7 +18,7 @@ fn ppk(ids: &[&[u8]], key: &[u8]) -> PostQuantumKey {
     PostQuantumKey {
         name: "ppk-1".to_owned(),
         ids: ids.iter().map(|id| id.to_vec()).collect(),
-        secret: Secret::new(key.to_vec()),
+        secret: Arc::new(Secret::new(key.to_vec())),
     }
 }
 

@@ -51,7 +51,17 @@ impl<'d> Builder<'d> {
     ) -> (GatewaySettings, Configuration, HashMap<String, Hosts>, Vec<Shunt>) {
         let gateway = root.take_sections("gateway").into_iter().next();
         let gateway = self.gateway(gateway.unwrap_or_else(Checked::empty_gateway));
-        let mut configuration = Configuration::default();
+        let (configuration, hosts, shunts) = self.parts(root, &gateway, Configuration::default());
+        (gateway, configuration, hosts, shunts)
+    }
+
+    /// Everything but the section `gateway`, added to what is known already.
+    pub(super) fn parts(
+        &mut self,
+        mut root: Checked,
+        gateway: &GatewaySettings,
+        mut configuration: Configuration,
+    ) -> (Configuration, HashMap<String, Hosts>, Vec<Shunt>) {
         let (mut named, mut shunts) = (HashMap::new(), Vec::new());
         for mut section in root.take_sections("secrets") {
             for section in section.take_sections("ike*") {
@@ -70,8 +80,8 @@ impl<'d> Builder<'d> {
                     // Nobody is talked to, so nobody has to be named.
                     continue;
                 }
-                self.interface(&mut section, &children, &gateway);
-                let (connection, hosts) = self.connection(section, children, &gateway, &configuration);
+                self.interface(&mut section, &children, gateway);
+                let (connection, hosts) = self.connection(section, children, gateway, &configuration);
                 if hosts.names().next().is_some() {
                     named.insert(connection.name.clone(), hosts);
                 }
@@ -79,7 +89,7 @@ impl<'d> Builder<'d> {
             }
         }
         self.compare_interfaces(&configuration.connections);
-        (gateway, configuration, named, shunts)
+        (configuration, named, shunts)
     }
 
     /// The children of a connection: those that need no SA, and the others.
@@ -198,13 +208,13 @@ impl<'d> Builder<'d> {
             Value::Pattern(pattern) => Some(pattern),
             _ => None,
         });
-        Some(SharedSecret { owners: owners.collect(), name: section.name, secret })
+        Some(SharedSecret { owners: owners.collect(), name: section.name, secret: Arc::new(secret) })
     }
 
     fn ppk(&mut self, mut section: Checked) -> Option<PostQuantumKey> {
         let secret = self.octets(&mut section)?;
         let ids = section.take("id*").into_iter().filter_map(|(value, _)| ppk_id(value));
-        Some(PostQuantumKey { ids: ids.collect(), name: section.name, secret })
+        Some(PostQuantumKey { ids: ids.collect(), name: section.name, secret: Arc::new(secret) })
     }
 
     /// The octets of a secret, without which the section is none.

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::diagnostic::{Diagnostics, Problem};
+use super::diagnostic::{Diagnostics, Problem, UNKNOWN_KEY, UNKNOWN_SECTION};
 use super::resolve::Resolver;
 use super::schema::{self, Key, Schema, Status, Subsection, stem};
 use super::source::{Sources, Span};
@@ -239,9 +239,9 @@ impl<'t, 'd> Checker<'t, 'd> {
             if path.starts_with("secrets") && !problem.has_nearest() {
                 self.sources.hide(setting.key_span);
                 let above = path.rsplit_once('.').map(|(above, _)| above.to_owned()).unwrap_or_default();
-                Problem::new(setting.key_span, above, "unknown key").expected(self.expected(schema))
+                Problem::new(setting.key_span, above, UNKNOWN_KEY).expected(self.expected(schema))
             } else {
-                Problem::new(setting.key_span, path, "unknown key")
+                Problem::new(setting.key_span, path, UNKNOWN_KEY)
                     .expected(self.expected(schema))
                     .nearest(&setting.key, schema.names())
             }
@@ -268,7 +268,7 @@ impl<'t, 'd> Checker<'t, 'd> {
             Some(_) => {
                 Problem::new(span, path, "this is a key, not a section").expected(format!("`{name} = ...`"))
             }
-            None => Problem::new(span, path, "unknown section")
+            None => Problem::new(span, path, UNKNOWN_SECTION)
                 .expected(self.expected(schema))
                 .nearest(name, schema.names()),
         };

@@ -44,6 +44,19 @@ pub struct Diagnostic {
     pub notes: Vec<Note>,
 }
 
+/// What is said of a key that is in no table.
+pub(super) const UNKNOWN_KEY: &str = "unknown key";
+
+/// What is said of a section that is in no table.
+pub(super) const UNKNOWN_SECTION: &str = "unknown section";
+
+impl Diagnostic {
+    /// Is it about a name that is in no table?
+    pub(super) fn is_unknown(&self) -> bool {
+        [UNKNOWN_KEY, UNKNOWN_SECTION].contains(&self.message.as_str())
+    }
+}
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -241,13 +254,16 @@ impl Problem {
         let notes = self.notes.into_iter();
         Diagnostic {
             severity,
-            place: self.span.map(|span| sources.place(span)),
+            place: self.span.filter(|span| *span != Span::NOWHERE).map(|span| sources.place(span)),
             key: self.key,
             message: self.message,
             expected: self.expected,
             nearest: self.nearest,
             notes: notes
-                .map(|(message, span)| Note { message, place: span.map(|span| sources.place(span)) })
+                .map(|(message, span)| Note {
+                    message,
+                    place: span.filter(|span| *span != Span::NOWHERE).map(|span| sources.place(span)),
+                })
                 .collect(),
         }
     }
@@ -269,7 +285,10 @@ impl Diagnostics {
     pub(super) fn warning(&mut self, sources: &Sources, problem: Problem) {
         if self.warnings.len() < MAX_ERRORS {
             let warning = problem.resolve(Severity::Warning, sources);
-            if !self.warnings.iter().any(|known| known.place == warning.place) {
+            let same = |known: &Diagnostic| {
+                known.place == warning.place && (known.place.is_some() || known.key == warning.key)
+            };
+            if !self.warnings.iter().any(same) {
                 self.warnings.push(warning);
             }
         }

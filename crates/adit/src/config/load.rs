@@ -49,6 +49,28 @@ pub struct Configuration {
     pub files: Vec<PathBuf>,
 }
 
+/// What is put in force of a configuration, wherever it comes from: all but the section `gateway`.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    /// Connections and secrets, in order.
+    pub ike: config::Configuration,
+    /// By the name of the connection, the lists that hold host names.
+    pub hosts: HashMap<String, Hosts>,
+    /// Children that need no SA, in order.
+    pub shunts: Vec<Shunt>,
+    /// By the names of connection and child, those that are not treated as by default.
+    pub treatments: Treatments,
+    /// By the name of the connection.
+    pub interfaces: Interfaces,
+}
+
+impl From<Configuration> for Parts {
+    fn from(configuration: Configuration) -> Self {
+        let Configuration { ike, hosts, shunts, treatments, interfaces, .. } = configuration;
+        Self { ike, hosts, shunts, treatments, interfaces }
+    }
+}
+
 /// A child whose traffic travels in the clear or not at all: `mode = pass` or `mode = drop`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shunt {
@@ -121,6 +143,18 @@ pub fn load(path: &Path) -> Result<Configuration, Diagnostics> {
     })
 }
 
+/// The same, but without such a file there is nothing in the configuration.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_if_there(path: &Path) -> Result<Configuration, Diagnostics> {
+    match path.try_exists() {
+        Ok(false) => load_from(path, &Nothing, |_| false),
+        _ => load(path),
+    }
+}
+
 /// [`load`] with files from anywhere; `exposed` tells whether anybody may read a file.
 pub(super) fn load_from(
     path: &Path,
@@ -165,6 +199,19 @@ fn warn_about_exposed_secrets(
                 .expected("a file that others may not read (`chmod o-r`)");
             diagnostics.warning(sources, problem);
         }
+    }
+}
+
+/// A file that is not there.
+struct Nothing;
+
+impl Files for Nothing {
+    fn expand(&self, _: &Path) -> Result<Vec<PathBuf>, String> {
+        Ok(Vec::new())
+    }
+
+    fn read(&self, _: &Path, _: usize) -> Result<Zeroizing<Vec<u8>>, String> {
+        Ok(Zeroizing::default())
     }
 }
 

@@ -16,6 +16,7 @@ pub mod fuzzing;
 mod hosts;
 mod load;
 mod manual;
+pub mod pushed;
 mod resolve;
 mod schema;
 mod source;
@@ -27,7 +28,7 @@ mod tests;
 
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_ERRORS, Note, Severity};
 pub use hosts::{Host, Hosts};
-pub use load::{Configuration, GatewaySettings, Interfaces, Shunt, Treatments, load};
+pub use load::{Configuration, GatewaySettings, Interfaces, Parts, Shunt, Treatments, load, load_if_there};
 pub use manual::manual;
 pub use source::Place;
 pub use values::{BadControlUri, ControlUri};

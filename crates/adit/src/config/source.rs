@@ -22,6 +22,11 @@ pub(super) struct Span {
     pub(super) end: usize,
 }
 
+impl Span {
+    /// Of what was not read from a file.
+    pub(super) const NOWHERE: Self = Self { file: usize::MAX, start: 0, end: 0 };
+}
+
 /// A span as a person reads it, with the line it is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {

@@ -103,6 +103,11 @@ impl Text {
 }
 
 impl Tree {
+    /// With nothing but the root.
+    pub(super) fn new() -> Self {
+        Self { sections: vec![Section::new("", None)] }
+    }
+
     pub(super) fn section(&self, id: SectionId) -> Option<&Section> {
         self.sections.get(id)
     }
@@ -143,7 +148,15 @@ impl Tree {
         false
     }
 
-    fn open(&mut self, parent: SectionId, name: &str, span: Span) -> SectionId {
+    /// Sets a key of a section.
+    pub(super) fn set(&mut self, id: SectionId, setting: Setting) {
+        if let Some(section) = self.sections.get_mut(id) {
+            section.set(setting);
+        }
+    }
+
+    /// Opens a section, the first time or again.
+    pub(super) fn open(&mut self, parent: SectionId, name: &str, span: Span) -> SectionId {
         let new = self.sections.len();
         let Some(section) = self.sections.get_mut(parent) else { return parent };
         let id = *section.section_index.entry(name.to_owned()).or_insert(new);
@@ -202,7 +215,7 @@ pub(super) struct Parsed {
 pub(super) fn parse(path: &Path, files: &dyn Files) -> Parsed {
     let mut reader = Reader {
         files,
-        tree: Tree { sections: vec![Section::new("", None)] },
+        tree: Tree::new(),
         sources: Sources::default(),
         problems: Vec::new(),
         bytes: 0,
@@ -350,9 +363,8 @@ impl Parser<'_, '_, '_> {
                 self.at += 1;
                 let value = self.value(name_span, &name);
                 let setting = Setting { key: name, key_span: name_span, value };
-                if let Some(section) = self.stack.last().and_then(|&id| self.reader.tree.sections.get_mut(id))
-                {
-                    section.set(setting);
+                if let Some(&id) = self.stack.last() {
+                    self.reader.tree.set(id, setting);
                 }
             }
             Some('{' | ':' | '\n' | '\r' | '#') => self.section(&name, name_span),

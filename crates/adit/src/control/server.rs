@@ -35,6 +35,8 @@ pub const EVENTS: &[&str] = &[
     "list-sa",
     "list-conn",
     "list-policy",
+    "list-cert",
+    "list-authority",
     "list-negotiation",
     "ike-updown",
     "child-updown",

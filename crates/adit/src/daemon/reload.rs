@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adit_ike::config::{Configuration, Connection, PostQuantumKey};
 use adit_ike::{Gateway, IkeSaView};
@@ -194,6 +194,8 @@ pub(super) fn has_lost_its_secret(
 /// Reads the configuration again, beside the event loop.
 pub(super) struct Loader {
     file: PathBuf,
+    /// It need not be there.
+    optional: bool,
     loaded: UnboundedSender<Loaded>,
     /// Who waits for what is being read; `None` if nothing is.
     reading: Option<Vec<Reply>>,
@@ -206,8 +208,12 @@ pub(super) type Loaded = Result<config::Configuration, Diagnostics>;
 
 impl Loader {
     /// What is read is sent to `loaded`.
-    pub(super) fn new(file: PathBuf, loaded: UnboundedSender<Loaded>) -> Self {
-        Self { file, loaded, reading: None, waiting: Vec::new() }
+    pub(super) fn new(file: PathBuf, optional: bool, loaded: UnboundedSender<Loaded>) -> Self {
+        Self { file, optional, loaded, reading: None, waiting: Vec::new() }
+    }
+
+    pub(super) fn file(&self) -> &Path {
+        &self.file
     }
 
     /// Reads the file, now or when that is no longer under way.
@@ -232,7 +238,8 @@ impl Loader {
         let (file, loaded) = (self.file.clone(), self.loaded.clone());
         let replies = std::mem::take(&mut self.waiting).into_iter().flatten().collect();
         // Nobody takes it once the daemon is stopping.
-        let read = move || drop(loaded.send(config::load(&file)));
+        let load = if self.optional { config::load_if_there } else { config::load };
+        let read = move || drop(loaded.send(load(&file)));
         match std::thread::Builder::new().name("configuration".into()).spawn(read) {
             Ok(_) => self.reading = Some(replies),
             Err(error) => {

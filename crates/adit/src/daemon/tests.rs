@@ -1,13 +1,16 @@
 //! Two daemons without an operating system: a wire made of a list, data planes that write down their orders, and
 //! time that passes when a test says so.
 
+mod pushed;
+
 use std::sync::Mutex;
 
 use adit_net::{ChildCounters, InterfaceSpec, PolicySpec, Stats, TapFilter, TapReader, UdpEncap};
 
+use super::reload::Changes;
 use super::*;
 use crate::control::server::Captured;
-use crate::control::vici::Packet;
+use crate::control::vici::{Message, Packet};
 
 /// What a daemon did, in order.
 #[derive(Clone, Debug)]
@@ -190,7 +193,7 @@ impl Side {
         let outside = Outside {
             backend: Box::new(deeds.clone()),
             wire: Box::new(deeds.clone()),
-            loader: Loader::new(PathBuf::from("/nonexistent/swanctl.conf"), loaded),
+            loader: Loader::new(PathBuf::from("/nonexistent/swanctl.conf"), false, loaded),
             resolver: Box::new(deeds.clone()),
             answers,
         };
@@ -202,9 +205,9 @@ impl Side {
         &mut self,
         now: Instant,
         configuration: crate::config::Configuration,
-    ) -> Result<Changes, adit_net::Error> {
-        let crate::config::Configuration { ike, hosts, shunts, treatments, interfaces, .. } = configuration;
-        self.daemon.configure(now, ike, hosts, shunts, treatments, interfaces)
+    ) -> Result<Changes, configuration::Refused> {
+        self.daemon.section = Some(configuration.gateway.clone());
+        self.daemon.configure(now, configuration.into())
     }
 
     /// One turn of the event loop.
@@ -234,6 +237,10 @@ impl Side {
         for (key, value) in arguments {
             message.put(key, value);
         }
+        self.request(now, command, message)
+    }
+
+    fn request(&mut self, now: Instant, command: &str, message: Message) -> Captured {
         let (reply, captured) = Captured::reply();
         self.daemon.command(now, Request { command: command.into(), arguments: message, reply });
         captured

@@ -8,7 +8,7 @@ use adit_net::{InterfaceSpec, Mark};
 use adit_wire::ikev2::TrafficSelector;
 
 use super::{Builder, Checked, Problem, Value};
-use crate::config::load::GatewaySettings;
+use crate::config::load::{GatewaySettings, Interfaces};
 use crate::config::source::Span;
 
 /// What is left to be compared when all connections are known.
@@ -141,6 +141,19 @@ impl Builder<'_> {
             let problem = problem.expected("this child in a connection without `interface`");
             self.error(problem.note("interface", Some(interface)));
         }
+    }
+
+    /// Looks at all connections with interfaces together that come from several places.
+    pub(in crate::config) fn compare_anew(&mut self, connections: &[Connection], interfaces: &Interfaces) {
+        let mention = |(connection, spec): (&String, &InterfaceSpec)| Mention {
+            connection: connection.clone(),
+            interface: spec.name.clone(),
+            span: Span::NOWHERE,
+            routes: None,
+        };
+        self.mentions = interfaces.iter().map(mention).collect();
+        self.interfaces.clone_from(interfaces);
+        self.compare_interfaces(connections);
     }
 
     /// Looks at all connections with interfaces together.

@@ -1,4 +1,4 @@
-//! Commands about connections as they are configured.
+//! Commands about connections as they are configured: by the file, and by clients beside it.
 
 use std::time::Instant;
 
@@ -21,8 +21,33 @@ pub(super) fn list_conns(daemon: &mut Daemon, _: Instant, arguments: &Message, r
     reply.respond(Message::new());
 }
 
+/// Those that clients have loaded: what `swanctl --load-conns` does not find in its file it unloads.
 pub(super) fn get_conns(daemon: &mut Daemon, _: Instant, _: &Message, reply: Reply) {
     let mut answer = Message::new();
-    answer.put_list("conns", daemon.connections.iter().map(|connection| &connection.name));
+    answer.put_list("conns", daemon.pushed.connection_names());
     reply.respond(answer);
+}
+
+pub(super) fn load_conn(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Reply) {
+    let mut sections = arguments.sections();
+    let done = match (sections.next(), sections.next()) {
+        (None, _) => Err("load-conn needs a connection".to_owned()),
+        (_, Some(_)) => Err("load-conn takes one connection at a time".to_owned()),
+        (Some((name, section)), None) => daemon.load_connection(now, name, section),
+    };
+    match done {
+        Ok(()) => reply.success(),
+        Err(why) => {
+            tracing::info!("control: load-conn: {why}");
+            reply.failure(why);
+        }
+    }
+}
+
+pub(super) fn unload_conn(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Reply) {
+    let Some(name) = name(arguments, "name") else { return reply.failure("unload: missing connection name") };
+    match daemon.unload_connection(now, &name) {
+        Ok(()) => reply.success(),
+        Err(why) => reply.failure(why),
+    }
 }

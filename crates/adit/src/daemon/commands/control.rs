@@ -82,6 +82,11 @@ pub(super) fn rekey(daemon: &mut Daemon, now: Instant, arguments: &Message, repl
     }
 }
 
+/// RFC 5685. Nobody is told to go away who is not really sent.
+pub(super) fn redirect(_: &mut Daemon, _: Instant, _: &Message, reply: Reply) {
+    reply.failure("redirection (RFC 5685) is not done");
+}
+
 /// The SAs that the arguments name.
 fn existing(arguments: &Message) -> Result<TerminateTarget, &'static str> {
     let (Ok(ike_sa), Ok(child_sa)) = (number(arguments, "ike-id"), number(arguments, "child-id")) else {

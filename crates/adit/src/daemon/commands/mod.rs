@@ -4,6 +4,7 @@
 
 mod conns;
 mod control;
+mod credentials;
 mod negotiations;
 mod policies;
 mod process;
@@ -29,6 +30,27 @@ const COMMANDS: &[Command] = &[
     Command { name: "list-sas", run: sas::list_sas },
     Command { name: "list-conns", run: conns::list_conns },
     Command { name: "get-conns", run: conns::get_conns },
+    Command { name: "load-conn", run: conns::load_conn },
+    Command { name: "unload-conn", run: conns::unload_conn },
+    Command { name: "load-shared", run: credentials::load_shared },
+    Command { name: "unload-shared", run: credentials::unload_shared },
+    Command { name: "get-shared", run: credentials::get_shared },
+    Command { name: "clear-creds", run: credentials::clear_creds },
+    Command { name: "flush-certs", run: credentials::flush_certs },
+    Command { name: "get-keys", run: credentials::get_keys },
+    Command { name: "get-pools", run: credentials::get_pools },
+    Command { name: "get-authorities", run: credentials::get_authorities },
+    Command { name: "list-certs", run: credentials::list_nothing },
+    Command { name: "list-authorities", run: credentials::list_nothing },
+    Command { name: "load-cert", run: credentials::no_certificates },
+    Command { name: "load-key", run: credentials::no_certificates },
+    Command { name: "load-token", run: credentials::no_certificates },
+    Command { name: "load-authority", run: credentials::no_certificates },
+    Command { name: "load-pool", run: credentials::no_pools },
+    Command { name: "unload-key", run: credentials::not_loaded },
+    Command { name: "unload-authority", run: credentials::not_loaded },
+    Command { name: "unload-pool", run: credentials::not_loaded },
+    Command { name: "redirect", run: control::redirect },
     Command { name: "list-policies", run: policies::list_policies },
     Command { name: "list-negotiations", run: negotiations::list_negotiations },
     Command { name: "capture", run: capture::capture },

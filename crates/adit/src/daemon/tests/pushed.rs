@@ -1,0 +1,199 @@
+//! Connections and secrets that clients load over vici, beside those of a file.
+
+use super::*;
+
+fn section(entries: &[(&str, &str)]) -> Message {
+    let mut message = Message::new();
+    for (key, value) in entries {
+        message.put(key, value);
+    }
+    message
+}
+
+/// The same as the connection of [`configuration`], as `swanctl` would send it.
+fn conn(name: &str, own: &str, peer: &str, child: &[(&str, &str)]) -> Message {
+    let mut own_section = section(&[("dpd_delay", "10s")]);
+    own_section.put_list("local_addrs", [format!("192.0.2.{own}")]);
+    own_section.put_list("remote_addrs", [format!("192.0.2.{peer}")]);
+    for (side, number) in [("local", own), ("remote", peer)] {
+        let id = format!("gw{number}.example");
+        own_section.put_section(side, section(&[("auth", "psk"), ("id", id.as_str())]));
+    }
+    let mut net = section(child);
+    net.put_list("local_ts", [format!("10.{own}.0.0/16")]);
+    net.put_list("remote_ts", [format!("10.{peer}.0.0/16")]);
+    let (mut children, mut message) = (Message::new(), Message::new());
+    children.put_section("net", net);
+    own_section.put_section("children", children);
+    message.put_section(name, own_section);
+    message
+}
+
+fn shared(id: &str, data: &str) -> Message {
+    let mut message = section(&[("id", id), ("type", "IKE"), ("data", data)]);
+    message.put_list("owners", ["gw1.example", "gw2.example"]);
+    message
+}
+
+fn done(captured: &mut Captured) -> Result<(), String> {
+    let (_, answer) = answer(captured);
+    match answer.text("success").as_deref() {
+        Some("yes") => Ok(()),
+        _ => Err(answer.text("errmsg").unwrap().into_owned()),
+    }
+}
+
+/// A daemon that was started without a file.
+fn bare(now: Instant) -> Side {
+    let mut side = Side::unconfigured(now);
+    let nothing = crate::config::load_if_there(Path::new("/nonexistent/swanctl.conf")).unwrap();
+    side.configure(now, nothing).unwrap();
+    side
+}
+
+fn listed(side: &mut Side, now: Instant, command: &str, key: &str) -> Vec<String> {
+    let (_, answer) = answer(&mut side.command(now, command, &[]));
+    answer.list(key).map(Into::into).collect()
+}
+
+#[test]
+fn a_tunnel_is_loaded_used_and_unloaded() {
+    let now = Instant::now();
+    let (mut a, mut b) = (bare(now), Side::new(now, "2", "1", SECRET, ""));
+    assert_eq!(done(&mut a.request(now, "load-shared", shared("psk", "Hello world"))), Ok(()));
+    let start = [("start_action", "start")];
+    assert_eq!(done(&mut a.request(now, "load-conn", conn("gw", "1", "2", &start))), Ok(()));
+    assert_eq!(listed(&mut a, now, "get-conns", "conns"), ["gw"]);
+    assert_eq!(listed(&mut a, now, "get-shared", "keys"), ["psk"]);
+    talk(now, &mut a, &mut b);
+    assert_eq!(a.installs().len(), 1, "its start action runs");
+
+    // The same again changes nothing, and neither do credentials that go and come back.
+    assert_eq!(done(&mut a.command(now, "clear-creds", &[])), Ok(()));
+    assert!(listed(&mut a, now, "get-shared", "keys").is_empty());
+    for _ in 0..2 {
+        assert_eq!(done(&mut a.request(now, "load-shared", shared("psk", "Hello world"))), Ok(()));
+        assert_eq!(done(&mut a.request(now, "load-conn", conn("gw", "1", "2", &start))), Ok(()));
+    }
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.installs().len(), a.removed().len()), (1, 0));
+
+    // What is different is made anew, and only that.
+    let other = [("start_action", "start"), ("replay_window", "64")];
+    assert_eq!(done(&mut a.request(now, "load-conn", conn("gw", "1", "2", &other))), Ok(()));
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.removed().len(), a.daemon.gateway.ike_sas().count()), (1, 1));
+
+    assert_eq!(done(&mut a.command(now, "unload-conn", &[("name", "gw")])), Ok(()));
+    talk(now, &mut a, &mut b);
+    assert_eq!((a.daemon.gateway.ike_sas().count(), a.daemon.policies.all().len()), (0, 0));
+    assert!(listed(&mut a, now, "get-conns", "conns").is_empty());
+    assert!(done(&mut a.command(now, "unload-conn", &[("name", "gw")])).unwrap_err().contains("not found"));
+    assert_eq!(done(&mut a.command(now, "unload-shared", &[("id", "psk")])), Ok(()));
+    assert!(done(&mut a.command(now, "unload-shared", &[("id", "psk")])).is_err());
+}
+
+#[test]
+fn names_of_the_file_are_the_files() {
+    let now = Instant::now();
+    let mut a = Side::new(now, "1", "2", SECRET, "");
+    // Word for word the same: nothing to do, and still the file's.
+    assert_eq!(done(&mut a.request(now, "load-conn", conn("gw", "1", "2", &[]))), Ok(()));
+    assert!(listed(&mut a, now, "get-conns", "conns").is_empty(), "swanctl must not unload it");
+    for refused in [
+        a.request(now, "load-conn", conn("gw", "1", "3", &[])),
+        a.command(now, "unload-conn", &[("name", "gw")]),
+    ] {
+        let why = done(&mut { refused }).unwrap_err();
+        assert!(why.contains("belongs to /nonexistent/swanctl.conf"), "{why}");
+    }
+    // What is loaded beside it survives a reload; what the file comes to have is the file's.
+    assert_eq!(done(&mut a.request(now, "load-conn", conn("extra", "1", "3", &[]))), Ok(()));
+    a.daemon.loaded(now, Ok(configuration("1", "2", SECRET, "replay_window = 32")));
+    assert_eq!(listed(&mut a, now, "get-conns", "conns"), ["extra"]);
+    let (both, _) = answer(&mut a.command(now, "list-conns", &[]));
+    let names: Vec<&str> = both.iter().map(|event| event.sections().next().unwrap().0).collect();
+    assert_eq!(names, ["gw", "extra"]);
+    let renamed = text("1", "3", SECRET, "").replace("gw {", "extra {");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("swanctl.conf");
+    std::fs::write(&file, renamed).unwrap();
+    let answer = a.daemon.loaded(now, crate::config::load(&file));
+    assert!(answer.flag("success"), "{answer:?}");
+    assert!(listed(&mut a, now, "get-conns", "conns").is_empty());
+    assert_eq!(a.daemon.connections.len(), 1);
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let now = Instant::now();
+    let mut a = bare(now);
+    assert_eq!(done(&mut a.request(now, "load-conn", conn("gw", "1", "2", &[]))), Ok(()));
+    for (key, value, why) in [
+        ("modee", "tunnel", "unknown option: modee, config discarded"),
+        ("mode", "beet", "invalid value for: mode, config discarded"),
+        ("replay_window", "many", "invalid value for: replay_window, config discarded"),
+    ] {
+        let refused = done(&mut a.request(now, "load-conn", conn("gw", "1", "2", &[(key, value)])));
+        assert!(refused.unwrap_err().starts_with(why));
+    }
+    a.deeds.0.lock().unwrap().refuse_policies = true;
+    for name in ["gw", "other"] {
+        let refused = done(&mut a.request(now, "load-conn", conn(name, "1", "3", &[])));
+        assert!(refused.unwrap_err().contains("the system refuses"));
+    }
+    assert!(done(&mut a.command(now, "unload-conn", &[("name", "gw")])).is_err());
+    assert_eq!(listed(&mut a, now, "get-conns", "conns"), ["gw"]);
+    assert_eq!(a.daemon.connections[0].remote_addrs[0].single(), Some([192, 0, 2, 2].into()));
+    let mut two = conn("one", "1", "2", &[]);
+    two.put_section("two", Message::new());
+    for wrong in [Message::new(), two] {
+        assert!(done(&mut a.request(now, "load-conn", wrong)).is_err());
+    }
+}
+
+#[test]
+fn secrets_of_kinds_that_nothing_uses_are_refused() {
+    let now = Instant::now();
+    let mut a = bare(now);
+    for (kind, why) in
+        [("EAP", "not done yet"), ("xauth", "not done yet"), ("none", "invalid shared key type")]
+    {
+        let refused = done(&mut a.command(now, "load-shared", &[("type", kind), ("data", "x")]));
+        assert!(refused.unwrap_err().contains(why));
+    }
+    assert!(done(&mut a.command(now, "load-shared", &[("type", "ike")])).is_err());
+    let mut bad_owner = section(&[("type", "ppk"), ("data", "x")]);
+    bad_owner.put_list("owners", ["%any"]);
+    assert!(done(&mut a.request(now, "load-shared", bad_owner)).is_err(), "a name of its own, not anybody's");
+    for certificate in ["load-cert", "load-key", "load-token", "load-authority", "load-pool", "redirect"] {
+        assert!(done(&mut a.command(now, certificate, &[])).is_err(), "{certificate}");
+    }
+    assert_eq!(a.daemon.gateway.ppks().len(), 0);
+    assert_eq!(done(&mut a.command(now, "load-shared", &[("type", "ppk"), ("data", "x")])), Ok(()));
+    assert_eq!(a.daemon.gateway.ppks().len(), 1);
+}
+
+/// A client that loads and loads fills nothing.
+#[test]
+fn what_is_kept_is_bounded() {
+    let now = Instant::now();
+    let mut a = bare(now);
+    let large = "x".repeat(60_000);
+    let mut loaded = 0;
+    let why = loop {
+        let (id, data) = (loaded.to_string(), large.as_str());
+        match done(&mut a.command(
+            now,
+            "load-shared",
+            &[("type", "ike"), ("id", id.as_str()), ("data", data)],
+        )) {
+            Ok(()) => loaded += 1,
+            Err(why) => break why,
+        }
+        assert!(loaded < 1000, "no end");
+    };
+    assert!(why.contains("16 MiB"), "{why}");
+    assert_eq!(loaded, (16 << 20) / 60_000);
+    assert!(done(&mut a.request(now, "load-conn", conn("gw", "1", "2", &[]))).is_ok(), "a little fits still");
+}
