@@ -40,6 +40,10 @@ impl Once {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DropCause {
+    /// For the TUN device: as many as it holds were waiting for a worker already. The kernel counts them.
+    NotRead,
+    /// Outer packets: as many as a socket's buffer holds were waiting for a worker already. The kernel counts them.
+    NotReceived,
     /// From the TUN device: not an IP packet.
     Malformed,
     /// From the TUN device: its sender has no address yet, and no router forwards such packets.
@@ -76,7 +80,9 @@ pub enum DropCause {
 
 impl DropCause {
     /// Every cause.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
+        Self::NotRead,
+        Self::NotReceived,
         Self::Malformed,
         Self::NoSource,
         Self::NoPolicy,
@@ -99,6 +105,8 @@ impl DropCause {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::NotRead => "not-read",
+            Self::NotReceived => "not-received",
             Self::Malformed => "malformed",
             Self::NoSource => "no-source",
             Self::NoPolicy => "no-policy",

@@ -75,6 +75,8 @@ struct Interface {
     /// The kernel's number.
     index: u32,
     spec: InterfaceSpec,
+    /// What the kernel had dropped of it before it was ours to read.
+    dropped_before: u64,
 }
 
 /// What the workers have to be told after a change.
@@ -129,8 +131,11 @@ impl Interfaces {
             let link = by_name.get(spec.name.as_str()).copied();
             let (device, tun) = match (self.present.get(&spec.name), link) {
                 // Still the one that we have open.
-                (Some(Interface { device, index, .. }), Some(link)) if link.index == *index => {
-                    let interface = Interface { device: *device, index: *index, spec: spec.clone() };
+                (Some(Interface { device, index, dropped_before, .. }), Some(link))
+                    if link.index == *index =>
+                {
+                    let (device, index, dropped_before) = (*device, *index, *dropped_before);
+                    let interface = Interface { device, index, spec: spec.clone(), dropped_before };
                     self.present.insert(spec.name.clone(), interface);
                     self.describe(spec, link)?;
                     continue;
@@ -149,7 +154,8 @@ impl Interfaces {
             self.describe(spec, link)?;
             // It says that it is ours before it stays.
             tun.keep()?;
-            let interface = Interface { device, index: link.index, spec: spec.clone() };
+            let (index, dropped_before) = (link.index, link.dropped);
+            let interface = Interface { device, index, spec: spec.clone(), dropped_before };
             self.present.insert(spec.name.clone(), interface);
             change.attach.push((device, tun));
             prepare(&mut self.netlink, &spec.name, link.index, QUEUE)?;
@@ -166,6 +172,21 @@ impl Interfaces {
             }
         }
         Ok(())
+    }
+
+    /// Packets that the kernel dropped because a worker did not read them in time, from the device `shared` and from those here.
+    pub(crate) fn unread(&mut self, shared: u32) -> Result<u64, Error> {
+        if self.present.is_empty() {
+            return self.netlink.dropped(shared);
+        }
+        let before: HashMap<u32, u64> = self
+            .present
+            .values()
+            .map(|interface| (interface.index, interface.dropped_before))
+            .chain([(shared, 0)])
+            .collect();
+        let of = |link: &Link| Some(link.dropped.saturating_sub(*before.get(&link.index)?));
+        Ok(self.netlink.links()?.iter().filter_map(of).sum())
     }
 
     /// Deletes devices, which no worker serves any more.
@@ -355,7 +376,7 @@ pub(crate) fn prepare(netlink: &mut Netlink, name: &str, index: u32, queue: u32)
 }
 
 /// The routes of an interface, and those behind them.
-fn routes(Interface { index, spec, device }: &Interface) -> impl Iterator<Item = Route> {
+fn routes(Interface { index, spec, device, .. }: &Interface) -> impl Iterator<Item = Route> {
     let route = |table, destination: (IpAddr, u8), kind, interface, metric| Route {
         destination,
         table,

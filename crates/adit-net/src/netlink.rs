@@ -48,6 +48,8 @@ pub struct Link {
     pub loopback: bool,
     /// What it is for, in its maker's words; empty if nobody has said.
     pub alias: String,
+    /// Packets that it was to send and dropped.
+    pub dropped: u64,
 }
 
 /// An address of an interface.
@@ -175,6 +177,24 @@ impl Netlink {
         self.links()?.into_iter().find(|link| link.name == name).ok_or_else(|| {
             Error::system(format!("find the interface {name}"), io::ErrorKind::NotFound.into())
         })
+    }
+
+    /// Packets that the interface of this index was to send and dropped.
+    pub(crate) fn dropped(&mut self, index: u32) -> Result<u64, Error> {
+        let message = RouteNetlinkMessage::GetLink(link_message(index));
+        let found = self.query("look at an interface", message, NLM_F_ACK)?;
+        Ok(found
+            .iter()
+            .map(
+                |message| {
+                    if let RouteNetlinkMessage::NewLink(message) = message {
+                        link(message).dropped
+                    } else {
+                        0
+                    }
+                },
+            )
+            .sum())
     }
 
     /// Creates a veth pair; the peer is born in the namespace `peer_namespace` if one is given.
@@ -581,12 +601,14 @@ fn link(message: &LinkMessage) -> Link {
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         alias: String::new(),
+        dropped: 0,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
+            LinkAttribute::Stats64(counts) => link.dropped = counts.tx_dropped,
             _ => {}
         }
     }

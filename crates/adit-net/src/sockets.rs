@@ -159,6 +159,11 @@ impl Sockets {
         self.all.iter()
     }
 
+    /// Packets that came when a buffer was full.
+    pub(crate) fn unreceived(&self) -> u64 {
+        self.all.iter().map(|outer| u64::from(sys::dropped(outer.as_fd()).unwrap_or(0))).sum()
+    }
+
     pub(crate) fn nat_t_port(&self) -> u16 {
         self.nat_t_port
     }

@@ -453,6 +453,25 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Packets that the kernel dropped instead of putting them into the socket's buffer, modulo 2^32.
+pub(crate) fn dropped(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    /// `SK_MEMINFO_DROPS`, the last of what the kernel tells.
+    const DROPS: usize = 8;
+    let mut told = [0_u32; DROPS + 1];
+    let mut len = size_of_val(&told) as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `told`, all of whose bit patterns are valid; the kernel writes no more than `len`.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            told.as_mut_ptr().cast::<c_void>(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { Ok(told[DROPS]) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Attaches a classic BPF program that chooses, for each datagram, one of the sockets bound to a port together
 /// (`SO_REUSEPORT`), by their order of binding.
 pub(crate) fn choose_socket_by(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
@@ -547,6 +566,21 @@ mod tests {
     use super::*;
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
+
+    #[test]
+    fn what_finds_no_room_in_a_socket_is_counted() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&receiver, 4096).unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..100 {
+            sender.send_to(&[7; 500], receiver.local_addr().unwrap()).unwrap();
+        }
+        let lost = dropped(receiver.as_fd()).unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let there = (0..100).take_while(|_| receiver.recv(&mut [0; 500]).is_ok()).count();
+        assert!(lost > 0 && there > 0);
+        assert_eq!(lost as usize + there, 100);
+    }
 
     #[test]
     fn batch_over_loopback_carries_addresses_tos_and_hop_limit() {

@@ -37,6 +37,7 @@ use crate::{Error, TapFilter, TapReader, handoff, path, steering, tap};
 pub struct Userspace {
     config: NetConfig,
     sockets: Arc<Sockets>,
+    unread: Unread,
     policies: Arc<ArcSwap<Policies>>,
     workers: Vec<WorkerHandle>,
     children: HashMap<ChildId, Child>,
@@ -101,11 +102,13 @@ impl Userspace {
         let policies = Arc::new(ArcSwap::from_pointee(Policies::default()));
         let clock = Clock::new(Instant::now());
         let workers = spawn(&config, tuns, &sockets, &policies, clock, &events)?;
+        let unread = Unread { interface, sockets: sockets.clone() };
         // All IKE messages leave by the first worker's sockets, which receive all of them.
         let sockets = sockets.into_iter().next().ok_or(Error::Stopped)?;
         Ok(Self {
             config,
             sockets,
+            unread,
             policies,
             workers,
             children: HashMap::new(),
@@ -326,8 +329,14 @@ impl Backend for Userspace {
         let sum = |count: fn(&WorkerCounts) -> u64| -> u64 {
             self.workers.iter().map(|worker| count(&worker.counts)).sum()
         };
+        let (not_read, not_received) = self.unread.dropped(&mut lock(&self.protection).interfaces);
         let drops = DropCause::ALL.into_iter().map(|cause| {
-            (cause, self.workers.iter().map(|worker| worker.counts.drops_for(cause)).sum::<u64>())
+            let count = match cause {
+                DropCause::NotRead => not_read,
+                DropCause::NotReceived => not_received,
+                _ => self.workers.iter().map(|worker| worker.counts.drops_for(cause)).sum(),
+            };
+            (cause, count)
         });
         Stats {
             drops: drops.collect(),
@@ -385,6 +394,25 @@ impl Drop for Userspace {
 impl fmt::Debug for Userspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Userspace").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Where packets wait for workers, and the kernel counts those for which there is no room.
+struct Unread {
+    /// Index of the shared TUN device.
+    interface: u32,
+    /// Of all workers.
+    sockets: Vec<Arc<Sockets>>,
+}
+
+impl Unread {
+    /// Packets from TUN devices, and outer packets.
+    fn dropped(&self, interfaces: &mut Interfaces) -> (u64, u64) {
+        let not_read = interfaces.unread(self.interface).unwrap_or_else(|error| {
+            tracing::debug!(%error, "no counters of TUN devices");
+            0
+        });
+        (not_read, self.sockets.iter().map(|sockets| sockets.unreceived()).sum())
     }
 }
 

@@ -474,3 +474,22 @@ fn policies_that_overlap_do_not_hide_each_others_sas() -> Result<()> {
     planes[0].carries(2, (2, 2))?;
     Ok(())
 }
+
+#[test]
+fn what_the_kernel_drops_in_front_of_the_worker_is_counted() -> Result<()> {
+    let net = Net::new()?;
+    let (a, _b) = tunnel(&net, false, true)?;
+    let mut netlink = net.gateway(A).netlink()?;
+    let tun = netlink.link(&NetConfig::default().tun_name)?.index;
+    netlink.set_queue_length(tun, 1)?;
+    let sender = net.gateway(A).run(|| UdpSocket::bind((A.inner(false, 1), 0)))??;
+    let mut sent = 0;
+    until("the queue to be full", || {
+        for _ in 0..1000 {
+            sent += u64::from(sender.send_to(&[7; 100], (B.inner(false, 10), 7000)).is_ok());
+        }
+        a.drops(DropCause::NotRead) > 0
+    })?;
+    let accounted = || a.carried(1).map_or(0, |(out, _)| out) + a.drops(DropCause::NotRead);
+    until("every packet to be carried or counted", || accounted() == sent)
+}
