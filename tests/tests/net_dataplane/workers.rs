@@ -52,10 +52,12 @@ fn spread(mut install: ChildSaInstall, side: Side, generation: u8) -> ChildSaIns
     install
 }
 
-/// Sends numbered datagrams by eight flows for each of the pairs of hosts, and looks at what arrives.
+/// Sends numbered datagrams by eight flows for each of the pairs of hosts, and looks at what arrives. However slow the workers are, no
+/// more are under way than they have room for.
 fn numbered(net: &Net) -> Result<()> {
     const FLOWS: u16 = 8;
     const EACH: u32 = 200;
+    const AT_ONCE: u64 = 256;
     let receivers = net.host(B).run(|| {
         let bind = |host| {
             let socket = UdpSocket::bind((B.inner(false, 10 + host), 7000))?;
@@ -70,35 +72,42 @@ fn numbered(net: &Net) -> Result<()> {
         let all = (0..HOSTS).flat_map(|host| (0..FLOWS).map(move |flow| (host, flow)));
         all.map(bind).collect::<Result<Vec<_>, _>>()
     })??;
-    let sending = std::thread::spawn(move || -> Result<()> {
+    let arrived = AtomicU64::new(0);
+    let receive = |host: u16, receiver: UdpSocket| -> Result<()> {
+        let mut next = [0; FLOWS as usize];
+        for _ in 0..EACH * u32::from(FLOWS) {
+            let mut datagram = [0; 1500];
+            let (len, from) = receiver.recv_from(&mut datagram).context("a packet is missing")?;
+            arrived.fetch_add(1, Ordering::Relaxed);
+            let flow = from.port() - 20_000;
+            let number = datagram.first_chunk().copied().map(u32::from_be_bytes).context("4 octets")?;
+            let next = next.get_mut(usize::from(flow)).context("a stranger")?;
+            ensure!(number == *next, "host {host} flow {flow}: {number} instead of {next}");
+            ensure!(len == 20 + (number as usize * 37 + usize::from(host * FLOWS + flow)) % 1200, "{len}");
+            *next += 1;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let receive = &receive;
+        let receiving: Vec<_> = (0..)
+            .zip(receivers)
+            .map(|(host, receiver)| scope.spawn(move || receive(host, receiver)))
+            .collect();
+        let mut sent = 0;
         for number in 0..EACH {
             for (index, sender) in senders.iter().enumerate() {
                 let host = index as u8 / FLOWS as u8;
                 let padding = vec![0; 16 + (number as usize * 37 + index) % 1200];
                 let datagram = [&number.to_be_bytes()[..], &padding].concat();
                 sender.send_to(&datagram, (B.inner(false, 10 + host), 7000))?;
+                sent += 1;
             }
-            // Bursts, with room for the receivers in between.
-            if number % 10 == 9 {
-                std::thread::sleep(Duration::from_millis(2));
-            }
+            until("what is under way to arrive", || sent - arrived.load(Ordering::Relaxed) <= AT_ONCE)?;
         }
-        Ok(())
-    });
-    for (host, receiver) in receivers.iter().enumerate() {
-        let mut next = [0; FLOWS as usize];
-        for _ in 0..EACH * u32::from(FLOWS) {
-            let mut datagram = [0; 1500];
-            let (len, from) = receiver.recv_from(&mut datagram).context("a packet is missing")?;
-            let flow = usize::from(from.port() - 20_000);
-            let number = datagram.first_chunk().copied().map(u32::from_be_bytes).context("4 octets")?;
-            let next = next.get_mut(flow).context("a stranger")?;
-            ensure!(number == *next, "host {host} flow {flow}: {number} instead of {next}");
-            ensure!(len == 20 + (number as usize * 37 + host * usize::from(FLOWS) + flow) % 1200, "{len}");
-            *next += 1;
-        }
-    }
-    sending.join().map_err(|_| anyhow!("a panic"))?
+        receiving.into_iter().try_for_each(|one| one.join().map_err(|_| anyhow!("a panic"))?)
+    })
+    .with_context(|| format!("{arrived:?} arrived"))
 }
 
 #[test]
@@ -200,11 +209,25 @@ fn workers_with_sas_of_their_own_keep_every_flow_in_order() -> Result<()> {
             planes.push(plane);
         }
         let [a, b] = &planes[..] else { bail!("two") };
-        let about = || format!("{workers} workers, {owners:?}: {:?} {:?}", a.plane.stats(), b.plane.stats());
+        let carried = |plane: &Plane| -> Vec<_> {
+            owners.clone().chain([FIRST]).map(|id| plane.carried(id.into())).collect()
+        };
+        let about = || {
+            format!(
+                "{workers} workers, {owners:?}: {:?} {:?} {:?} {:?}",
+                carried(a),
+                carried(b),
+                a.plane.stats(),
+                b.plane.stats()
+            )
+        };
         numbered(&net).with_context(about)?;
-        let own: Vec<u64> = owners.clone().filter_map(|own| Some(a.carried(own.into())?.0)).collect();
-        let first = a.carried(FIRST.into()).map_or(0, |(out, _)| out);
-        ensure!(own.iter().sum::<u64>() + first == 8 * 1600, "{own:?} {first} {}", about());
+        let first = || a.carried(FIRST.into()).map_or(0, |(out, _)| out);
+        let own =
+            || -> Vec<u64> { owners.clone().filter_map(|own| Some(a.carried(own.into())?.0)).collect() };
+        until("all that has left to be counted", || own().iter().sum::<u64>() + first() == 8 * 1600)
+            .with_context(about)?;
+        let (own, first) = (own(), first());
         let all_have = owners.len() >= workers;
         ensure!((first == 0) == (all_have || !with_first), "{own:?} {first} {}", about());
         if workers > 1 {
