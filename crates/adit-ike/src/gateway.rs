@@ -26,6 +26,7 @@ use crate::output::{
 use crate::proposal::post_quantum;
 use crate::record::Outcome;
 use crate::shared::{Counters, Effect, Kept, Shared};
+use crate::statistics::Statistics;
 
 /// What to bring up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -777,6 +778,12 @@ impl Gateway {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.shared.counters
+    }
+
+    /// What the negotiations since the start come to.
+    #[must_use]
+    pub fn statistics(&self) -> &Statistics {
+        &self.shared.statistics
     }
 
     fn insert(&mut self, sa: IkeSa) {

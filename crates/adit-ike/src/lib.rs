@@ -26,9 +26,11 @@ mod record;
 mod selector;
 mod shared;
 mod spis;
+mod statistics;
 
 pub use gateway::{CommandError, Gateway, Target, TerminateTarget};
 pub use output::*;
 pub use shared::Counters;
 #[doc(hidden)]
 pub use shared::Kept;
+pub use statistics::{Histogram, Statistics};

@@ -18,6 +18,7 @@ use crate::lookup::{Connections, Secrets};
 use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, RequestId, Transmit};
 use crate::rate::RateLimit;
 use crate::spis::{Lane, Spis};
+use crate::statistics::Statistics;
 
 /// Counts since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +97,7 @@ pub(crate) struct Shared {
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) counters: Counters,
+    pub(crate) statistics: Statistics,
     /// IKE SAs that a stranger could have made us keep.
     pub(crate) half_open: HalfOpen,
     records: VecDeque<NegotiationRecord>,
@@ -214,6 +216,7 @@ impl Shared {
             outputs: VecDeque::new(),
             effects: Vec::new(),
             counters: Counters::default(),
+            statistics: Statistics::default(),
             half_open: HalfOpen::default(),
             records: VecDeque::new(),
             record_limit: RateLimit::new(10, Duration::from_secs(2)),
@@ -260,6 +263,7 @@ impl Shared {
             self.counters.negotiations_succeeded += 1;
         } else {
             self.counters.negotiations_failed += 1;
+            self.statistics.failed(record.stage, record.code);
         }
         let allowed = match peer {
             None => self.may_log(record.remote.ip()),

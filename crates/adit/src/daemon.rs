@@ -12,6 +12,7 @@ mod idle;
 mod interfaces;
 pub mod logging;
 mod names;
+mod observer;
 mod policies;
 mod pushed;
 mod reconciler;
@@ -45,6 +46,7 @@ use self::events::Again;
 use self::idle::Idle;
 use self::logging::LogLimit;
 use self::names::{Answer, Names, Resolver, SystemResolver};
+use self::observer::Observer;
 use self::policies::Policies;
 use self::pushed::Pushed;
 use self::reconciler::{ChildName, Reconciler};
@@ -52,6 +54,7 @@ use self::reload::{Loaded, Loader};
 use crate::config::{ControlUri, GatewaySettings, Hosts, Interfaces, Parts, Shunt, Treatments};
 use crate::control::report::ChildFacts;
 use crate::control::server::{ClaimError, Hub, Listener, Reply, Request, Server};
+use crate::http::{self, Service};
 use crate::key_log::KeyLog;
 
 /// At most this many octets of IKE messages wait for the event loop; what comes beyond is dropped and counted.
@@ -103,6 +106,8 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         );
     }
     let key_log = setup.key_log.as_deref().map(open_key_log).transpose()?;
+    let (source, asked) = observer::channel();
+    let watched = setup.section.http.as_ref().map(|address| Service::start(address, source)).transpose()?;
     let inbox = Inbox::default();
     let (events, received) = mpsc::unbounded_channel();
     let deliver = {
@@ -120,6 +125,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         Outside { backend: Box::new(network), wire, loader, resolver: Box::new(SystemResolver), answers };
     let mut daemon = Daemon::new(gateway, outside, hub.clone(), inbox, key_log);
     daemon.section = Some(setup.section);
+    daemon.observer.listen(asked);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         // From here on a signal is an order to stop and not the end: nothing stays half done.
@@ -130,6 +136,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
         daemon.serve(server, received, loads, answered, signals).await
     });
+    drop(watched);
     let result = daemon.end(result);
     // A name server that does not answer must not keep the daemon from ending.
     runtime.shutdown_background();
@@ -155,6 +162,9 @@ pub enum RunError {
     /// The configuration cannot be put in force.
     #[error("{0}")]
     Configuration(String),
+    /// The address of the HTTP service cannot be had.
+    #[error(transparent)]
+    Http(#[from] http::ClaimError),
     /// The operating system refused what the data plane needs.
     #[error(transparent)]
     Network(#[from] adit_net::Error),
@@ -291,6 +301,7 @@ struct Daemon {
     departed: HashMap<ChildHandle, ChildFacts>,
     reconciler: Reconciler,
     idle: Idle,
+    observer: Observer,
     /// Commands whose end the gateway will report.
     pending: HashMap<RequestId, Pending>,
     next_request: u64,
@@ -359,6 +370,7 @@ impl Daemon {
             departed: HashMap::new(),
             reconciler: Reconciler::new(Box::new(SystemEntropy)),
             idle: Idle::default(),
+            observer: Observer::new(now, SystemTime::now()),
             pending: HashMap::new(),
             next_request: 0,
             limit: LogLimit::default(),
@@ -414,6 +426,7 @@ impl Daemon {
                 _ = signals.terminate.recv() => self.stop(Instant::now(), None),
                 _ = signals.interrupt.recv() => self.stop(Instant::now(), None),
                 _ = signals.hangup.recv() => self.loader.read(None),
+                ask = self.observer.asked() => self.show(Instant::now(), ask),
                 Some(answer) = answers.recv() => self.answered(Instant::now(), answer),
                 Some(loaded) = loads.recv() => {
                     let answer = self.loaded(Instant::now(), loaded);
@@ -702,6 +715,7 @@ impl Daemon {
                 Output::RetireChild(handle) => self.backend.retire(ChildId(handle.0)),
                 Output::RemoveChild(handle) => self.remove(handle),
                 Output::MoveChild { handle, local, remote, encap } => {
+                    self.observer.moved(now, handle, format_args!("{local} to {remote}"));
                     let encap = encap.map(|(local_port, remote_port)| UdpEncap { local_port, remote_port });
                     if let Err(error) = self.backend.relocate(ChildId(handle.0), local, remote, encap) {
                         self.gateway.child_failed(now, handle, &error.to_string());
@@ -709,7 +723,7 @@ impl Daemon {
                 }
                 Output::Event(event) => self.event(now, event),
                 // The gateway keeps and logs it.
-                Output::Record(_) => {}
+                Output::Record(record) => self.observer.record(&record),
                 Output::KeyLog(keys) => {
                     if let Some(log) = &mut self.key_log
                         && let Err(error) = log.ike_sa(&keys)
@@ -801,7 +815,9 @@ impl Daemon {
 
     fn remove(&mut self, handle: ChildHandle) {
         if self.installed.contains_key(&handle) {
-            self.departed.insert(handle, self.child_facts(handle));
+            let facts = self.child_facts(handle);
+            self.observer.removed(handle, &facts);
+            self.departed.insert(handle, facts);
             self.backend.remove(ChildId(handle.0));
             self.installed.remove(&handle);
         }

@@ -1,6 +1,7 @@
 //! Entry points for fuzzing. Each takes arbitrary octets, must return, and asserts what must hold for all input.
 
 use crate::control::vici::Packet;
+pub use crate::http::fuzzing::http;
 
 /// The vici decoder: what decodes must encode, and decode again to the same.
 pub fn vici(payload: &[u8]) {

@@ -8,5 +8,7 @@ pub mod daemon;
 pub mod demo;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod http;
 pub mod key_log;
 pub mod pcapng;
+pub mod snapshot;

@@ -135,6 +135,7 @@ impl Established {
             self.not_rekeying(replaces.handle, None);
             return;
         }
+        cx.statistics.child_rekeys.add(cx.now.saturating_duration_since(replaces.asked));
         let view = old.as_deref().map(ChildSa::view).or_else(|| replaces.gone.map(|(view, _)| view));
         if let Some(old) = old {
             old.phase = Phase::Rekeyed;

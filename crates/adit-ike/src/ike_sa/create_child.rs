@@ -3,6 +3,8 @@
 //! Where both sides replace the same child at once, four nonces decide whose successor stays (RFC 7296 2.8.1); each
 //! side knows them when its own response has arrived, and until then both successors exist.
 
+use std::time::Instant;
+
 use adit_crypto::{KeyExchangeSecret, Prf, Secret};
 use adit_wire::ikev2::{
     ExchangeType, KeId, KeyExchange, Nonce, Notify, NotifyType, Payload, ProtocolId, Spi,
@@ -54,6 +56,8 @@ pub(super) struct Replaces {
     pub(super) handle: ChildHandle,
     /// Its inbound SPI.
     spi: Spi,
+    /// When its successor was asked for.
+    pub(super) asked: Instant,
     /// The peer deleted it meanwhile.
     pub(super) gone: Option<(ChildSaView, DownReason)>,
     /// The peer asked for its successor meanwhile.
@@ -114,7 +118,8 @@ impl CreateChild {
     /// A request for the successor of a child. The key exchange method that served it comes first.
     pub(super) fn successor(core: &Core, cx: &mut Shared, wanted: Wanted, old: &ChildSa) -> Option<Self> {
         let offer = Offer::successor(core, cx, wanted, old);
-        let replaces = Replaces { handle: old.handle, spi: old.inbound_spi, gone: None, collision: None };
+        let replaces =
+            Replaces { handle: old.handle, spi: old.inbound_spi, asked: cx.now, gone: None, collision: None };
         Self::start(core, cx, offer, old.ke, Some(replaces))
     }
 

@@ -270,6 +270,11 @@ impl Core {
     /// Both sides are authentic.
     fn establish(&mut self, cx: &mut Shared) {
         self.renew(cx);
+        let took = cx.now.saturating_duration_since(self.begun);
+        match self.initiator {
+            true => cx.statistics.handshakes_begun_by_us.add(took),
+            false => cx.statistics.handshakes_begun_by_peers.add(took),
+        }
         self.last_proof = cx.now;
         self.dial = None;
         if let (Some(local), Some(remote)) = (&self.local_id, &self.remote_id) {

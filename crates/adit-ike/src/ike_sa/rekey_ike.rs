@@ -44,6 +44,8 @@ pub(super) struct CreateIke {
     requests: Vec<RequestId>,
     /// The IKE SA to be replaced, by our SPI.
     replaces: IkeSpi,
+    /// When its successor was asked for.
+    asked: Instant,
     /// The lower nonce of the peer's exchange that replaces the same IKE SA.
     collision: Option<Vec<u8>>,
     /// CREATE_CHILD_SA is answered, and key exchanges are to follow.
@@ -113,6 +115,7 @@ impl CreateIke {
             restarts: 0,
             requests,
             replaces,
+            asked: cx.now,
             collision: None,
             following: None,
         })
@@ -468,7 +471,7 @@ impl Established {
         nonce: &[u8],
     ) {
         let lost = create.has_lost(nonce, &self.ike);
-        let CreateIke { spi, nonce: own_nonce, requests, replaces, .. } = create;
+        let CreateIke { spi, nonce: own_nonce, requests, replaces, asked, .. } = create;
         let Some(old) = self.on(replaces) else { return core.release_spi(cx, spi) };
         let (spis, nonces) = ((spi, their_spi), (own_nonce.as_slice(), nonce));
         let made = successor(cx, &old.secured, spis, true, (transforms, additional), shared, nonces);
@@ -496,6 +499,7 @@ impl Established {
             other.role = Role::Leaving;
             other.until = cx.now + LINGER;
         }
+        cx.statistics.ike_rekeys.add(cx.now.saturating_duration_since(asked));
         self.promote(core, cx, ike, None);
         if let Some(old) = self.others.pop() {
             self.leave(core, cx, old.ike);

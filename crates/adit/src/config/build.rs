@@ -154,10 +154,15 @@ impl<'d> Builder<'d> {
         let table = section.span_of("routing_table");
         let half_open = section.span_of("half_open_timeout");
         let xdp = section.flag("xdp");
+        let (http, http_any) = (section.span_of("http"), section.flag("http_any"));
         let settings = GatewaySettings {
             control: match section.one("control") {
                 Some(Value::Control(control)) => control,
                 _ => ControlUri::default(),
+            },
+            http: match section.one("http") {
+                Some(Value::Http(address)) => address,
+                _ => None,
             },
             tun: section.text("tun"),
             mtu: section.small("mtu"),
@@ -190,6 +195,15 @@ impl<'d> Builder<'d> {
         {
             let problem = Problem::new(span, "gateway.nat_t_port", "the same port as `ike_port`");
             self.error(problem.expected("two different ports").note("the other one", ports.0));
+        }
+        if let (Some(address), Some(span), false) = (&settings.http, http, http_any)
+            && !address.is_local()
+        {
+            let message = "other machines reach this address, and nobody is asked for a password there";
+            let problem = Problem::new(span, "gateway.http", message);
+            self.error(
+                problem.expected("a loopback address or a Unix socket; or `http_any = yes` if that is meant"),
+            );
         }
         if let (253..=255, Some(span)) = (settings.routing_table, table) {
             let problem = Problem::new(span, "gateway.routing_table", "this table belongs to the system");

@@ -21,6 +21,7 @@ use super::resolve::Resolver;
 use super::source::Sources;
 use super::syntax::{self, Files, Parsed};
 use super::values::ControlUri;
+use crate::http::HttpAddress;
 
 /// What the data plane does to the packets of a child, by the names of its connection and its own.
 pub type Treatments = HashMap<(String, String), Treatment>;
@@ -93,6 +94,8 @@ pub struct Shunt {
 pub struct GatewaySettings {
     /// Where the control socket listens.
     pub control: ControlUri,
+    /// Where the HTTP service listens, if it does.
+    pub http: Option<HttpAddress>,
     /// Name of the TUN interface.
     pub tun: String,
     /// Its MTU in octets; `None` leaves the choice to the data plane.

@@ -166,6 +166,18 @@ pub(super) static GATEWAY: Schema = Schema {
             "unix:///run/adit/adit.vici",
             "where `adit up`, `adit status` and vici clients reach the daemon; TCP only on a loopback address",
         ),
+        key(
+            "http",
+            Kind::Http,
+            "off",
+            "where metrics, health and the status page are served (docs/monitoring.md): `127.0.0.1:9511`, `[::1]:9511` or `unix:///run/adit/http`",
+        ),
+        key(
+            "http_any",
+            Kind::Bool,
+            "no",
+            "`http` may be an address that other machines reach: whoever does sees the names, peers and counters of all tunnels",
+        ),
         key("tun", Kind::Interface, "adit0", "the TUN interface that takes the traffic to protect"),
         key("mtu", Kind::Integer(576, 65_535), "", "its MTU; without it, what fits through the tunnels"),
         key(

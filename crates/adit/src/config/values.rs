@@ -21,6 +21,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use super::hosts::Host;
 use super::source::Span;
 use super::syntax::Text;
+use crate::http::{BadHttpAddress, HttpAddress};
 
 /// What kind of value a key takes.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +66,8 @@ pub(super) enum Kind {
     Networks,
     /// Where the control socket is.
     Control,
+    /// Where the HTTP service is, if anywhere.
+    Http,
 }
 
 /// One word of [`Kind::Choice`].
@@ -103,6 +106,7 @@ pub(super) enum Value {
     Secret(Secret),
     Path(PathBuf),
     Control(ControlUri),
+    Http(Option<HttpAddress>),
 }
 
 /// Where the control socket listens, or is found.
@@ -180,6 +184,7 @@ impl Kind {
             Self::Interface => interface(text).map(Value::Text),
             Self::Networks => list(text, NETWORK, network).map(Value::Networks),
             Self::Control => control(text).map(Value::Control),
+            Self::Http => http(text).map(Value::Http),
         }
     }
 
@@ -215,6 +220,7 @@ impl Kind {
             Self::Interface => "an interface name".to_owned(),
             Self::Networks => "addresses with prefix lengths".to_owned(),
             Self::Control => "`unix:///path` or `tcp://loopback:port`".to_owned(),
+            Self::Http => "`off`, `address:port` or `unix:///path`".to_owned(),
         }
     }
 }
@@ -707,6 +713,13 @@ fn interface(text: &Text) -> Result<String, Wrong> {
             "the name of an interface: at most 15 characters, no `/`, `:`, `%` or blank, none of Linux's own",
         ))
     }
+}
+
+fn http(text: &Text) -> Result<Option<HttpAddress>, Wrong> {
+    if text.text.as_str() == "off" {
+        return Ok(None);
+    }
+    text.text.parse().map(Some).map_err(|error: BadHttpAddress| Wrong::new(text, error.to_string()))
 }
 
 fn control(text: &Text) -> Result<ControlUri, Wrong> {

@@ -334,7 +334,7 @@ pub fn negotiation(record: &NegotiationRecord, now: Instant) -> Message {
 }
 
 /// The name of a plain variant as programs see it: `NoProposalChosen` is `no-proposal-chosen`.
-fn kebab(variant: &impl fmt::Debug) -> String {
+pub(crate) fn kebab(variant: &impl fmt::Debug) -> String {
     let mut name = String::new();
     for character in format!("{variant:?}").chars() {
         if character.is_uppercase() && !name.is_empty() {

@@ -68,7 +68,7 @@ impl Listener {
     pub fn claim(uri: &ControlUri) -> Result<Self, ClaimError> {
         match uri {
             ControlUri::Unix(path) => {
-                let (listener, files) = claim_unix(uri, path)?;
+                let (listener, files) = claim_unix(path)?;
                 Ok(Self { socket: Socket::Unix(listener), uri: uri.clone(), files: Some(files) })
             }
             ControlUri::Tcp(address) => {
@@ -137,7 +137,7 @@ async fn accept_failed(error: &io::Error) {
 
 /// The socket and lock files; removed when the daemon is done, while the lock is still held.
 #[derive(Debug)]
-struct Files {
+pub(crate) struct Files {
     socket: PathBuf,
     lock_path: PathBuf,
     _lock: File,
@@ -153,10 +153,9 @@ impl Drop for Files {
     }
 }
 
-fn claim_unix(
-    uri: &ControlUri,
-    path: &Path,
-) -> Result<(std::os::unix::net::UnixListener, Files), ClaimError> {
+/// Takes a path for a Unix socket of this daemon's.
+pub(crate) fn claim_unix(path: &Path) -> Result<(std::os::unix::net::UnixListener, Files), ClaimError> {
+    let uri = &ControlUri::Unix(path.to_owned());
     let failed = |what: &Path| {
         let what = what.display().to_string();
         move |error| ClaimError::Io { what, error }

@@ -102,6 +102,7 @@ impl Daemon {
             let _ = self.gateway.terminate(now, &target, request);
         }
         self.reconciler.configure(now, &self.connections, |name| changes.kept.contains(name));
+        self.observer.configured();
         self.policies.forget_obsolete();
         if let Err(error) = self.backend.set_policies(self.policies.all()) {
             tracing::warn!("policies that are gone stay in force: {error}");

@@ -14,6 +14,7 @@ use crate::control::vici::Message;
 
 impl Daemon {
     pub(super) fn event(&mut self, now: Instant, event: Event) {
+        self.observer.event(now, &event);
         match event {
             // That they are up is in the log already, from the gateway's record.
             Event::IkeUp(sa) => self.hub.publish("ike-updown", || ike_updown(&sa, true, now)),

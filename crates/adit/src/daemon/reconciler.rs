@@ -69,6 +69,19 @@ struct Entry {
     state: State,
 }
 
+/// What is wanted of a child, for whoever looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Ought it to be up now?
+    pub(super) up: bool,
+    /// Why it is not, if it is not up and nothing has failed.
+    pub(super) state: &'static str,
+    /// When it is tried next.
+    pub(super) next: Option<Instant>,
+    /// Attempts that failed in a row.
+    pub(super) failures: u32,
+}
+
 /// What the configuration says about a child.
 #[derive(Debug, PartialEq)]
 struct Wish {
@@ -360,6 +373,20 @@ impl Reconciler {
                 }
             }
         }
+    }
+
+    /// What is wanted of a child now, and what is done about it.
+    pub(super) fn wanted(&self, name: &ChildName) -> Wanted {
+        let Some(entry) = self.children.get(name) else { return Wanted::default() };
+        let (state, next) = match entry.state {
+            _ if entry.held => ("taken-down", None),
+            State::Running(_) => ("connecting", None),
+            State::Waiting(at) => ("waiting", Some(at)),
+            State::Trapped(_) => ("on-demand", None),
+            State::Idle => ("not-wanted", None),
+        };
+        let up = entry.goal == Action::Start && !entry.held;
+        Wanted { up, state, next, failures: entry.failures }
     }
 
     fn matching(&self, connection: Option<&str>, child: Option<&str>) -> Vec<ChildName> {
