@@ -117,6 +117,8 @@ pub struct Connection {
     pub require_post_quantum: bool,
     /// `keyingtries`: attempts in a row to bring a child up before it stays down; zero never gives up.
     pub tries: u32,
+    /// `probe_path`: find out by probes how large packets get through to the peer.
+    pub probe_path: bool,
     /// The children in the order of the file.
     pub children: Vec<Child>,
 }
@@ -146,6 +148,7 @@ impl Connection {
             ppk,
             require_post_quantum,
             tries: _,
+            probe_path: _,
             children: _,
         } = self;
         *name == other.name
@@ -366,6 +369,7 @@ impl Default for Connection {
             ppk: PpkPolicy::default(),
             require_post_quantum: false,
             tries: 0,
+            probe_path: false,
             children: Vec::new(),
         }
     }

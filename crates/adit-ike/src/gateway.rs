@@ -82,6 +82,9 @@ pub enum CommandError {
         "no IKE SA that fits was dialled by us and has children, or it is being re-authenticated already"
     )]
     NothingToReauthenticate,
+    /// [`Gateway::probe`]: a lost probe could not be repeated in smaller pieces.
+    #[error("the peer takes no IKE fragments (RFC 7383), without which the way to it cannot be probed")]
+    NoFragments,
     /// The gateway is being shut down.
     #[error("the gateway is shutting down")]
     ShuttingDown,
@@ -611,6 +614,43 @@ impl Gateway {
         }
         self.apply_effects();
         Ok(count)
+    }
+
+    /// Asks the peer of an IKE SA whether it is there (RFC 7296 2.4), by an IP packet of so many octets, less what whole cipher
+    /// blocks ask for: 0 for an ordinary, small one. It goes out three times, `pace` apart, and then in fragments.
+    /// [`Output::PathProbed`] tells what came of it. A peer that never answers is dead, as after any request.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`] if there is no such IKE SA, or, for a large one, if its peer takes no fragments (RFC 7383).
+    pub fn probe(
+        &mut self,
+        now: Instant,
+        ike_sa: IkeSaHandle,
+        size: u16,
+        pace: Duration,
+    ) -> Result<(), CommandError> {
+        self.shared.now = now;
+        match self.may_probe(ike_sa) {
+            Err(CommandError::NoFragments) if size == 0 => {}
+            other => other?,
+        }
+        self.with(ike_sa, |sa, cx| sa.probe(cx, size, pace));
+        self.apply_effects();
+        Ok(())
+    }
+
+    /// Could the path of this IKE SA be probed by large packets now?
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::probe`].
+    pub fn may_probe(&self, ike_sa: IkeSaHandle) -> Result<(), CommandError> {
+        match self.ike_sas.get(&ike_sa).map(IkeSa::may_probe) {
+            None | Some((false, _)) => Err(CommandError::NoSuchSa),
+            Some((true, false)) => Err(CommandError::NoFragments),
+            Some((true, true)) => Ok(()),
+        }
     }
 
     /// The SAs that a target names, and whether it names whole IKE SAs.

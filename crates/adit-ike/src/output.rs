@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_crypto::{EspKeys, EspTransforms, IkeTransforms};
 use adit_wire::esp::Mode;
@@ -59,6 +59,8 @@ pub enum Output {
         /// As in [`InstallChild::encap`].
         encap: Option<(u16, u16)>,
     },
+    /// A probe of the way to a peer has ended ([`crate::Gateway::probe`]).
+    PathProbed(PathProbe),
     /// Something an operator or a program waiting for it wants to know.
     Event(Event),
     /// A negotiation ended: what each side offered and why it ended so.
@@ -76,6 +78,32 @@ pub struct Transmit {
     pub remote: SocketAddr,
     /// The IKE message.
     pub datagram: Vec<u8>,
+}
+
+/// What became of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathProbe {
+    /// Whose it was.
+    pub ike_sa: IkeSaHandle,
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+    /// As it was asked for.
+    pub size: u16,
+    /// What is known now.
+    pub result: Probed,
+}
+
+/// What a probe has found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probed {
+    /// The peer has answered, after this time if the first datagram was enough.
+    Passed(Option<Duration>),
+    /// The peer has answered only when the same came in small pieces. Mere loss can look like this, though not often.
+    Blocked,
+    /// Nothing: the IKE SA is gone, its addresses have changed, or the peer does not answer at all.
+    Abandoned,
 }
 
 /// A negotiated Child SA with its keys.

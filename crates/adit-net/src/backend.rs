@@ -45,6 +45,11 @@ pub trait Backend: Send {
         encap: Option<UdpEncap>,
     ) -> Result<(), Error>;
 
+    /// Sends no outer packets to this address that are larger than so many octets with their IP header, though the kernel believes
+    /// that they pass: inner packets are divided, their senders told, and their connections' segments made to fit. `None`: what
+    /// the kernel believes.
+    fn set_path_limit(&mut self, remote: IpAddr, limit: Option<u16>);
+
     /// Takes both halves of a Child SA out. Its policy stays, and with it the protection.
     fn remove(&mut self, id: ChildId);
 

@@ -69,6 +69,15 @@ impl IkeSender {
         Path::to(remote, self.sockets.mark)?.source()
     }
 
+    /// How many octets an IP packet to `remote` may have, as far as the kernel knows, in the network namespace of the
+    /// calling thread.
+    ///
+    /// # Errors
+    /// There is no route.
+    pub fn path_mtu(&self, remote: IpAddr) -> io::Result<usize> {
+        Path::to(remote, self.sockets.mark)?.mtu()
+    }
+
     /// Sends one NAT keepalive (RFC 3948 2.3) from the NAT traversal port.
     ///
     /// # Errors

@@ -251,6 +251,14 @@ impl Backend for Userspace {
         self.order(child.workers, |done| Command::Relocate(id, transport, done))
     }
 
+    fn set_path_limit(&mut self, remote: IpAddr, limit: Option<u16>) {
+        for worker in &self.workers {
+            if let Err(error) = worker.order(|done| Command::LimitPath(remote, limit, done)) {
+                tracing::warn!(%error, %remote, "cannot limit packets");
+            }
+        }
+    }
+
     fn remove(&mut self, id: ChildId) {
         self.tell(id, "remove", |done| Command::Remove(id, done));
         if let Some(child) = self.children.remove(&id) {

@@ -11,6 +11,7 @@
 //! Where ESP comes from does not matter: whatever carries an SPI of ours and verifies is the peer's. The address
 //! that ESP is sent to changes only when the control plane says so.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     /// Answered when the last packet has left.
     Retire(ChildId, SyncSender<()>),
     Relocate(ChildId, Transport, SyncSender<()>),
+    /// Outer packets to this address may have so many octets, whatever the kernel believes.
+    LimitPath(IpAddr, Option<u16>, SyncSender<()>),
     /// Answered when the SAs are gone.
     Remove(ChildId, SyncSender<()>),
     /// Serves one more TUN device. Answered when it does, with what the kernel has against it.
@@ -113,6 +116,8 @@ pub(crate) struct Worker {
     events: Arc<dyn Fn(NetEvent) + Send + Sync>,
     counts: Arc<WorkerCounts>,
     mark: u32,
+    /// What gets through to some peers, where that is less than the kernel believes.
+    limits: HashMap<IpAddr, u16>,
 }
 
 impl Worker {
@@ -140,6 +145,7 @@ impl Worker {
             received: RecvBatch::new(SLOT_LEN),
             inner: vec![0; LONGEST],
             spin: Spin::new(config.spin),
+            limits: HashMap::new(),
             events,
             counts,
             mark: config.mark,
@@ -271,6 +277,18 @@ impl Worker {
                     self.use_xdp(id, Some(transport), now);
                     let mtu = self.path_mtu(transport.destination.ip());
                     self.engine.relocate(id, transport, mtu);
+                    done
+                }
+                Ok(Command::LimitPath(remote, limit, done)) => {
+                    match limit {
+                        Some(limit) => self.limits.insert(remote, limit),
+                        None => self.limits.remove(&remote),
+                    };
+                    if let Some(mtu) = self.path_mtu(remote) {
+                        for id in self.engine.towards(remote) {
+                            self.engine.learn_path(id, mtu);
+                        }
+                    }
                     done
                 }
                 Ok(Command::Remove(id, done)) => {
@@ -628,7 +646,7 @@ impl Worker {
 
     fn path_mtu(&self, remote: IpAddr) -> Option<usize> {
         match Path::to(remote, self.mark).and_then(|path| path.mtu()) {
-            Ok(mtu) => Some(mtu),
+            Ok(mtu) => Some(self.limits.get(&remote).map_or(mtu, |limit| mtu.min(usize::from(*limit)))),
             // Without a route nothing can be sent, whatever its size.
             Err(error) => {
                 tracing::debug!(%error, %remote, "no path MTU");

@@ -8,6 +8,7 @@ mod events;
 mod log;
 mod names;
 mod status;
+mod test;
 mod text;
 mod top;
 
@@ -26,6 +27,7 @@ use self::events::Events;
 use self::log::Log;
 use self::names::{Named, Names};
 use self::status::Status;
+use self::test::Test;
 use self::top::Top;
 use crate::config::{Configuration, ControlUri, Diagnostics};
 use crate::control::client::{Client, ClientError};
@@ -101,6 +103,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Try a tunnel that is up: the peer, the path, traffic, and on request what will happen in hours; says what to do
+    Test(Test),
     /// Tell what was negotiated, and what happens from now on, one line each
     Events(Events),
     /// Show what the daemon logs from now on
@@ -165,6 +169,7 @@ fn run(cli: Cli) -> Exit {
         Command::Rekey { name, reauth } => rekey(&uri, &name, reauth),
         Command::Reload => reload(&uri),
         Command::Status { json } => show_status(&uri, json),
+        Command::Test(arguments) => test::run(&uri, &arguments),
         Command::Events(arguments) => events::run(&uri, &arguments),
         Command::Log(arguments) => log::run(&uri, &arguments),
         Command::Top(arguments) => top::run(&uri, &arguments),
@@ -425,6 +430,8 @@ mod tests {
             &["down", "gw/net"],
             &["reload"],
             &["rekey", "net", "--reauth"],
+            &["test", "net", "--ping", "10.2.0.1"],
+            &["test", "net", "--commission", "--yes", "--json"],
             &["capture"],
             &[
                 "capture",
@@ -452,6 +459,8 @@ mod tests {
             &["down", "a", "b"],
             &["capture", "--inner", "--outer"],
             &["capture", "--count", "-1"],
+            &["test", "net", "--yes"],
+            &["test", "net", "--ping", "host.example"],
             &["status", "--control", "tcp://192.0.2.1:4502"],
             &["status", "--control", "/run/adit"],
             &["nonsense"],

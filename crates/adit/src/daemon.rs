@@ -7,18 +7,24 @@
 mod capture;
 mod commands;
 mod configuration;
+mod echo;
 mod events;
+mod health;
 mod idle;
 mod interfaces;
 pub mod logging;
 mod names;
 mod observer;
+mod paths;
 mod policies;
 mod pushed;
 mod reconciler;
 mod reload;
 #[cfg(test)]
 mod tests;
+mod trials;
+mod verdicts;
+mod wire;
 
 use std::collections::HashMap;
 use std::io;
@@ -35,9 +41,7 @@ use adit_ike::config::{AddressSpec, Connection, Settings};
 use adit_ike::{
     ChildHandle, CommandError, Gateway, InstallChild, Output, RequestId, Target, TerminateTarget, Transmit,
 };
-use adit_net::{
-    Backend, ChildId, ChildSaInstall, IkeSender, NetConfig, NetEvent, PolicyId, UdpEncap, Userspace,
-};
+use adit_net::{Backend, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicyId, UdpEncap, Userspace};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -47,10 +51,14 @@ use self::idle::Idle;
 use self::logging::LogLimit;
 use self::names::{Answer, Names, Resolver, SystemResolver};
 use self::observer::Observer;
+use self::paths::Paths;
 use self::policies::Policies;
 use self::pushed::Pushed;
 use self::reconciler::{ChildName, Reconciler};
 use self::reload::{Loaded, Loader};
+use self::trials::Trials;
+use self::verdicts::Verdicts;
+use self::wire::{SystemWire, Wire};
 use crate::config::{ControlUri, GatewaySettings, Hosts, Interfaces, Parts, Shunt, Treatments};
 use crate::control::report::ChildFacts;
 use crate::control::server::{ClaimError, Hub, Listener, Reply, Request, Server};
@@ -237,29 +245,6 @@ impl Inbox {
     }
 }
 
-/// The way out for IKE, apart from the system for tests.
-trait Wire {
-    fn send(&self, local: SocketAddr, remote: SocketAddr, datagram: &[u8]) -> io::Result<()>;
-    fn send_keepalive(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<()>;
-    fn source_address(&self, remote: IpAddr) -> io::Result<IpAddr>;
-}
-
-struct SystemWire(IkeSender);
-
-impl Wire for SystemWire {
-    fn send(&self, local: SocketAddr, remote: SocketAddr, datagram: &[u8]) -> io::Result<()> {
-        self.0.send(local, remote, datagram)
-    }
-
-    fn send_keepalive(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<()> {
-        self.0.send_keepalive(local, remote)
-    }
-
-    fn source_address(&self, remote: IpAddr) -> io::Result<IpAddr> {
-        self.0.source_address(remote)
-    }
-}
-
 /// What the daemon does things with.
 struct Outside {
     backend: Box<dyn Backend>,
@@ -302,6 +287,9 @@ struct Daemon {
     reconciler: Reconciler,
     idle: Idle,
     observer: Observer,
+    verdicts: Verdicts,
+    paths: Paths,
+    trials: Trials,
     /// Commands whose end the gateway will report.
     pending: HashMap<RequestId, Pending>,
     next_request: u64,
@@ -371,6 +359,9 @@ impl Daemon {
             reconciler: Reconciler::new(Box::new(SystemEntropy)),
             idle: Idle::default(),
             observer: Observer::new(now, SystemTime::now()),
+            verdicts: Verdicts::default(),
+            paths: Paths::default(),
+            trials: Trials::default(),
             pending: HashMap::new(),
             next_request: 0,
             limit: LogLimit::default(),
@@ -512,6 +503,8 @@ impl Daemon {
             .chain(self.paths_due)
             .chain(self.names.poll_timeout())
             .chain(self.idle.poll_timeout())
+            .chain(self.paths.poll_timeout())
+            .chain(self.trials.poll_timeout())
             .min()
     }
 
@@ -535,6 +528,8 @@ impl Daemon {
         for child in self.idle.expired(now, traffic) {
             self.end_child(now, child);
         }
+        self.look_at_paths(now);
+        self.try_on(now);
         while let Some(name) = self.reconciler.due(now) {
             self.start(now, &name);
         }
@@ -720,7 +715,9 @@ impl Daemon {
                     if let Err(error) = self.backend.relocate(ChildId(handle.0), local, remote, encap) {
                         self.gateway.child_failed(now, handle, &error.to_string());
                     }
+                    self.path_has_moved(now, handle, remote);
                 }
+                Output::PathProbed(probe) => self.path_probed(now, probe),
                 Output::Event(event) => self.event(now, event),
                 // The gateway keeps and logs it.
                 Output::Record(record) => self.observer.record(&record),

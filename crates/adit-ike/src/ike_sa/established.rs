@@ -17,6 +17,7 @@ use super::followup::Pending;
 use super::generation::Generation;
 use super::informational::Deletion;
 use super::mobike::{Ask, Asked};
+use super::probe::{self, Probe};
 use super::rekey_ike::{CreateIke, Other, Role};
 use super::secured::Secured;
 use super::window::{Answered, Fate, Outstanding};
@@ -59,6 +60,7 @@ pub(super) enum Task {
     RekeyIkeAgain(Box<CreateIke>),
     Delete(Deletion),
     Liveness,
+    Probe(Probe),
     Path(Ask),
 }
 
@@ -70,6 +72,7 @@ pub(super) enum Exchange {
     /// The end of an IKE SA beside the current one.
     DeleteIke,
     Liveness,
+    Probe(probe::Sent),
     Path(Asked),
 }
 
@@ -426,6 +429,7 @@ impl Established {
             Task::Liveness => {
                 (ExchangeType::INFORMATIONAL, self.liveness_payloads(core, cx), Exchange::Liveness)
             }
+            Task::Probe(probe) => return self.begin_probe(core, cx, probe),
             Task::Path(ask) => {
                 let (payloads, asked) = self.path_request(core, cx, ask);
                 (ExchangeType::INFORMATIONAL, payloads, Exchange::Path(asked))
@@ -490,6 +494,7 @@ impl Established {
                 Task::RekeyIkeAgain(create) => create.abandon(core, cx, failure),
                 // With the IKE SA all children go.
                 Task::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
+                Task::Probe(probe) => probe.abandon(core, cx),
                 Task::Liveness | Task::Path(_) | Task::Spread(..) => {}
             }
         }
@@ -507,6 +512,7 @@ impl Established {
             }
             Exchange::RekeyIke(create) => create.abandon(core, cx, failure),
             Exchange::Delete(deletion) => deletion.finish(core, cx, &mut self.children),
+            Exchange::Probe(sent) => sent.abandon(core, cx),
             Exchange::DeleteIke | Exchange::Liveness | Exchange::Path(_) => {}
         }
     }
@@ -735,6 +741,7 @@ impl Established {
             return State::Established(self);
         }
         let Some(opened) = ike.secured.open(core, cx, m) else { return State::Established(self) };
+        let trouble = ike.trouble_with(id);
         let Some(exchange) = ike.take_awaited(id) else { return State::Established(self) };
         core.alive(cx, m);
         let contents = opened.payloads.as_ref().ok().and_then(|payloads| Contents::read(payloads).ok());
@@ -761,6 +768,7 @@ impl Established {
                 }
             }
             Exchange::Liveness => self.liveness_answered(core, &contents),
+            Exchange::Probe(sent) => sent.answered(core, cx, trouble),
             Exchange::Path(asked) => {
                 if let Err(failure) = self.path_answered(core, m, &asked, &contents) {
                     info!("connection \"{}\": {failure}", core.connection.name);
@@ -806,7 +814,9 @@ impl Exchange {
         match self {
             Self::CreateChild(create) => create.exchange_type(),
             Self::RekeyIke(create) => create.exchange_type(),
-            Self::Delete(_) | Self::DeleteIke | Self::Liveness | Self::Path(_) => ExchangeType::INFORMATIONAL,
+            Self::Delete(_) | Self::DeleteIke | Self::Liveness | Self::Probe(_) | Self::Path(_) => {
+                ExchangeType::INFORMATIONAL
+            }
         }
     }
 }

@@ -120,6 +120,12 @@ impl<X> Generation<X> {
         self.outstanding.iter().find(|(o, _)| o.message_id == message_id).map(|(_, exchange)| exchange)
     }
 
+    /// How often that request was sent, and whether it has another form that was not.
+    pub(super) fn trouble_with(&self, message_id: u32) -> (u32, bool) {
+        let found = self.outstanding.iter().find(|(o, _)| o.message_id == message_id);
+        found.map_or((0, false), |(o, _)| (o.times_sent(), o.has_another()))
+    }
+
     /// It is answered.
     pub(super) fn take_awaited(&mut self, message_id: u32) -> Option<X> {
         let at = self.outstanding.iter().position(|(o, _)| o.message_id == message_id)?;

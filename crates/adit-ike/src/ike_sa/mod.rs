@@ -22,6 +22,7 @@ mod intermediate;
 mod mobike;
 mod mode;
 mod ppk;
+mod probe;
 mod rekey_ike;
 mod resources;
 mod secured;
@@ -612,6 +613,22 @@ impl IkeSa {
                 }
                 state
             }
+        });
+    }
+
+    /// Can it be sent a probe now, and one with padding?
+    pub(crate) fn may_probe(&self) -> (bool, bool) {
+        match &self.state {
+            State::Established(s) => (!s.is_closing(), s.may_pad()),
+            _ => (false, false),
+        }
+    }
+
+    /// Asks the peer whether it is there, by a datagram of this size.
+    pub(crate) fn probe(&mut self, cx: &mut Shared, size: u16, pace: Duration) {
+        self.step(cx, |state, core, cx| match state {
+            State::Established(s) => s.probe(core, cx, probe::Probe { size, pace }),
+            state => state,
         });
     }
 

@@ -94,18 +94,31 @@ impl Secured {
 
     /// Encodes and encrypts a message: one datagram, or its fragments.
     pub(crate) fn seal(&mut self, header: &Header, payloads: &[Payload]) -> Result<Vec<Vec<u8>>, Error> {
-        let layout = SkLayout {
-            iv_len: self.outbound.iv_len(),
-            block_len: self.outbound.block_len(),
-            icv_len: self.outbound.icv_len(),
-        };
-        let whole = Message::encode_encrypted(header, payloads, layout);
-        let Some(most) = self.largest.filter(|most| whole.datagram.len() > *most) else {
-            return Ok(vec![self.protect(whole)?]);
-        };
+        let whole = Message::encode_encrypted(header, payloads, self.layout());
+        match self.largest.filter(|most| whole.datagram.len() > *most) {
+            Some(most) => self.seal_pieces(header, payloads, most),
+            None => Ok(vec![self.protect(whole)?]),
+        }
+    }
+
+    /// The same in one datagram, however large.
+    pub(crate) fn seal_whole(&mut self, header: &Header, payloads: &[Payload]) -> Result<Vec<u8>, Error> {
+        self.protect(Message::encode_encrypted(header, payloads, self.layout()))
+    }
+
+    /// The same in fragments that are no larger than `most`.
+    pub(crate) fn seal_pieces(
+        &mut self,
+        header: &Header,
+        payloads: &[Payload],
+        most: usize,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let layout = self.layout();
         let (first_inner, content) = Message::encode_inner(payloads);
         let pieces = content.chunks(fragment::piece_len(most, layout));
-        let Ok(total) = u16::try_from(pieces.len()) else { return Ok(vec![self.protect(whole)?]) };
+        let Ok(total) = u16::try_from(pieces.len()) else {
+            return Ok(vec![self.seal_whole(header, payloads)?]);
+        };
         (1..=total)
             .zip(pieces)
             .map(|(number, piece)| {
@@ -113,6 +126,15 @@ impl Secured {
                 self.protect(Message::encode_fragment(header, first_inner, fragment, piece, layout))
             })
             .collect()
+    }
+
+    /// The sizes of our Encrypted payloads.
+    pub(crate) fn layout(&self) -> SkLayout {
+        SkLayout {
+            iv_len: self.outbound.iv_len(),
+            block_len: self.outbound.block_len(),
+            icv_len: self.outbound.icv_len(),
+        }
     }
 
     fn protect(&mut self, draft: SkDraft) -> Result<Vec<u8>, Error> {

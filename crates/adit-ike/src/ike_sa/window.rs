@@ -21,6 +21,17 @@ pub(crate) struct Outstanding {
     wait: Duration,
     most: Duration,
     give_up: Instant,
+    another: Option<Another>,
+}
+
+/// Another form of a request, taken once the first was sent often enough in vain (RFC 7383 2.5.1).
+#[derive(Debug)]
+pub(crate) struct Another {
+    /// How often the first one goes out.
+    pub(crate) after: u32,
+    /// And how long each waits.
+    pub(crate) pace: Duration,
+    pub(crate) datagrams: Vec<Vec<u8>>,
 }
 
 /// What became of an outstanding request at its time.
@@ -48,7 +59,16 @@ impl Outstanding {
             wait: schedule.first,
             most: schedule.most,
             give_up: cx.now + schedule.give_up,
+            another: None,
         }
+    }
+
+    /// With another form, if there is one.
+    pub(crate) fn with(mut self, another: Option<Another>) -> Self {
+        if let Some(another) = &another {
+            self.next = self.next - self.wait + another.pace;
+        }
+        Self { another, ..self }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -68,9 +88,14 @@ impl Outstanding {
                 repetition = self.repetitions,
                 "no response yet, sending again"
             );
+            if let Some(another) = self.another.take_if(|another| self.repetitions >= another.after) {
+                self.datagrams = another.datagrams;
+            }
             core.send(cx, &self.datagrams);
-            self.wait = (self.wait * 2).min(self.most).max(Duration::from_millis(1));
-            self.next = cx.now + self.wait;
+            let pace = self.another.as_ref().map(|another| another.pace);
+            let wait = if pace.is_none() { self.wait * 2 } else { self.wait };
+            self.wait = wait.min(self.most).max(Duration::from_millis(1));
+            self.next = cx.now + pace.unwrap_or(self.wait);
         }
         Fate::Waiting
     }
@@ -85,6 +110,11 @@ impl Outstanding {
     /// Gives it up at `at` if not before.
     pub(crate) fn give_up_by(&mut self, at: Instant) {
         self.give_up = self.give_up.min(at);
+    }
+
+    /// Is there another form of it that was not needed so far?
+    pub(crate) fn has_another(&self) -> bool {
+        self.another.is_some()
     }
 
     /// How often it was sent.

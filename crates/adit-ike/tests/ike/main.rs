@@ -23,6 +23,7 @@ mod nat;
 mod pair;
 mod post_quantum;
 mod ppk;
+mod probe;
 mod reauth;
 mod refusals;
 mod rekey;

@@ -12,7 +12,7 @@ use adit_ike::config::{
 };
 use adit_ike::{
     ChildHandle, DownReason, Event, Gateway, IkeKeyLog, InstallChild, NegotiationRecord, OutcomeCode, Output,
-    RequestId, Target, TerminateTarget, Transmit, proposal,
+    PathProbe, RequestId, Target, TerminateTarget, Transmit, proposal,
 };
 use adit_wire::ikev2::{
     ExchangeType, Header, Message, Notify, NotifyType, Payload, PayloadType, SkLayout, TrafficSelector,
@@ -160,6 +160,7 @@ pub(crate) struct Peer {
     pub(crate) down: Vec<DownReason>,
     pub(crate) records: Vec<NegotiationRecord>,
     pub(crate) done: BTreeMap<RequestId, Result<(), String>>,
+    pub(crate) probes: Vec<PathProbe>,
     pub(crate) keys: Vec<IkeKeyLog>,
     pub(crate) keepalives: Vec<(SocketAddr, SocketAddr)>,
     /// The data plane refuses children with this reason.
@@ -184,6 +185,7 @@ impl Peer {
             down: Vec::new(),
             records: Vec::new(),
             done: BTreeMap::new(),
+            probes: Vec::new(),
             keys: Vec::new(),
             keepalives: Vec::new(),
             broken_data_plane: None,
@@ -230,6 +232,7 @@ impl Peer {
                     let retired = self.retired.remove(&handle).is_some();
                     assert!(installed || retired || self.broken_data_plane.is_some());
                 }
+                Output::PathProbed(probe) => self.probes.push(probe),
                 Output::Event(event) => self.event(event),
                 Output::Record(record) => self.records.push(*record),
                 Output::KeyLog(keys) => self.keys.push(keys),

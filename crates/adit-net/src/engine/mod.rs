@@ -717,6 +717,11 @@ impl Engine {
         self.sas.remove(id);
     }
 
+    /// The SAs whose packets leave for an address.
+    pub(crate) fn towards(&self, remote: IpAddr) -> Vec<ChildId> {
+        self.sas.towards(remote)
+    }
+
     /// The way to the peer of an SA carries outer packets of up to `mtu` octets.
     pub(crate) fn learn_path(&mut self, id: ChildId, mtu: usize) {
         self.sas.learn_path(id, mtu);

@@ -385,6 +385,12 @@ impl Sas {
         deadlines.into_iter().flatten().min()
     }
 
+    /// The SAs whose packets leave for an address.
+    pub(crate) fn towards(&self, remote: IpAddr) -> Vec<ChildId> {
+        let all = self.outbound.iter().flatten();
+        all.filter(|one| one.transport().destination.ip() == remote).map(|one| one.id()).collect()
+    }
+
     /// The way to the peer of an SA carries outer packets of up to `mtu` octets.
     pub(crate) fn learn_path(&mut self, id: ChildId, mtu: usize) {
         let Some(max_inner) = self.outbound_of(id).map(|outbound| outbound.learn_path(mtu)) else { return };

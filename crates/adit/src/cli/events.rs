@@ -74,8 +74,9 @@ pub(super) fn run(uri: &ControlUri, arguments: &Events) -> Result<Exit, ClientEr
 
 /// The events that tell of something that happened: neither answers to a command nor the log.
 fn followed() -> impl Iterator<Item = &'static str> {
-    let answer =
-        |event: &str| event.starts_with("list-") || ["log", "control-log", "capture"].contains(&event);
+    let answer = |event: &str| {
+        event.starts_with("list-") || ["log", "control-log", "capture", "health", "test"].contains(&event)
+    };
     EVENTS.iter().copied().filter(move |event| !answer(event))
 }
 

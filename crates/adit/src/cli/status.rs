@@ -88,9 +88,24 @@ struct Child {
     /// Has it `start_action = start`?
     start: bool,
     up: bool,
+    /// Whether it carries traffic, if it is up.
+    health: Option<Health>,
     local_ts: Vec<String>,
     remote_ts: Vec<String>,
     sas: Vec<ChildSa>,
+}
+
+/// What the daemon makes of a child's counters.
+#[derive(Debug, Serialize)]
+struct Health {
+    /// `flowing`, `idle`, or what is wrong.
+    code: String,
+    failing: bool,
+    message: String,
+    /// What to do; empty if nothing is wrong.
+    step: String,
+    /// The largest packet that gets through to the peer, where that is less than the system believes, and heeded.
+    path_limit: Option<u16>,
 }
 
 #[derive(Debug, Serialize)]
@@ -136,6 +151,7 @@ impl Status {
         shunts.put("pass", "yes").put("drop", "yes");
         client.streamed("list-policies", shunts, "list-policy", |event| facts.shunted(&event))?;
         client.streamed("list-sas", Message::new(), "list-sa", |event| facts.established(&event))?;
+        client.streamed("health", Message::new(), "health", |event| facts.judged(&event))?;
         client.streamed("list-negotiations", Message::new(), "list-negotiation", |event| {
             facts.negotiated(&event)
         })?;
@@ -246,6 +262,19 @@ impl Facts {
         }
     }
 
+    fn judged(&mut self, event: &Message) {
+        for (_, section) in event.sections() {
+            let child = self.connection(&text(section, "ike")).child(&text(section, "child"));
+            child.health = Some(Health {
+                code: text(section, "code"),
+                failing: section.flag("failing"),
+                message: text(section, "message"),
+                step: text(section, "step"),
+                path_limit: section.number("path-limit"),
+            });
+        }
+    }
+
     fn negotiated(&mut self, event: &Message) {
         let Some(name) = event.text("connection") else { return };
         let connection = self.connection(&name);
@@ -275,8 +304,9 @@ impl Facts {
         let any_start = configured().any(|child| child.start);
         let wanted = || configured().filter(|child| child.start || !any_start);
         let up = wanted().filter(|child| child.up).count();
+        let failing = wanted().any(|child| child.is_failing());
         let state = match (up, wanted().count()) {
-            (up, wanted) if up == wanted => State::Up,
+            (up, wanted) if up == wanted && !failing => State::Up,
             (0, _) => State::Down,
             _ => State::Degraded,
         };
@@ -402,7 +432,16 @@ impl Child {
         });
     }
 
+    /// Is it up, and something is wrong with its traffic?
+    fn is_failing(&self) -> bool {
+        self.health.as_ref().is_some_and(|health| health.failing)
+    }
+
     fn print(&self, text: &mut Text) {
+        if let Some(health) = self.health.as_ref().filter(|health| health.failing) {
+            text.line(4, &format!("{}: up, but {}: {}", self.name, health.code, health.message));
+            text.line(6, &health.step);
+        }
         let state = if self.up { "up" } else { "down" };
         if self.sas.is_empty() {
             text.line(4, &format!("{}: {state}, {}", self.name, selectors(&self.local_ts, &self.remote_ts)));
@@ -423,6 +462,9 @@ impl Child {
                 "{mode}{encapsulation}, {}, for {since}, SPIs {} in, {} out",
                 sa.suite, sa.spi_in, sa.spi_out
             );
+            if let Some(limit) = self.health.as_ref().and_then(|health| health.path_limit) {
+                let _ = write!(line, ", packets of at most {limit} octets (probed)");
+            }
             if let Some(seconds) = sa.rekey_in_seconds {
                 let _ = write!(line, ", rekeying in {}", duration(seconds));
             }

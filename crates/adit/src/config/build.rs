@@ -420,6 +420,7 @@ impl<'d> Builder<'d> {
             ppk,
             require_post_quantum,
             tries: section.number("keyingtries"),
+            probe_path: section.flag("probe_path"),
             children,
             name: section.name,
         };

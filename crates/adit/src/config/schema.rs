@@ -308,6 +308,13 @@ pub(super) static CONNECTION: Schema = Schema {
              also ours, `force` no others",
         ),
         key(
+            "probe_path",
+            Kind::Bool,
+            "no",
+            "Adit's own: find out every ten minutes by padded liveness checks how large packets get through to the peer, and send no \
+             larger ones; both sides must take IKE fragments",
+        ),
+        key(
             "keyingtries",
             NUMBER,
             "0",

@@ -38,6 +38,8 @@ pub const EVENTS: &[&str] = &[
     "list-cert",
     "list-authority",
     "list-negotiation",
+    "health",
+    "test",
     "ike-updown",
     "child-updown",
     "ike-rekey",

@@ -103,6 +103,7 @@ impl Daemon {
         }
         self.reconciler.configure(now, &self.connections, |name| changes.kept.contains(name));
         self.observer.configured();
+        self.configure_paths(now);
         self.policies.forget_obsolete();
         if let Err(error) = self.backend.set_policies(self.policies.all()) {
             tracing::warn!("policies that are gone stay in force: {error}");

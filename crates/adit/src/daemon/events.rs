@@ -25,6 +25,7 @@ impl Daemon {
                     sa.handle.0,
                     reason_text(reason)
                 );
+                self.path_is_gone(sa.handle);
                 self.hub.publish("ike-updown", || ike_updown(&sa, false, now));
             }
             Event::ChildUp(sa, child) => {
@@ -33,6 +34,7 @@ impl Daemon {
                     self.end_child(now, child.handle);
                 }
                 self.idle.up(now, child.handle, self.reconciler.inactivity(&name));
+                self.path_is_new(now, &sa.connection, sa.handle, sa.remote.ip());
                 let facts = self.child_facts(child.handle);
                 self.hub.publish("child-updown", || child_updown(&sa, &child, &facts, true, now));
             }
@@ -102,6 +104,7 @@ impl Daemon {
     }
 
     pub(super) fn request_done(&mut self, now: Instant, request: RequestId, result: Result<(), String>) {
+        self.test_request_done(now, request, &result);
         for (name, wait) in self.reconciler.done(now, request, result.is_ok()) {
             // Why is in the log already, from the gateway's record.
             if wait.is_some() {

@@ -143,6 +143,11 @@ impl Policies {
         self.policies.get(&id)?.interface.as_deref()
     }
 
+    /// What a policy is for: the addresses of our side, and of the peer's.
+    pub(super) fn of_id(&self, id: PolicyId) -> Option<(Vec<TrafficSelector>, Vec<TrafficSelector>)> {
+        self.policies.get(&id).map(|policy| (policy.local_ts.clone(), policy.remote_ts.clone()))
+    }
+
     /// The configured children whose traffic a policy is.
     pub(super) fn children(&self, id: PolicyId) -> &[ChildName] {
         self.children.get(&id).map_or(&[], Vec::as_slice)

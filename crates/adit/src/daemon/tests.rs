@@ -1,6 +1,7 @@
 //! Two daemons without an operating system: a wire made of a list, data planes that write down their orders, and
 //! time that passes when a test says so.
 
+mod paths;
 mod pushed;
 
 use std::sync::Mutex;
@@ -21,6 +22,7 @@ enum Deed {
     Switch,
     Retire,
     Relocate,
+    LimitPath(IpAddr, Option<u16>),
     Remove(u64),
     Send { local: SocketAddr, remote: SocketAddr, datagram: Vec<u8> },
     Shutdown,
@@ -79,6 +81,10 @@ impl Backend for Deeds {
         Ok(())
     }
 
+    fn set_path_limit(&mut self, remote: IpAddr, limit: Option<u16>) {
+        self.push(Deed::LimitPath(remote, limit));
+    }
+
     fn remove(&mut self, id: ChildId) {
         self.push(Deed::Remove(id.0));
     }
@@ -131,6 +137,10 @@ impl Wire for Deeds {
 
     fn source_address(&self, _: IpAddr) -> io::Result<IpAddr> {
         Err(io::ErrorKind::NetworkUnreachable.into())
+    }
+
+    fn path_mtu(&self, _: IpAddr) -> io::Result<usize> {
+        Ok(1500)
     }
 }
 

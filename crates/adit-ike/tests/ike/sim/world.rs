@@ -652,7 +652,10 @@ impl World {
                     self.keys.push(log);
                     Ok(())
                 }
-                Output::NatKeepalive { .. } | Output::MoveChild { .. } | Output::Record(_) => Ok(()),
+                Output::NatKeepalive { .. }
+                | Output::MoveChild { .. }
+                | Output::PathProbed(_)
+                | Output::Record(_) => Ok(()),
             };
             if let Err(why) = result {
                 self.bad(format!("{}: {why}", self.ends[e].name));

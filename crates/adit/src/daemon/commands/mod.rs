@@ -5,6 +5,7 @@
 mod conns;
 mod control;
 mod credentials;
+mod health;
 mod negotiations;
 mod policies;
 mod process;
@@ -12,7 +13,7 @@ mod sas;
 
 use std::time::Instant;
 
-use super::{Daemon, capture};
+use super::{Daemon, capture, trials};
 use crate::control::server::{Reply, Request};
 use crate::control::vici::Message;
 
@@ -53,6 +54,8 @@ const COMMANDS: &[Command] = &[
     Command { name: "redirect", run: control::redirect },
     Command { name: "list-policies", run: policies::list_policies },
     Command { name: "list-negotiations", run: negotiations::list_negotiations },
+    Command { name: "health", run: health::health },
+    Command { name: "test", run: trials::test },
     Command { name: "capture", run: capture::capture },
     Command { name: "reload", run: process::reload },
     Command { name: "reload-settings", run: process::reload },
