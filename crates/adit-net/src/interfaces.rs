@@ -40,7 +40,8 @@ const ALIAS: &str = "adit: ";
 /// The longest alias that the kernel takes.
 const MAX_ALIAS: usize = 255;
 
-/// The table of a device that marked packets are routed to is this and the device's number.
+/// The table of a device that marked packets are routed to is this and the kernel's number of the device, which stays as long as the
+/// device does: where marks lead does not depend on who comes first after the next start.
 const TABLES: u32 = 0x4144_0000;
 
 /// The nf_tables table that marks what comes from interfaces.
@@ -376,7 +377,7 @@ pub(crate) fn prepare(netlink: &mut Netlink, name: &str, index: u32, queue: u32)
 }
 
 /// The routes of an interface, and those behind them.
-fn routes(Interface { index, spec, device, .. }: &Interface) -> impl Iterator<Item = Route> {
+fn routes(Interface { index, spec, .. }: &Interface) -> impl Iterator<Item = Route> {
     let route = |table, destination: (IpAddr, u8), kind, interface, metric| Route {
         destination,
         table,
@@ -389,20 +390,20 @@ fn routes(Interface { index, spec, device, .. }: &Interface) -> impl Iterator<It
     };
     let marked = spec.marked.iter().flat_map(|(_, networks)| networks);
     let all = spec.routes.iter().map(|route| (TABLE_MAIN, route));
-    all.chain(marked.map(|network| (table_of(*device), network))).flat_map(move |(table, destination)| {
+    all.chain(marked.map(|network| (table_of(*index), network))).flat_map(move |(table, destination)| {
         let tunnel = route(table, *destination, RouteKind::Unicast, Some(*index), METRIC_TUNNEL);
         [tunnel, route(table, *destination, RouteKind::Unreachable, None, METRIC_CLOSED)]
     })
 }
 
 /// Where routes for marked packets are.
-fn table_of(device: Device) -> u32 {
-    TABLES.saturating_add(u32::try_from(device.0).unwrap_or(u32::MAX))
+fn table_of(index: u32) -> u32 {
+    TABLES.saturating_add(index)
 }
 
 /// The rules that lead marked packets there.
-fn rules(Interface { spec, device, .. }: &Interface, priority: u32) -> impl Iterator<Item = Rule> {
-    let action = RuleAction::Lookup(table_of(*device));
+fn rules(Interface { spec, index, .. }: &Interface, priority: u32) -> impl Iterator<Item = Rule> {
+    let action = RuleAction::Lookup(table_of(*index));
     spec.marked.iter().flat_map(move |(mark, networks)| {
         let families =
             [false, true].into_iter().filter(|v6| networks.iter().any(|net| net.0.is_ipv6() == *v6));

@@ -487,3 +487,32 @@ fn a_second_data_plane_says_what_is_in_its_way() -> Result<()> {
     restored(&net, &before)?;
     Ok(())
 }
+
+#[test]
+fn a_mark_leads_to_the_same_interface_whoever_comes_first_after_a_kill() -> Result<()> {
+    let net = Net::new()?;
+    let marked = |name: &str, mark: u32| InterfaceSpec {
+        name: name.into(),
+        owner: name.into(),
+        marked: Some(((mark, u32::MAX), vec![(B.inner(false, 0), 16)])),
+        ..InterfaceSpec::default()
+    };
+    let led = |mark: u32| -> Result<Vec<Rule>> {
+        let mut rules = net.gateway(A).netlink()?.rules()?;
+        rules.retain(|rule| rule.mark == Some((mark, u32::MAX)));
+        Ok(rules)
+    };
+    let mut plane = net.plane(A)?;
+    let gateway = net.gateway(A);
+    gateway.run(|| plane.plane.set_interfaces(vec![marked("vpn0", 1), marked("vpn1", 2)]))??;
+    let before = led(2)?;
+    ensure!(before.len() == 1 && led(1)?.len() == 1, "{before:?}");
+    // As if it were killed: everything stays.
+    drop(plane);
+    ensure!(led(2)? == before, "{:?}", led(2)?);
+    let mut plane = net.plane(A)?;
+    gateway.run(|| plane.plane.set_interfaces(vec![marked("vpn1", 2)]))??;
+    ensure!(led(2)? == before && led(1)?.is_empty(), "{:?}", led(2)?);
+    plane.plane.shutdown();
+    Ok(())
+}

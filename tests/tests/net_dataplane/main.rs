@@ -23,11 +23,11 @@ use std::time::{Duration, Instant};
 use adit_crypto::{EspKeys, EspTransforms, Secret};
 use adit_esp::{Mode, OutboundSa, SaParameters};
 use adit_net::capture::Capture;
-use adit_net::netlink::{PROTOCOL_STATIC, Route, RouteKind, TABLE_MAIN};
+use adit_net::netlink::{PROTOCOL_STATIC, Route, RouteKind, Rule, TABLE_MAIN};
 use adit_net::netns::Namespace;
 use adit_net::{
-    Backend, ChildId, ChildSaInstall, DropCause, Limits, NetConfig, NetEvent, PolicyId, PolicySpec,
-    Treatment, UdpEncap, Userspace,
+    Backend, ChildId, ChildSaInstall, DropCause, InterfaceSpec, Limits, NetConfig, NetEvent, PolicyId,
+    PolicySpec, Treatment, UdpEncap, Userspace,
 };
 use adit_wire::ikev2::{EncrId, Spi, TrafficSelector};
 use anyhow::{Context, Result, anyhow, bail, ensure};
