@@ -297,6 +297,8 @@ struct Daemon {
     activity_reported: Instant,
     /// When to look for the ways to the peers again, because something changed.
     paths_due: Option<Instant>,
+    /// When to try again to put back an interface that someone deleted.
+    interfaces_due: Option<Instant>,
     loader: Loader,
     /// The section `gateway` that the daemon was started with.
     section: Option<GatewaySettings>,
@@ -367,6 +369,7 @@ impl Daemon {
             limit: LogLimit::default(),
             activity_reported: now,
             paths_due: None,
+            interfaces_due: None,
             loader,
             section: None,
             started: now,
@@ -484,10 +487,7 @@ impl Daemon {
                     tracing::info!("{name}: there is traffic for it");
                 }
             }
-            NetEvent::InterfaceLost => match self.backend.set_interfaces(interfaces::all(&self.interfaces)) {
-                Ok(()) => tracing::warn!("someone deleted an interface of ours: it is there again"),
-                Err(error) => tracing::error!("someone deleted an interface of ours: {error}"),
-            },
+            NetEvent::InterfaceLost => self.restore_interfaces(now),
             NetEvent::Failed { reason } => self.stop(now, Some(reason)),
             other => tracing::info!("data plane: {other:?}"),
         }
@@ -501,6 +501,7 @@ impl Daemon {
             .chain(self.reconciler.poll_timeout())
             .chain(stopping)
             .chain(self.paths_due)
+            .chain(self.interfaces_due)
             .chain(self.names.poll_timeout())
             .chain(self.idle.poll_timeout())
             .chain(self.paths.poll_timeout())
@@ -516,6 +517,9 @@ impl Daemon {
         if self.paths_due.is_some_and(|due| due <= now) {
             self.paths_due = None;
             self.paths_changed(now);
+        }
+        if self.interfaces_due.is_some_and(|due| due <= now) {
+            self.restore_interfaces(now);
         }
         let traffic = |child: ChildHandle| {
             // Where workers have SAs of their own, the one for all may have nothing to do.

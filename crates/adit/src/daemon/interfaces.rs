@@ -1,11 +1,34 @@
 //! The interfaces that the configuration asks for, as the data plane makes them. It owns the adding up of what several
-//! connections say about one interface, and never talks to the data plane.
+//! connections say about one interface, and putting back what someone deletes.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use adit_net::InterfaceSpec;
 
+use super::Daemon;
 use crate::config::Interfaces;
+
+/// Between two attempts to put an interface back: someone else may have its name meanwhile.
+const AGAIN: Duration = Duration::from_secs(10);
+
+impl Daemon {
+    /// Someone has deleted an interface.
+    pub(super) fn restore_interfaces(&mut self, now: Instant) {
+        let again = self.interfaces_due.take().is_some();
+        match self.backend.set_interfaces(all(&self.interfaces)) {
+            Ok(()) => tracing::warn!("someone deleted an interface of ours: it is there again"),
+            Err(error) => {
+                self.interfaces_due = now.checked_add(AGAIN);
+                if !again {
+                    tracing::error!(
+                        "someone deleted an interface of ours, which is tried again every {AGAIN:?}: {error}"
+                    );
+                }
+            }
+        }
+    }
+}
 
 /// All that a configuration asks for, each once.
 pub(super) fn all(interfaces: &Interfaces) -> Vec<InterfaceSpec> {

@@ -39,6 +39,7 @@ struct World {
     delivered: usize,
     refuse_installs: bool,
     refuse_policies: bool,
+    refuse_interfaces: bool,
     last_in: Option<Instant>,
 }
 
@@ -98,6 +99,9 @@ impl Backend for Deeds {
     }
 
     fn set_interfaces(&mut self, interfaces: Vec<InterfaceSpec>) -> Result<(), adit_net::Error> {
+        if self.0.lock().unwrap().refuse_interfaces {
+            return Err(adit_net::Error::Stopped);
+        }
         if !interfaces.is_empty() {
             self.push(Deed::Interfaces(interfaces.into_iter().map(|interface| interface.name).collect()));
         }
@@ -555,6 +559,20 @@ fn an_interface_comes_before_its_policies_and_goes_after_them() {
     // Someone deletes it.
     a.daemon.net_event(now, NetEvent::InterfaceLost);
     assert_eq!(next(&a), ["interfaces vpn1"]);
+    // Someone else takes its name, for a while.
+    a.deeds.0.lock().unwrap().refuse_interfaces = true;
+    a.daemon.net_event(now, NetEvent::InterfaceLost);
+    let mut later = now;
+    for _ in 0..3 {
+        later = a.daemon.interfaces_due.unwrap();
+        assert!(a.daemon.poll_timeout().unwrap() <= later);
+        a.daemon.handle_timeout(later);
+    }
+    assert!(next(&a).is_empty() && later > now);
+    a.deeds.0.lock().unwrap().refuse_interfaces = false;
+    later = a.daemon.interfaces_due.unwrap();
+    a.daemon.handle_timeout(later);
+    assert_eq!((next(&a), a.daemon.interfaces_due), (vec!["interfaces vpn1".to_owned()], None));
     // A system that refuses keeps what there was.
     a.deeds.0.lock().unwrap().refuse_policies = true;
     reload(&mut a, now, &with("interface = vpn2"));
