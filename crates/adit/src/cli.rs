@@ -3,11 +3,15 @@
 //! Everything but `run` and `check` is a vici client of a running daemon. What a command has to say goes to stdout, what
 //! went wrong to stderr.
 
+mod apply;
 mod capture;
+mod diff;
 mod events;
+mod import;
 mod log;
 mod names;
 mod status;
+mod support;
 mod test;
 mod text;
 mod top;
@@ -22,11 +26,15 @@ use adit_ike::config::Settings;
 use adit_net::NetConfig;
 use clap::{Parser, Subcommand};
 
+use self::apply::Apply;
 use self::capture::Capture;
+use self::diff::Diff;
 use self::events::Events;
+use self::import::Import;
 use self::log::Log;
 use self::names::{Named, Names};
 use self::status::Status;
+use self::support::Support;
 use self::test::Test;
 use self::top::Top;
 use crate::config::{Configuration, ControlUri, Diagnostics};
@@ -71,6 +79,8 @@ enum Command {
         /// The configuration
         file: PathBuf,
     },
+    /// Translate an ipsec.conf of strongSwan or Libreswan; exit status 2 if a line could not be
+    Import(Import),
     /// Bring up a child, or all children of a connection
     Up {
         /// A connection, a child, or CONNECTION/CHILD
@@ -97,6 +107,12 @@ enum Command {
     },
     /// Read the configuration again and apply what changed; nothing else is touched
     Reload,
+    /// Tell what a configuration would touch, and touch nothing
+    Diff(Diff),
+    /// Put a configuration in force and touch only what is different; back to the one before unless confirmed in time
+    Apply(Apply),
+    /// What was applied stays
+    Confirm,
     /// Show what is up, what is not, and why
     Status {
         /// In JSON, for programs
@@ -111,6 +127,8 @@ enum Command {
     Log(Log),
     /// Show all tunnels and what they carry, again every second
     Top(Top),
+    /// Collect what somebody who is to help needs to know, without secrets
+    Support(Support),
     /// Write packets, inside of the tunnel and outside, in the form of Wireshark: `adit capture | wireshark -k -i -`
     Capture(Capture),
     /// Show what Adit is for: two private networks, two gateways, real traffic, all inside this machine
@@ -163,6 +181,8 @@ fn run(cli: Cli) -> Exit {
     let result = match cli.command {
         Command::Run { config, log_format } => return serve(config, cli.control, log_format),
         Command::Check { file } => return check(&file),
+        Command::Support(arguments) => return support::run(&uri, &arguments),
+        Command::Import(arguments) => return import::run(&arguments),
         Command::Demo { keep } => return demonstrate(keep),
         Command::Up { name, timeout } => up(&uri, &name, timeout),
         Command::Down { name, timeout } => down(&uri, &name, timeout),
@@ -170,6 +190,9 @@ fn run(cli: Cli) -> Exit {
         Command::Reload => reload(&uri),
         Command::Status { json } => show_status(&uri, json),
         Command::Test(arguments) => test::run(&uri, &arguments),
+        Command::Diff(arguments) => diff::run(&uri, &arguments),
+        Command::Apply(arguments) => apply::run(&uri, &arguments),
+        Command::Confirm => apply::confirm(&uri),
         Command::Events(arguments) => events::run(&uri, &arguments),
         Command::Log(arguments) => log::run(&uri, &arguments),
         Command::Top(arguments) => top::run(&uri, &arguments),

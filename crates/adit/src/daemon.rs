@@ -4,6 +4,7 @@
 //! IKE or ESP has a rule for. Everything here runs on one thread; nothing in the loop blocks, except the data plane's
 //! acknowledgement that a Child SA is in place.
 
+mod apply;
 mod capture;
 mod commands;
 mod configuration;
@@ -20,6 +21,7 @@ mod policies;
 mod pushed;
 mod reconciler;
 mod reload;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 mod trials;
@@ -45,6 +47,7 @@ use adit_net::{Backend, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicyId, 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use self::apply::{Load, Unconfirmed};
 pub(crate) use self::capture::COUNTS as CAPTURE_COUNTS;
 use self::events::Again;
 use self::idle::Idle;
@@ -55,7 +58,8 @@ use self::paths::Paths;
 use self::policies::Policies;
 use self::pushed::Pushed;
 use self::reconciler::{ChildName, Reconciler};
-use self::reload::{Loaded, Loader};
+use self::reload::Loader;
+use self::supervisor::Supervisor;
 use self::trials::Trials;
 use self::verdicts::Verdicts;
 use self::wire::{SystemWire, Wire};
@@ -142,6 +146,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         daemon.configure(Instant::now(), setup.parts)?;
         let server = listener.serve(hub)?;
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
+        daemon.supervisor.ready();
         daemon.serve(server, received, loads, answered, signals).await
     });
     drop(watched);
@@ -300,6 +305,9 @@ struct Daemon {
     /// When to try again to put back an interface that someone deleted.
     interfaces_due: Option<Instant>,
     loader: Loader,
+    /// What to go back to, while nobody has confirmed what was applied.
+    unconfirmed: Option<Unconfirmed>,
+    supervisor: Supervisor,
     /// The section `gateway` that the daemon was started with.
     section: Option<GatewaySettings>,
     started: Instant,
@@ -371,6 +379,8 @@ impl Daemon {
             paths_due: None,
             interfaces_due: None,
             loader,
+            unconfirmed: None,
+            supervisor: Supervisor::new(now),
             section: None,
             started: now,
             started_at: SystemTime::now(),
@@ -383,7 +393,7 @@ impl Daemon {
         &mut self,
         mut server: Server,
         mut events: mpsc::UnboundedReceiver<NetEvent>,
-        mut loads: mpsc::UnboundedReceiver<Loaded>,
+        mut loads: mpsc::UnboundedReceiver<Load>,
         mut answers: mpsc::UnboundedReceiver<Answer>,
         mut signals: Signals,
     ) -> Result<(), RunError> {
@@ -422,10 +432,7 @@ impl Daemon {
                 _ = signals.hangup.recv() => self.loader.read(None),
                 ask = self.observer.asked() => self.show(Instant::now(), ask),
                 Some(answer) = answers.recv() => self.answered(Instant::now(), answer),
-                Some(loaded) = loads.recv() => {
-                    let answer = self.loaded(Instant::now(), loaded);
-                    self.loader.done(&answer);
-                }
+                Some(load) = loads.recv() => self.load(Instant::now(), load),
             }
         }
     }
@@ -438,6 +445,7 @@ impl Daemon {
             return;
         }
         tracing::info!("stopping: deleting all SAs");
+        self.supervisor.stopping();
         self.reconciler.stop();
         self.gateway.shutdown(now);
         // With a failed data plane nobody hears the answers.
@@ -506,6 +514,8 @@ impl Daemon {
             .chain(self.idle.poll_timeout())
             .chain(self.paths.poll_timeout())
             .chain(self.trials.poll_timeout())
+            .chain(self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.deadline))
+            .chain(self.supervisor.poll_timeout())
             .min()
     }
 
@@ -534,6 +544,8 @@ impl Daemon {
         }
         self.look_at_paths(now);
         self.try_on(now);
+        self.roll_back(now);
+        self.supervisor.handle_timeout(now);
         while let Some(name) = self.reconciler.due(now) {
             self.start(now, &name);
         }

@@ -9,6 +9,7 @@ pub mod demo;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
+pub mod import;
 pub mod key_log;
 pub mod pcapng;
 pub mod snapshot;

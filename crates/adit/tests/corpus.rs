@@ -14,6 +14,16 @@ fn swanctl_conf() {
     replay("swanctl_conf", adit::config::fuzzing::load);
 }
 
+/// Whole, and cut off everywhere.
+#[test]
+fn ipsec_conf() {
+    replay("ipsec_conf", |content| {
+        for end in 0..=content.len() {
+            adit::import::fuzzing::import(&content[..end]);
+        }
+    });
+}
+
 fn replay(target: &str, check: fn(&[u8])) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     let mut replayed = 0;

@@ -159,7 +159,7 @@ pub fn load_if_there(path: &Path) -> Result<Configuration, Diagnostics> {
 }
 
 /// [`load`] with files from anywhere; `exposed` tells whether anybody may read a file.
-pub(super) fn load_from(
+pub(crate) fn load_from(
     path: &Path,
     files: &dyn Files,
     exposed: impl Fn(&Path) -> bool,
@@ -219,7 +219,7 @@ impl Files for Nothing {
 }
 
 /// The file system.
-pub(super) struct Disk;
+pub(crate) struct Disk;
 
 impl Files for Disk {
     fn expand(&self, pattern: &Path) -> Result<Vec<PathBuf>, String> {

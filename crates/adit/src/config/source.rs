@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// What stands in an excerpt instead of a secret: the same for every secret, so not even its length shows.
-const MASK: &str = "***";
+pub(super) const MASK: &str = "***";
 
 /// Longest excerpt of a line, in bytes; longer lines are cut around the place.
 const EXCERPT_MAX: usize = 400;

@@ -27,7 +27,7 @@ const MAX_NAME: usize = 256;
 const MAX_PROBLEMS: usize = 200;
 
 /// Where files come from: the disk, or nowhere for a test or fuzzer.
-pub(super) trait Files {
+pub(crate) trait Files {
     /// The files a pattern names, sorted. An empty answer is fine for a pattern with wildcards only.
     fn expand(&self, pattern: &Path) -> Result<Vec<PathBuf>, String>;
     /// The content of a file of at most `limit` bytes.

@@ -15,7 +15,7 @@ use crate::config::{self, Hosts, Parts};
 use crate::control::vici::Message;
 
 /// Most names of a kind that the answer to a reload lists.
-const MOST_LISTED: usize = 1000;
+pub(super) const MOST_LISTED: usize = 1000;
 
 impl Daemon {
     /// Puts what the file says in force, beside what clients have pushed.
@@ -37,12 +37,8 @@ impl Daemon {
     /// Puts a configuration in force and says what is different. Only what changed is touched: what is new is protected
     /// first, what is gone last. A system that refuses the new policies leaves everything as it is.
     pub(super) fn put_in_force(&mut self, now: Instant, parts: Parts) -> Result<Changes, adit_net::Error> {
+        let mut changes = self.changes(&parts);
         let Parts { ike: configuration, hosts, shunts, treatments, interfaces } = parts;
-        let mut changes =
-            Changes::between((&self.connections, &self.hosts), (&configuration.connections, &hosts));
-        changes.compare_shunts(&self.shunts, &shunts);
-        changes.compare_treatments(&self.treatments, &treatments);
-        changes.compare_interfaces(&self.interfaces, &interfaces);
         let before = self.policies.clone();
         self.policies.configure(
             &policies::inside(&configuration.connections, &treatments),
@@ -66,16 +62,7 @@ impl Daemon {
             return Err(error);
         }
         self.configured = true;
-        let by_name: HashMap<&str, &Connection> =
-            self.connections.iter().map(|connection| (connection.name.as_str(), connection)).collect();
-        let lost: Vec<IkeSaView> = self
-            .gateway
-            .ike_sas()
-            .filter(|sa| {
-                let connection = by_name.get(sa.connection.as_str()).copied();
-                reload::has_lost_its_secret(&self.gateway, sa, connection, &configuration)
-            })
-            .collect();
+        let lost = self.lost(&configuration);
         self.names.configure(now, hosts.values().flat_map(Hosts::names));
         self.hosts = hosts;
         self.shunts = shunts;
@@ -117,6 +104,27 @@ impl Daemon {
             }
         }
         Ok(changes)
+    }
+
+    /// What is different in another configuration.
+    pub(super) fn changes(&self, new: &Parts) -> Changes {
+        let mut changes =
+            Changes::between((&self.connections, &self.hosts), (&new.ike.connections, &new.hosts));
+        changes.compare_shunts(&self.shunts, &new.shunts);
+        changes.compare_treatments(&self.treatments, &new.treatments);
+        changes.compare_interfaces(&self.interfaces, &new.interfaces);
+        changes
+    }
+
+    /// IKE SAs that rest on a secret which another configuration does not have.
+    pub(super) fn lost(&self, new: &Configuration) -> Vec<IkeSaView> {
+        let by_name: HashMap<&str, &Connection> =
+            self.connections.iter().map(|connection| (connection.name.as_str(), connection)).collect();
+        let is_lost = |sa: &IkeSaView| {
+            let connection = by_name.get(sa.connection.as_str()).copied();
+            reload::has_lost_its_secret(&self.gateway, sa, connection, new)
+        };
+        self.gateway.ike_sas().filter(is_lost).collect()
     }
 
     /// Secrets that clients push are there for what begins from now on; what is up does not rest on them any more.

@@ -24,6 +24,8 @@ pub enum LogFormat {
     Text,
     /// One JSON object per event.
     Json,
+    /// Entries of systemd's journal, with the fields of each event; text where there is no journal
+    Journald,
 }
 
 /// Starts to log. `RUST_LOG`, where set, says what; else everything from `level` on.
@@ -33,20 +35,35 @@ pub fn start(format: LogFormat, level: &str, hub: &Hub) {
         _ => EnvFilter::new(level),
     };
     let stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
-    let output = match format {
-        LogFormat::Text => {
+    let mut no_journal = None;
+    let output = match (format, journal(format)) {
+        (LogFormat::Journald, Ok(journal)) => journal.boxed(),
+        (LogFormat::Json, _) => stderr.json().flatten_event(true).boxed(),
+        (_, journal) => {
+            no_journal = journal.err().filter(|_| format == LogFormat::Journald);
             use std::io::IsTerminal as _;
             let color = std::io::stderr().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             stderr.with_ansi(color).boxed()
         }
-        LogFormat::Json => stderr.json().flatten_event(true).boxed(),
     };
     let subscriber = tracing_subscriber::registry()
         .with(ViciLog(hub.clone()).with_filter(LevelFilter::INFO))
         .with(output.with_filter(filter));
     // Fails if a subscriber is set already, as in a process that runs several daemons; then that one is kept.
     let _ = subscriber.try_init();
+    if let Some(error) = no_journal {
+        tracing::warn!("no journal to log to: {error}");
+    }
+}
+
+/// The way to the journal: a field `F` of an event is `ADIT_F` there.
+fn journal(format: LogFormat) -> std::io::Result<tracing_journald::Layer> {
+    if format != LogFormat::Journald {
+        return Err(std::io::ErrorKind::Unsupported.into());
+    }
+    let layer = tracing_journald::layer()?;
+    Ok(layer.with_field_prefix(Some("ADIT".to_owned())).with_syslog_identifier("adit".to_owned()))
 }
 
 /// Tells clients what is logged at INFO and above: vici's levels 0 and 1.

@@ -11,6 +11,7 @@ use adit_ike::{Gateway, IkeSaView};
 use adit_net::Treatment;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::apply::{Job, Load, Sent};
 use super::reconciler::ChildName;
 use crate::config::{self, Diagnostics, Hosts, Interfaces, Shunt, Treatments};
 use crate::control::server::Reply;
@@ -196,7 +197,7 @@ pub(super) struct Loader {
     file: PathBuf,
     /// It need not be there.
     optional: bool,
-    loaded: UnboundedSender<Loaded>,
+    loaded: UnboundedSender<Load>,
     /// Who waits for what is being read; `None` if nothing is.
     reading: Option<Vec<Reply>>,
     /// Who came while that was under way: the file may have changed since it was read.
@@ -208,7 +209,7 @@ pub(super) type Loaded = Result<config::Configuration, Diagnostics>;
 
 impl Loader {
     /// What is read is sent to `loaded`.
-    pub(super) fn new(file: PathBuf, optional: bool, loaded: UnboundedSender<Loaded>) -> Self {
+    pub(super) fn new(file: PathBuf, optional: bool, loaded: UnboundedSender<Load>) -> Self {
         Self { file, optional, loaded, reading: None, waiting: Vec::new() }
     }
 
@@ -234,12 +235,26 @@ impl Loader {
         }
     }
 
+    /// Reads the file, or what a client has sent in its place, for one client.
+    pub(super) fn read_for(&self, sent: Option<Sent>, job: Job) {
+        let (file, loaded) = (self.file.clone(), self.loaded.clone());
+        let load = if self.optional { config::load_if_there } else { config::load };
+        let read = move || {
+            let result = sent.map_or_else(|| load(&file), |sent| sent.load());
+            // Nobody takes it once the daemon is stopping.
+            drop(loaded.send(Load { loaded: result, job: Some(job) }));
+        };
+        if let Err(error) = std::thread::Builder::new().name("configuration".into()).spawn(read) {
+            tracing::error!("a configuration cannot be read: {error}");
+        }
+    }
+
     fn begin(&mut self) {
         let (file, loaded) = (self.file.clone(), self.loaded.clone());
         let replies = std::mem::take(&mut self.waiting).into_iter().flatten().collect();
         // Nobody takes it once the daemon is stopping.
         let load = if self.optional { config::load_if_there } else { config::load };
-        let read = move || drop(loaded.send(load(&file)));
+        let read = move || drop(loaded.send(Load { loaded: load(&file), job: None }));
         match std::thread::Builder::new().name("configuration".into()).spawn(read) {
             Ok(_) => self.reading = Some(replies),
             Err(error) => {

@@ -159,7 +159,7 @@ struct Side {
     deeds: Deeds,
     inbox: mpsc::UnboundedReceiver<NetEvent>,
     queue: mpsc::UnboundedSender<NetEvent>,
-    loads: mpsc::UnboundedReceiver<Loaded>,
+    loads: mpsc::UnboundedReceiver<Load>,
     answered: mpsc::UnboundedReceiver<Answer>,
 }
 

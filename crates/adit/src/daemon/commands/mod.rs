@@ -13,7 +13,7 @@ mod sas;
 
 use std::time::Instant;
 
-use super::{Daemon, capture, trials};
+use super::{Daemon, apply, capture, trials};
 use crate::control::server::{Reply, Request};
 use crate::control::vici::Message;
 
@@ -57,6 +57,9 @@ const COMMANDS: &[Command] = &[
     Command { name: "health", run: health::health },
     Command { name: "test", run: trials::test },
     Command { name: "capture", run: capture::capture },
+    Command { name: "diff", run: apply::diff },
+    Command { name: "apply", run: apply::apply },
+    Command { name: "confirm", run: apply::confirm },
     Command { name: "reload", run: process::reload },
     Command { name: "reload-settings", run: process::reload },
 ];
