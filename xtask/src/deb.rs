@@ -61,7 +61,9 @@ pub(crate) fn package(program: &Path, dist: &Path, directory: &Path) -> Result<P
         for source in sources {
             let mut path = root.join(target);
             if into {
-                path.push(source.file_name().context("a file's name")?);
+                // The program has the name of the list, whatever it is called where it was built.
+                let named = if source == program { Path::new("adit") } else { source.as_path() };
+                path.push(named.file_name().context("a file's name")?);
             }
             fs::create_dir_all(path.parent().context("a file's directory")?)?;
             fs::copy(&source, &path).with_context(|| source.display().to_string())?;
@@ -88,7 +90,9 @@ pub(crate) fn package(program: &Path, dist: &Path, directory: &Path) -> Result<P
     // Directories as everybody has them, whatever the umask.
     text(Command::new("find").arg(&root).args(["-type", "d", "-exec", "chmod", "755", "{}", "+"]))?;
     let package = directory.join(format!("{name}_{version}_{architecture}.deb"));
-    text(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&root).arg(&package))?;
+    text(
+        Command::new("dpkg-deb").args(["--root-owner-group", "-Zgzip", "--build"]).arg(&root).arg(&package),
+    )?;
     fs::remove_dir_all(&root)?;
     Ok(package)
 }

@@ -52,6 +52,7 @@ const USUAL_FILE: &str = "/etc/adit/swanctl.conf";
 #[command(
     name = "adit",
     version,
+    max_term_width = 100,
     about = "An IPsec gateway: IKEv2 and ESP in userspace, configured by swanctl.conf",
     after_help = "Exit status: 0 done, or up; 1 failed, or down; 2 partly up; 3 a mistake in the arguments or the configuration."
 )]

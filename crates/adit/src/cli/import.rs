@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::text::Text;
 use super::{Exit, complain, count, explain, mistake, say};
 use crate::import::{Dialect, Imported, import};
 
@@ -34,8 +35,10 @@ pub(super) fn run(arguments: &Import) -> Exit {
         Ok(imported) => imported,
         Err(error) => return mistake(error),
     };
-    for report in &imported.reports {
-        explain(&report.to_string());
+    let mut told = Text::default();
+    imported.reports.iter().for_each(|report| told.line(0, &report.to_string()));
+    if !imported.reports.is_empty() {
+        explain(&told.0);
     }
     let [connections, children, secrets] = imported.counts;
     let summary = format!(

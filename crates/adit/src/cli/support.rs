@@ -52,10 +52,8 @@ pub(super) fn run(uri: &ControlUri, arguments: &Support) -> Exit {
         .unwrap_or_else(|| PathBuf::from(format!("adit-support-{}.tar.gz", now.replace([':', '-'], ""))));
     match collect(uri, arguments, &path, &now) {
         Ok(()) => {
-            say(format_args!(
-                "{}: no secrets are in it, but addresses, names and identities are",
-                path.display()
-            ));
+            say(path.display());
+            say("no secrets are in it, but addresses, names and identities are");
             Exit::Ok
         }
         Err(error) => {

@@ -359,7 +359,7 @@ impl Screen {
         for line in lines {
             let line = if columns < WIDTH { cut(&line, columns) } else { line };
             text.push_str(&line);
-            text.push_str("\x1b[K\r\n");
+            text.push_str("\x1b[K\n");
         }
         text.push_str("\x1b[J");
         // A terminal that is gone is told by its signal.

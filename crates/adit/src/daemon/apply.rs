@@ -82,7 +82,7 @@ impl Daemon {
     fn awaits_confirmation(&self, now: Instant) -> Option<String> {
         let left = self.unconfirmed.as_ref()?.deadline.saturating_duration_since(now);
         Some(format!(
-            "the configuration that was applied is not confirmed yet: `adit confirm`, or wait {} s for the one before",
+            "another one is not confirmed yet: `adit confirm`, or wait {} s for the one before",
             left.as_secs() + 1
         ))
     }

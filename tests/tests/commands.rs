@@ -1,0 +1,316 @@
+//! What the commands of `adit` say and do with a running daemon, what it logs, and what it tells the service manager.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use adit_lab::adit::{Adit, Settings, program};
+use adit_lab::lab::{FAMILIES, Family, Lab, Node, SIDES, Side, Topology, with_lab};
+use adit_lab::peer::{Connection, Peer};
+use adit_lab::process::{Process, Signal, eventually, read_lossy, run, run_unchecked};
+use adit_lab::scapy::script;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(15);
+
+/// Runs a command of the daemon's; its exit status, and what it writes to both outputs.
+fn adit(daemon: &Adit, arguments: &[&str]) -> Result<(i32, String)> {
+    let output = run_unchecked(daemon.command().args(arguments))?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status.code().context("an end by a signal")?, String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// The same, which has to end with this status.
+fn ends_with(daemon: &Adit, status: i32, arguments: &[&str]) -> Result<String> {
+    let (code, text) = adit(daemon, arguments)?;
+    ensure!(code == status, "adit {arguments:?} ended with {code}: {text}");
+    ensure!(
+        text.lines().all(|line| line.chars().count() <= 100 || line.starts_with('{')),
+        "too wide: {text}"
+    );
+    Ok(text)
+}
+
+/// Lines of JSON, each of which says first which form it has.
+fn objects(text: &str) -> Result<Vec<Value>> {
+    text.lines()
+        .map(|line| {
+            ensure!(line.starts_with("{\"schema\":1,"), "{line}");
+            Ok(serde_json::from_str(line)?)
+        })
+        .collect()
+}
+
+#[test]
+fn a_tunnel_as_the_commands_show_it() -> Result<()> {
+    with_lab("commands", Topology::default(), |lab| {
+        let connection = |side| Connection {
+            extra: "dpd_delay = 1s".into(),
+            ..Connection::new(side, Family::V4, "aes256gcm16-prfsha384-x25519", "aes256gcm16")
+        };
+        let b = Adit::start(lab, Side::B, &connection(Side::B))?;
+        let settings = Settings { key_log: true, extra: "log = debug".into(), ..Settings::default() };
+        let a = Adit::start_with(lab, Side::A, &connection(Side::A), &settings)?;
+
+        // Exit statuses: down, a mistake, up.
+        ends_with(&a, 1, &["status"])?;
+        ends_with(&a, 3, &["up", "nothing"])?;
+        ends_with(&a, 3, &["top", "--nonsense"])?;
+        let events = Process::spawn("events", a.command().args(["events", "--follow", "--json"]), lab.dir())?;
+        let log = Process::spawn("log", a.command().args(["log", "--json"]), lab.dir())?;
+        a.initiate()?;
+        for family in FAMILIES {
+            lab.ping(Side::A, family, 2)?;
+        }
+        ends_with(&a, 0, &["status"])?;
+        let told = |what: &str| {
+            Ok((events.output().contains(what) && log.output().contains("rekeyed")).then_some(()))
+        };
+        eventually("events and log to tell of a rekeying", SOON, || {
+            run(a.command().args(["rekey", "net"]))?;
+            told("\"event\":\"child-rekey\"")
+        })?;
+        objects(&events.output())?;
+        ensure!(objects(&log.output())?.iter().all(|line| line["level"] == "info"), "{}", log.output());
+
+        let past = ends_with(&a, 0, &["events"])?;
+        ensure!(past.contains("negotiation"), "{past}");
+        let top = ends_with(&a, 0, &["top"])?;
+        ensure!(top.lines().any(|line| line.starts_with("gw/net ") && line.contains(" up ")), "{top}");
+        let top = objects(&ends_with(&a, 0, &["top", "--json"])?)?;
+        let tunnel = &top[0]["tunnels"][0];
+        ensure!(tunnel["name"] == "gw/net" && tunnel["state"] == "up", "{top:?}");
+
+        let mut terminal = script(lab, Side::A.gateway(), "terminal.py")?;
+        let terminal = run(terminal.arg("gw/net").arg(program()?).args(["--control", a.control(), "top"]))?;
+        let lines: Vec<&str> = terminal.lines().collect();
+        ensure!(lines.first() == Some(&"same") && lines.get(1) == Some(&"0"), "{terminal}");
+        ensure!(lines.get(2).is_some_and(|end| end.contains("\\x1b[?25h\\x1b[?1049l")), "{terminal}");
+
+        applied(lab, &a)?;
+        nothing_secret_is_told(lab, &a)?;
+        ends_with(&a, 0, &["down", "gw"])?;
+        ends_with(&a, 1, &["status"])?;
+        a.terminate_daemon()?;
+        b.terminate_daemon()
+    })
+}
+
+/// `diff` touches nothing, `apply` what it says, and without `confirm` all of it is undone.
+fn applied(lab: &Lab, a: &Adit) -> Result<()> {
+    let before = std::fs::read_to_string(a.config())?;
+    let other = lab.dir().join("other.conf");
+    let more = "net { replay_window = 64\n";
+    let second = "second {\n local_ts = 10.77.0.0/16\n remote_ts = 10.78.0.0/16\n }\n";
+    ensure!(before.contains(" net {"), "{before}");
+    std::fs::write(&other, before.replacen(" net {", &format!(" {second} {more}"), 1))?;
+    let other = other.to_str().context("a path")?;
+    let number = || -> Result<String> {
+        let sas = a.sas()?;
+        let child = sas.iter().flat_map(|sa| &sa.children).next().context("a child")?;
+        Ok(child.value("uniqueid")?.to_owned())
+    };
+    let before_diff = number()?;
+
+    ensure!(ends_with(a, 0, &["diff"])?.trim() == "nothing would change", "the file is in force");
+    let text = ends_with(a, 0, &["diff", other])?;
+    let expected = format!("added gw/second\nchanged gw/net\nwould end gw/net{{{before_diff}}}");
+    ensure!(text.trim() == expected, "{text}");
+    let json = objects(&ends_with(a, 0, &["diff", "--json", other])?)?;
+    let added = json.first().and_then(|object| object.pointer("/added/0"));
+    ensure!(added == Some(&Value::from("gw/second")), "{json:?}");
+    ensure!(number()? == before_diff, "diff touched it");
+
+    let has_second = || Ok::<_, anyhow::Error>(adit(a, &["status", "--json"])?.1.contains("\"second\""));
+    ends_with(a, 0, &["apply", "--confirm", "2", other])?;
+    ensure!(has_second()?, "nothing was applied");
+    // Neither another configuration nor a reload comes between, and the file does not matter for the way back.
+    std::fs::write(a.config(), "connections {")?;
+    ends_with(a, 1, &["apply", other])?;
+    ends_with(a, 3, &["reload"])?;
+    eventually("the configuration before", SOON, || Ok((!has_second()?).then_some(())))?;
+    ends_with(a, 1, &["confirm"])?;
+    std::fs::write(a.config(), &before)?;
+    ensure!(ends_with(a, 0, &["diff"])?.trim() == "nothing would change", "not all of it is undone");
+
+    ends_with(a, 0, &["apply", "--confirm", "600", other])?;
+    ends_with(a, 0, &["confirm"])?;
+    ensure!(has_second()?, "what is confirmed stays");
+    ends_with(a, 0, &["apply"])?;
+    ensure!(!has_second()?, "the daemon's own file is in force again");
+    ends_with(a, 3, &["apply", "/nonexistent.conf"])?;
+    ends_with(a, 3, &["diff", "/nonexistent.conf"])?;
+    a.initiate().map(drop)
+}
+
+/// In the log at DEBUG and in `adit support`: no secret, no key, no address of a packet inside.
+fn nothing_secret_is_told(lab: &Lab, a: &Adit) -> Result<()> {
+    let archive = lab.dir().join("support.tar.gz");
+    let (archive, config) = (archive.to_str().context("a path")?, a.config().to_str().context("a path")?);
+    let log = lab.dir().join(format!("adit-{}.log", Side::A));
+    let log = log.to_str().context("a path")?;
+    for family in FAMILIES {
+        lab.ping(Side::A, family, 1)?;
+    }
+    ends_with(a, 0, &["support", "--output", archive, "--config", config, "--log", log])?;
+    let content = run(Command::new("tar").args(["-xzOf", archive]))?;
+    for what in ["\"schema\":1", "secret = ***", "ESTABLISHED", "table inet adit", "serves unix:"] {
+        ensure!(content.contains(what), "no {what} in the archive");
+    }
+    let secret = Connection::new(Side::A, Family::V4, "", "").secret;
+    let mut secrets = vec![secret];
+    for entry in std::fs::read_dir(a.keys())? {
+        let table = std::fs::read_to_string(entry?.path())?;
+        // Keys are the long words of hexadecimal digits; SPIs are the short ones.
+        let words = table.split([',', '"', '\n']).map(|word| word.trim_start_matches("0x"));
+        let is_key = |word: &&str| word.len() >= 32 && word.bytes().all(|octet| octet.is_ascii_hexdigit());
+        secrets.extend(words.filter(is_key).map(str::to_lowercase));
+    }
+    ensure!(secrets.len() > 4, "the key log holds keys");
+    let (archive, log) = (content.to_lowercase(), read_lossy(Path::new(log)).to_lowercase());
+    ensure!(log.contains("debug"), "the log is not at DEBUG: {log}");
+    for secret in &secrets {
+        for (name, text) in [("the archive", &archive), ("the log", &log)] {
+            ensure!(!text.contains(&secret.to_lowercase()), "a secret is in {name}");
+        }
+    }
+    for side in SIDES {
+        for family in FAMILIES {
+            let address = side.host(family);
+            ensure!(!log.contains(address), "{address} is logged above TRACE: {log}");
+        }
+    }
+    Ok(())
+}
+
+/// The service manager's socket, and the journal's: the same kind of thing.
+struct Told(UnixDatagram);
+
+impl Told {
+    fn bind(path: &Path) -> Result<Self> {
+        let socket = UnixDatagram::bind(path)?;
+        socket.set_read_timeout(Some(SOON))?;
+        Ok(Self(socket))
+    }
+
+    /// The next message that has this in it; others are skipped.
+    fn wait_for(&self, what: &str) -> Result<String> {
+        let mut buffer = vec![0; 65_536];
+        for _ in 0..1000 {
+            let length = self.0.recv(&mut buffer).with_context(|| format!("no {what}"))?;
+            let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+            if text.contains(what) {
+                return Ok(text);
+            }
+        }
+        bail!("no {what} among a thousand messages")
+    }
+}
+
+#[test]
+fn the_service_manager_and_the_journal_are_told() -> Result<()> {
+    with_lab("service", Topology::default(), |lab| {
+        let journal = lab.dir().join("journal");
+        std::fs::create_dir(&journal)?;
+        let entries = Told::bind(&journal.join("socket"))?;
+        let manager = Told::bind(&lab.dir().join("notify"))?;
+        let config = lab.dir().join("service.conf");
+        let control = format!("unix://{}", lab.dir().join("service.vici").display());
+        std::fs::write(&config, format!("gateway {{\n control = {control}\n}}\n"))?;
+        let mut command = lab.command(Node::GatewayA, "unshare");
+        let shell = "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && mount --bind \"$1\" /run/systemd/journal \
+                     && exec \"$2\" run --config \"$3\" --log-format journald";
+        command.args(["--mount", "sh", "-c", shell, "sh"]).arg(&journal).arg(program()?).arg(&config);
+        command.env("NOTIFY_SOCKET", lab.dir().join("notify")).env("WATCHDOG_USEC", "400000");
+        let mut daemon = Process::spawn("service", &mut command, lab.dir())?;
+
+        manager.wait_for("READY=1")?;
+        // A field is its name, and then its length and what it says.
+        let entry = entries.wait_for("SYSLOG_IDENTIFIER\n")?;
+        ensure!(entry.contains("PRIORITY\n") && entry.contains("adit"), "{entry}");
+        for _ in 0..3 {
+            manager.wait_for("WATCHDOG=1")?;
+        }
+        let mut reload = lab.command(Node::GatewayA, program()?);
+        run(reload.args(["--control", &control, "reload"]))?;
+        manager.wait_for("RELOADING=1")?;
+        manager.wait_for("READY=1")?;
+        ensure!(daemon.stop(Signal::TERM)? == Some(0), "{}", daemon.output());
+        manager.wait_for("STOPPING=1")?;
+        entries.wait_for("stopped").map(drop)
+    })
+}
+
+/// The quick start, from its own text: with these two files both networks reach each other.
+#[test]
+fn the_quick_start_is_true() -> Result<()> {
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/quickstart.md");
+    let manual = std::fs::read_to_string(manual)?;
+    let block = |name: &str| -> Result<String> {
+        let (_, rest) =
+            manual.split_once(&format!("```conf {name}\n")).with_context(|| format!("no {name}"))?;
+        Ok(rest.split_once("```").context("an end")?.0.to_owned())
+    };
+    with_lab("quickstart", Topology::default(), |lab| {
+        // The addresses of this network in the place of those of the example, as the text asks for.
+        let ours = |text: &str| {
+            text.replace("192.0.2.1", "@hq")
+                .replace("198.51.100.1", Side::B.outer(Family::V4))
+                .replace("@hq", Side::A.outer(Family::V4))
+                .replace("10.1.0.0/16", Side::A.network(Family::V4))
+                .replace("10.2.0.0/16", Side::B.network(Family::V4))
+        };
+        let (office, branch) = (ours(&block("head-office")?), ours(&block("branch")?));
+        let a = Adit::start_text(lab, Side::A, &office, &Settings::default())?;
+        let b = Adit::start_text(lab, Side::B, &branch, &Settings::default())?;
+        for daemon in [&a, &b] {
+            eventually("the tunnel of the quick start", SOON, || {
+                Ok((adit(daemon, &["status"])?.0 == 0).then_some(()))
+            })?;
+        }
+        lab.ping(Side::A, Family::V4, 3)?;
+        lab.ping(Side::B, Family::V4, 3)?;
+        a.terminate_daemon()?;
+        b.terminate_daemon()
+    })
+}
+
+/// The Debian package, built, installed and removed in a copy of this machine that nobody else sees.
+#[test]
+fn the_debian_package_installs() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let package = xtask::deb(&program()?, directory.path())?;
+    let copy = directory.path().join("copy");
+    std::fs::create_dir(&copy)?;
+    let shell = r#"
+        set -e
+        mount -t tmpfs tmpfs "$1"
+        mkdir "$1/upper" "$1/work" "$1/root"
+        mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+        cp "$2" "$1/root/adit.deb"
+        mount -t proc proc "$1/root/proc"
+        chroot "$1/root" sh -e -c '
+            dpkg --install /adit.deb
+            /usr/sbin/adit --version
+            stat -c "%a %U %n" /etc/adit/swanctl.conf.example
+            adit check /etc/adit/swanctl.conf.example
+            systemd-analyze verify --man=no /usr/lib/systemd/system/adit.service
+            systemd-analyze security --offline=true --threshold=30 /usr/lib/systemd/system/adit.service
+            ls /usr/share/man/man8/adit.8 /usr/share/man/man5/adit.conf.5 /usr/share/bash-completion/completions/adit
+            dpkg --remove adit
+            test ! -e /usr/sbin/adit
+            test -e /etc/adit/swanctl.conf.example
+            dpkg --purge adit
+            test ! -e /etc/adit/swanctl.conf.example
+        '"#;
+    let mut install = Command::new("unshare");
+    install.args(["--mount", "sh", "-c", shell, "sh"]).arg(&copy).arg(&package);
+    let output = run(&mut install)?;
+    ensure!(output.contains("600 root /etc/adit/swanctl.conf.example"), "{output}");
+    ensure!(output.contains("ok: 1 connection, 2 children, 1 secret"), "{output}");
+    let unit = read_lossy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/adit.service"));
+    ensure!(unit.contains("Type=notify") && unit.contains("WatchdogSec="), "{unit}");
+    Ok(())
+}
