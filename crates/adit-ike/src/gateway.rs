@@ -27,6 +27,7 @@ use crate::proposal::post_quantum;
 use crate::record::Outcome;
 use crate::shared::{Counters, Effect, Kept, Shared};
 use crate::statistics::Statistics;
+use crate::tally::{Tallies, Way};
 
 /// What to bring up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -147,6 +148,8 @@ impl Gateway {
         };
         self.shared.connections = Connections::new(connections.into_iter().map(usable).collect());
         self.shared.secrets = Secrets::new(secrets, ppks);
+        let known = &self.shared.connections;
+        self.shared.tallies.keep(|name| known.named(name).is_some());
         let mut adoptions: Vec<(IkeSaHandle, Arc<Connection>)> = Vec::new();
         for (name, handles) in &self.by_connection {
             let Some(new) = self.shared.connections.named(name) else { continue };
@@ -213,6 +216,7 @@ impl Gateway {
             Ok(message) => message,
             Err(error) => {
                 // Nothing is known about who sent it: RFC 7296 2.21.1 and 3.10.1 leave no answer.
+                self.shared.tallies.malformed();
                 debug!(%remote, exchange = %header.exchange, %error, "malformed message");
                 return false;
             }
@@ -303,7 +307,10 @@ impl Gateway {
         if !self.may_cost(&request) {
             return false;
         }
-        let Some(mut sa) = request.respond(&mut self.shared) else {
+        let responded = request.respond(&mut self.shared);
+        let of = responded.as_ref().map_or("", |sa| sa.core.connection.name.as_str());
+        self.shared.tallies.message(of, ExchangeType::IKE_SA_INIT, Way::In, false);
+        let Some(mut sa) = responded else {
             if !repeated {
                 self.refused.truncate(Self::REFUSED - 1);
                 self.refused.push_front(hash);
@@ -370,6 +377,7 @@ impl Gateway {
     /// A message for an IKE SA we do not have: perhaps the peer does not know that we restarted (RFC 7296 1.5,
     /// 2.21.4). Only requests that an existing IKE SA could send are worth an answer.
     fn unknown_spi(&mut self, m: &Incoming<'_>) -> bool {
+        self.shared.tallies.unknown_spi();
         let header = m.message.header;
         let plausible = !header.flags.response
             && header.initiator_spi != IkeSpi::ZERO
@@ -583,6 +591,27 @@ impl Gateway {
                     sa.delete_children(cx, &children, vec![request], DownReason::DeletedByUs);
                 }
             });
+        }
+        self.apply_effects();
+        Ok(count)
+    }
+
+    /// The same, but IKE SAs are gone at once: the peer is told if nothing else is asked of it, and not waited for. Child SAs
+    /// end as ever.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::terminate`].
+    pub fn terminate_at_once(
+        &mut self,
+        now: Instant,
+        target: &TerminateTarget,
+        request: RequestId,
+    ) -> Result<usize, CommandError> {
+        let (whole, found) = self.fitting(target)?;
+        let count = self.terminate(now, target, request)?;
+        for (handle, _) in found.into_iter().filter(|_| whole) {
+            self.with(handle, |sa, cx| sa.end(cx));
         }
         self.apply_effects();
         Ok(count)
@@ -802,6 +831,20 @@ impl Gateway {
         views.into_iter()
     }
 
+    /// The numbers of all IKE SAs, in order: for whoever looks at them one by one.
+    #[must_use]
+    pub fn handles(&self) -> Vec<IkeSaHandle> {
+        let mut handles: Vec<IkeSaHandle> = self.ike_sas.keys().copied().collect();
+        handles.sort_unstable();
+        handles
+    }
+
+    /// A snapshot of one IKE SA.
+    #[must_use]
+    pub fn ike_sa(&self, handle: IkeSaHandle) -> Option<IkeSaView> {
+        self.ike_sas.get(&handle).filter(|sa| !sa.is_gone()).map(IkeSa::view)
+    }
+
     /// The last negotiations, oldest first.
     pub fn records(&self) -> impl Iterator<Item = &NegotiationRecord> {
         self.shared.records()
@@ -812,6 +855,17 @@ impl Gateway {
     #[must_use]
     pub fn kept(&self) -> Kept {
         Kept { ike_sas: self.ike_sas.len(), first_requests: self.first_requests.len(), ..self.shared.kept() }
+    }
+
+    /// Messages and rekeyings, in all and by connection.
+    #[must_use]
+    pub fn tallies(&self) -> &Tallies {
+        &self.shared.tallies
+    }
+
+    /// The same, to begin anew.
+    pub fn tallies_mut(&mut self) -> &mut Tallies {
+        &mut self.shared.tallies
     }
 
     /// Counts since the start.
@@ -839,6 +893,7 @@ impl Gateway {
     fn with(&mut self, handle: IkeSaHandle, f: impl FnOnce(&mut IkeSa, &mut Shared)) {
         let Some(sa) = self.ike_sas.get_mut(&handle) else { return };
         let (before, remote, connection) = (sa.deadline(), sa.core.remote, Arc::clone(&sa.core.connection));
+        let (local, was_up) = (sa.core.local, sa.core.established.is_some());
         let named = sa.is_named();
         f(sa, &mut self.shared);
         let after = sa.deadline();
@@ -861,6 +916,9 @@ impl Gateway {
         }
         if sa.core.remote != remote || !Arc::ptr_eq(&sa.core.connection, &connection) {
             self.shared.update_peer(&sa.core);
+        }
+        if was_up && !sa.is_gone() && (sa.core.local, sa.core.remote) != (local, remote) {
+            self.shared.event(Event::IkeMoved { sa: sa.view(), local, remote });
         }
         if sa.core.succession.replaces.is_some() && sa.is_settled() {
             self.shared.effects.push(Effect::Settled(handle));

@@ -27,6 +27,7 @@ mod selector;
 mod shared;
 mod spis;
 mod statistics;
+mod tally;
 
 pub use gateway::{CommandError, Gateway, Target, TerminateTarget};
 pub use output::*;
@@ -34,3 +35,4 @@ pub use shared::Counters;
 #[doc(hidden)]
 pub use shared::Kept;
 pub use statistics::{Histogram, Statistics};
+pub use tally::{Exchanged, Tallies, Tally};

@@ -196,6 +196,15 @@ pub enum Event {
         /// The one that replaces it.
         new: ChildSaView,
     },
+    /// An established IKE SA has other addresses or ports, ours or the peer's (RFC 4555, RFC 7296 2.23).
+    IkeMoved {
+        /// As it is now.
+        sa: IkeSaView,
+        /// What `sa.local` was.
+        local: SocketAddr,
+        /// What `sa.remote` was.
+        remote: SocketAddr,
+    },
     /// An `initiate` or `terminate` ended.
     RequestDone {
         /// The caller's number.

@@ -19,6 +19,7 @@ use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, 
 use crate::rate::RateLimit;
 use crate::spis::{Lane, Spis};
 use crate::statistics::Statistics;
+use crate::tally::Tallies;
 
 /// Counts since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,6 +99,7 @@ pub(crate) struct Shared {
     pub(crate) effects: Vec<Effect>,
     pub(crate) counters: Counters,
     pub(crate) statistics: Statistics,
+    pub(crate) tallies: Tallies,
     /// IKE SAs that a stranger could have made us keep.
     pub(crate) half_open: HalfOpen,
     records: VecDeque<NegotiationRecord>,
@@ -217,6 +219,7 @@ impl Shared {
             effects: Vec::new(),
             counters: Counters::default(),
             statistics: Statistics::default(),
+            tallies: Tallies::default(),
             half_open: HalfOpen::default(),
             records: VecDeque::new(),
             record_limit: RateLimit::new(10, Duration::from_secs(2)),
@@ -241,6 +244,7 @@ impl Shared {
     }
 
     pub(crate) fn event(&mut self, event: Event) {
+        self.tallies.event(&event);
         self.outputs.push_back(Output::Event(event));
     }
 

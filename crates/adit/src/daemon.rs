@@ -13,6 +13,7 @@ mod events;
 mod health;
 mod idle;
 mod interfaces;
+mod listings;
 pub mod logging;
 mod names;
 mod observer;
@@ -51,6 +52,7 @@ use self::apply::{Load, Unconfirmed};
 pub(crate) use self::capture::COUNTS as CAPTURE_COUNTS;
 use self::events::Again;
 use self::idle::Idle;
+use self::listings::Listings;
 use self::logging::LogLimit;
 use self::names::{Answer, Names, Resolver, SystemResolver};
 use self::observer::Observer;
@@ -298,6 +300,8 @@ struct Daemon {
     /// Commands whose end the gateway will report.
     pending: HashMap<RequestId, Pending>,
     next_request: u64,
+    /// Lists that clients are being told.
+    listings: Listings,
     limit: LogLimit,
     activity_reported: Instant,
     /// When to look for the ways to the peers again, because something changed.
@@ -374,6 +378,7 @@ impl Daemon {
             trials: Trials::default(),
             pending: HashMap::new(),
             next_request: 0,
+            listings: Listings::default(),
             limit: LogLimit::default(),
             activity_reported: now,
             paths_due: None,
@@ -418,6 +423,7 @@ impl Daemon {
             };
             tokio::select! {
                 () = due => {}
+                () = self.listings.due(&self.hub) => self.list_on(Instant::now()),
                 Some(request) = server.request() => self.command(Instant::now(), request),
                 Some(event) = events.recv() => {
                     self.net_event(Instant::now(), event);

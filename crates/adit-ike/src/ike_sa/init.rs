@@ -30,6 +30,7 @@ use crate::proposal::{
 };
 use crate::record::{Facts, Outcome, bounded};
 use crate::shared::{Effect, Shared};
+use crate::tally::Way;
 
 /// Octets of our nonces: at least half the key of any PRF (RFC 7296 2.10).
 pub(super) const NONCE_LEN: usize = 32;
@@ -242,6 +243,7 @@ impl AwaitInitResponse {
             cx.counters.ignored += 1;
             return State::AwaitInitResponse(self);
         }
+        cx.tallies.message(&core.connection.name, ExchangeType::IKE_SA_INIT, Way::In, true);
         let Ok(contents) = Contents::read(&m.message.payloads) else {
             return self.refused(core, cx, Outcome::new(
                 OutcomeCode::InvalidSyntax,
@@ -717,6 +719,7 @@ impl InitRequest<'_> {
         if datagram.len() > self.incoming.datagram.len() {
             return;
         }
+        cx.tallies.message("", ExchangeType::IKE_SA_INIT, Way::Out, true);
         cx.transmit(self.incoming.local, self.incoming.remote, datagram);
     }
 
@@ -880,6 +883,7 @@ impl InitRequest<'_> {
         if childless {
             response = longer;
         }
+        cx.tallies.message(&core.connection.name, ExchangeType::IKE_SA_INIT, Way::Out, true);
         cx.transmit(local, remote, response.clone());
         let handshake = Handshake {
             init_request: self.incoming.datagram.to_vec(),

@@ -43,6 +43,7 @@ use crate::nat::Nat;
 use crate::output::{ChildHandle, DownReason, Event, IkeSaHandle, IkeSaState, IkeSaView, Output, RequestId};
 use crate::record::{Facts, Outcome};
 use crate::shared::{Effect, Shared};
+use crate::tally::Way;
 
 pub(crate) use auth::{AwaitAuthRequest, AwaitAuthResponse};
 pub(crate) use child::{ChildSa, Wanted};
@@ -180,6 +181,11 @@ impl Core {
 
     /// Sends a response to where its request came from (RFC 7296 2.11).
     fn reply(&mut self, cx: &mut Shared, to: &Incoming<'_>, datagrams: &[Vec<u8>]) {
+        cx.tallies.message(&self.connection.name, to.header().exchange, Way::Out, true);
+        self.reply_again(cx, to, datagrams);
+    }
+
+    fn reply_again(&mut self, cx: &mut Shared, to: &Incoming<'_>, datagrams: &[Vec<u8>]) {
         self.last_sent = cx.now;
         for datagram in datagrams {
             cx.transmit(to.local, to.remote, datagram.clone());
@@ -572,6 +578,15 @@ impl IkeSa {
             State::AwaitRepetition(_) | State::Closed => {
                 core.close(cx, Vec::new(), DownReason::DeletedByUs, "already gone")
             }
+        });
+    }
+
+    /// Ends it without waiting for the peer, who has been told if it could be told at once.
+    pub(crate) fn end(&mut self, cx: &mut Shared) {
+        self.step(cx, |state, core, cx| match state {
+            State::AwaitDeleteResponse(s) => s.close(core, cx, DownReason::DeletedByUs),
+            State::Established(s) => s.close(core, cx, DownReason::DeletedByUs, "ended at once"),
+            state => state,
         });
     }
 

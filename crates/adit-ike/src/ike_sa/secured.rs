@@ -10,6 +10,7 @@ use adit_wire::ikev2::{Encrypted, Fragment, Header, Message, Payload, SkDraft, S
 use super::fragment::{self, Partial};
 use super::{Core, Incoming};
 use crate::shared::Shared;
+use crate::tally::Way;
 
 /// Keys and algorithms of an IKE SA, from IKE_SA_INIT to its end.
 pub(crate) struct Secured {
@@ -151,6 +152,13 @@ impl Secured {
     /// Checks, decrypts and, if need be, puts together a message that is awaited. `None`, counted, if it is not from the
     /// peer, or not all of it is there.
     pub(crate) fn open(&mut self, core: &Core, cx: &mut Shared, m: &Incoming<'_>) -> Option<Opened> {
+        let opened = self.open_whole(core, cx, m)?;
+        let header = m.header();
+        cx.tallies.message(&core.connection.name, header.exchange, Way::In, header.flags.response);
+        Some(opened)
+    }
+
+    fn open_whole(&mut self, core: &Core, cx: &mut Shared, m: &Incoming<'_>) -> Option<Opened> {
         let Some(encrypted) = m.message.encrypted else {
             cx.counters.ignored += 1;
             return None;

@@ -5,11 +5,13 @@
 
 use std::time::{Duration, Instant};
 
+use adit_wire::ikev2::ExchangeType;
 use tracing::debug;
 
 use super::{Core, Incoming, Secured};
 use crate::config::Retransmission;
 use crate::shared::Shared;
+use crate::tally::Way;
 
 /// A request of ours without a response.
 #[derive(Debug)]
@@ -50,6 +52,10 @@ impl Outstanding {
         datagrams: Vec<Vec<u8>>,
         schedule: Retransmission,
     ) -> Self {
+        // The octet of the exchange type (RFC 7296 3.1).
+        if let Some(exchange) = datagrams.first().and_then(|datagram| datagram.get(18)) {
+            cx.tallies.message(&core.connection.name, ExchangeType(*exchange), Way::Out, false);
+        }
         core.send(cx, &datagrams);
         Self {
             message_id,
@@ -156,7 +162,7 @@ impl Answered {
             || fragment.is_some_and(|f| f.number == 1) && secured.is_some_and(|s| s.is_authentic(m));
         if again {
             cx.counters.repeated_requests += 1;
-            core.reply(cx, m, &self.response);
+            core.reply_again(cx, m, &self.response);
         }
         again
     }

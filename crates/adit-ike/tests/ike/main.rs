@@ -33,5 +33,6 @@ mod resources;
 mod sim;
 mod states;
 mod strangers;
+mod tally;
 mod transport;
 mod unique;

@@ -254,6 +254,10 @@ impl Peer {
             Event::ChildRekeyed { old, new, .. } => {
                 format!("child-rekeyed {} {} {}", old.name, old.handle.0, new.handle.0)
             }
+            Event::IkeMoved { sa, local, remote } => {
+                assert_ne!((sa.local, sa.remote), (local, remote));
+                format!("ike-moved {} {}", sa.local, sa.remote)
+            }
             Event::RequestDone { request, result } => {
                 assert!(self.done.insert(request, result.clone()).is_none(), "done twice");
                 format!("done {result:?}")

@@ -51,6 +51,23 @@ fn a_change_that_needs_no_new_sa_needs_none() {
     assert_eq!(net.rekey_at, Some(net.installed + Duration::from_secs(60)));
 }
 
+/// An operator who cannot wait for a peer does not.
+#[test]
+fn an_ike_sa_is_ended_at_once_and_told_once() {
+    let mut pair = Pair::established(sides());
+    pair.link = Box::new(|_, _| Fate::Lose);
+    let target = adit_ike::TerminateTarget { connection: Some("to-b".into()), ..Default::default() };
+    let request = pair.a.next_request();
+    assert_eq!(pair.a.gateway.terminate_at_once(pair.now, &target, request), Ok(1));
+    pair.collect();
+    assert_eq!(pair.a.done.get(&request), Some(&Ok(())));
+    assert_eq!((pair.a.gateway.ike_sas().count(), pair.a.installed.len()), (0, 0));
+    assert_eq!(requests(&pair, ExchangeType::INFORMATIONAL), 1, "the Delete");
+    pair.run(Duration::from_secs(300));
+    assert_eq!(requests(&pair, ExchangeType::INFORMATIONAL), 1);
+    assert!(pair.a.gateway.terminate_at_once(pair.now, &target, request).is_err());
+}
+
 /// What was agreed on stays as it is until an operator, or the daemon for one, ends it.
 #[test]
 fn a_change_that_needs_a_new_sa_does_not_touch_the_old_one() {

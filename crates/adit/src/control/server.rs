@@ -20,7 +20,10 @@ use super::vici::{DecodeError, MAX_FRAME, Message, Packet};
 use crate::config::ControlUri;
 
 /// At most this many clients at a time.
-const MAX_CLIENTS: usize = 64;
+const MAX_CLIENTS: usize = 256;
+
+/// What is listed is told so far ahead of a client's reading, in octets.
+const AHEAD: usize = 256 * 1024;
 
 /// At most this many octets of events wait for one client.
 const MAX_QUEUED_EVENTS: usize = 1024 * 1024;
@@ -44,6 +47,7 @@ pub const EVENTS: &[&str] = &[
     "child-updown",
     "ike-rekey",
     "child-rekey",
+    "ike-update",
     "capture",
 ];
 
@@ -312,6 +316,12 @@ impl Reply {
         done.blocking_recv().is_ok()
     }
 
+    /// Has the client enough to read for now? [`Hub::read_on`] tells when some client has read.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.client.queued_answers.load(Ordering::Relaxed) > AHEAD
+    }
+
     /// Has the client shown by its way in that it may see what others must not?
     #[must_use]
     pub fn is_private(&self) -> bool {
@@ -380,6 +390,8 @@ struct HubState {
     accepted: AtomicU64,
     refused: AtomicU64,
     stuck: AtomicU64,
+    /// A client has taken a frame.
+    read: Notify,
     /// Clients registered for `log`, which is asked for every line the daemon logs.
     log_listeners: AtomicUsize,
 }
@@ -418,6 +430,11 @@ impl Hub {
         }
     }
 
+    /// Waits until some client has read on, or gone.
+    pub async fn read_on(&self) {
+        self.0.read.notified().await;
+    }
+
     /// Is anybody registered for `log`?
     #[must_use]
     pub fn wants_log(&self) -> bool {
@@ -446,6 +463,7 @@ impl Hub {
             registered: Mutex::default(),
             queue,
             queued_events: AtomicUsize::new(0),
+            queued_answers: AtomicUsize::new(0),
             overflow: Notify::new(),
         });
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
@@ -468,7 +486,7 @@ impl Hub {
                     }
                     false
                 }
-                stuck = write(writer, &client, outgoing) => stuck,
+                stuck = write(writer, &client, outgoing, &hub.0.read) => stuck,
                 () = client.overflow.notified() => true,
             };
             if stuck {
@@ -478,6 +496,7 @@ impl Hub {
                 );
             }
             lock(&hub.0.clients).remove(&id);
+            hub.0.read.notify_one();
             if lock(&client.registered).contains("log") {
                 hub.0.log_listeners.fetch_sub(1, Ordering::Relaxed);
             }
@@ -599,6 +618,7 @@ async fn write<W: AsyncWrite + Unpin>(
     mut writer: W,
     client: &Client,
     mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
+    read: &Notify,
 ) -> bool {
     while let Some(Outgoing { frame, event, written }) = outgoing.recv().await {
         match tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&frame)).await {
@@ -608,6 +628,9 @@ async fn write<W: AsyncWrite + Unpin>(
         }
         if event {
             client.queued_events.fetch_sub(frame.len(), Ordering::Relaxed);
+        } else {
+            client.queued_answers.fetch_sub(frame.len(), Ordering::Relaxed);
+            read.notify_one();
         }
         if let Some(written) = written {
             let _ = written.send(());
@@ -622,9 +645,11 @@ struct Client {
     private: bool,
     registered: Mutex<HashSet<&'static str>>,
     queue: mpsc::UnboundedSender<Outgoing>,
-    /// Octets of events in the queue. Answers do not count: a client has one command at a time, and the next is
-    /// not read before the answer is written.
+    /// Octets of events in the queue.
     queued_events: AtomicUsize,
+    /// Octets of answers in the queue. A client has one command at a time, and the next is not read before the answer is
+    /// written; whoever lists much waits for it ([`Reply::is_busy`]).
+    queued_answers: AtomicUsize,
     overflow: Notify,
 }
 
@@ -644,6 +669,8 @@ impl Client {
                 self.overflow.notify_one();
                 return;
             }
+        } else {
+            self.queued_answers.fetch_add(outgoing.frame.len(), Ordering::Relaxed);
         }
         // The client has gone if this fails.
         let _ = self.queue.send(outgoing);
@@ -692,6 +719,7 @@ impl Captured {
             registered: Mutex::new(EVENTS.iter().copied().collect()),
             queue,
             queued_events: AtomicUsize::new(0),
+            queued_answers: AtomicUsize::new(0),
             overflow: Notify::new(),
         };
         (Arc::new(client), Self(outgoing))

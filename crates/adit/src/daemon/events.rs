@@ -3,6 +3,7 @@
 //! It owns the wording and decides nothing.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use adit_ike::{ChildSaView, DownReason, Event, IkeSaView, RequestId};
@@ -90,6 +91,16 @@ impl Daemon {
                     message
                 });
             }
+            Event::IkeMoved { sa, local, remote } => {
+                tracing::info!(
+                    "connection \"{}\": IKE SA [{}] is between {} and {} now",
+                    sa.connection,
+                    sa.handle.0,
+                    sa.local,
+                    sa.remote
+                );
+                self.hub.publish("ike-update", || ike_update(&sa, local, remote, now));
+            }
             Event::Progress { request, message } => {
                 if let Some(pending) = self.pending.get(&request)
                     && pending.log_level >= 1
@@ -153,6 +164,16 @@ fn ike_updown(sa: &IkeSaView, up: bool, now: Instant) -> Message {
     let mut message = Message::new();
     message.put_flag("up", up);
     message.put_section(report::ike_sa_name(sa), report::ike_sa(sa, now));
+    message
+}
+
+/// Where it is now, and the IKE SA as it was.
+fn ike_update(sa: &IkeSaView, local: SocketAddr, remote: SocketAddr, now: Instant) -> Message {
+    let mut message = Message::new();
+    message.put_display("local-host", sa.local.ip()).put_display("local-port", sa.local.port());
+    message.put_display("remote-host", sa.remote.ip()).put_display("remote-port", sa.remote.port());
+    let was = IkeSaView { local, remote, ..sa.clone() };
+    message.put_section(report::ike_sa_name(sa), report::ike_sa(&was, now));
     message
 }
 

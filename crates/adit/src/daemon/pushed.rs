@@ -4,7 +4,7 @@
 //! never replaced or unloaded over vici, and a reload of the file leaves alone what was pushed. Nothing of it outlives the
 //! daemon.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use adit_crypto::Secret;
 use adit_ike::config::{Configuration, PostQuantumKey, SharedSecret};
 
 use super::Daemon;
+use super::reconciler::ChildName;
 use crate::config::{self, Parts};
 use crate::control::vici::{Message, Value};
 
@@ -29,6 +30,8 @@ const MOST_OCTETS: usize = 16 << 20;
 pub(super) struct Pushed {
     connections: Vec<PushedConnection>,
     secrets: Vec<PushedSecret>,
+    /// Children that wait for packets, or do not, whatever is configured.
+    pub(super) traps: BTreeMap<ChildName, bool>,
 }
 
 #[derive(Debug)]
@@ -95,6 +98,14 @@ impl Pushed {
             add(&mut all, parts);
         }
         self.add_secrets(&mut all.ike);
+        if !self.traps.is_empty() {
+            for connection in &mut all.ike.connections {
+                for child in &mut connection.children {
+                    let name = ChildName::new(&connection.name, &child.name);
+                    child.trap = self.traps.get(&name).copied().unwrap_or(child.trap);
+                }
+            }
+        }
         all
     }
 
@@ -111,6 +122,7 @@ impl Pushed {
     pub(super) fn remove_connection(&mut self, name: &str) -> bool {
         let before = self.connections.len();
         self.connections.retain(|connection| connection.name != name);
+        self.traps.retain(|child, _| child.connection != name);
         self.connections.len() != before
     }
 

@@ -1,6 +1,7 @@
 //! Two daemons without an operating system: a wire made of a list, data planes that write down their orders, and
 //! time that passes when a test says so.
 
+mod hostile;
 mod paths;
 mod pushed;
 
@@ -257,6 +258,10 @@ impl Side {
     fn request(&mut self, now: Instant, command: &str, message: Message) -> Captured {
         let (reply, captured) = Captured::reply();
         self.daemon.command(now, Request { command: command.into(), arguments: message, reply });
+        // Those whose clients read, as these do.
+        for _ in 0..1000 {
+            self.daemon.list_on(now);
+        }
         captured
     }
 

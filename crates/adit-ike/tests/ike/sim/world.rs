@@ -793,6 +793,7 @@ impl End {
             Event::ChildUp(_, child) => format!("child-up {}", child.handle.0),
             Event::ChildDown(_, child, _) => format!("child-down {}", child.handle.0),
             Event::IkeRekeyed { old, new } => format!("ike-rekeyed {} {}", old.handle.0, new.handle.0),
+            Event::IkeMoved { sa, .. } => format!("ike-moved {} {}", sa.local, sa.remote),
             Event::ChildRekeyed { old, new, .. } => {
                 format!("child-rekeyed {} {}", old.handle.0, new.handle.0)
             }

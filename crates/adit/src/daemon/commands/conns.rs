@@ -7,18 +7,21 @@ use crate::control::report;
 use crate::control::server::Reply;
 use crate::control::vici::Message;
 
-pub(super) fn list_conns(daemon: &mut Daemon, _: Instant, arguments: &Message, reply: Reply) {
+pub(super) fn list_conns(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Reply) {
     let wanted = name(arguments, "ike");
-    for connection in &daemon.connections {
-        if wanted.as_ref().is_none_or(|name| *name == connection.name) {
-            let name = &connection.name;
-            let interface = daemon.interfaces.get(name).map(|spec| spec.name.as_str());
-            let mut message = Message::new();
-            message.put_section(name, report::connection(connection, daemon.hosts.get(name), interface));
-            reply.event("list-conn", message);
-        }
-    }
-    reply.respond(Message::new());
+    let fits = |(_, name): &(usize, String)| wanted.as_ref().is_none_or(|wanted| wanted == name);
+    let connections = daemon.connections.iter().map(|connection| connection.name.clone());
+    let connections: Vec<(usize, String)> = connections.enumerate().filter(fits).collect();
+    daemon.list(now, reply, connections, |daemon, reply, (at, name), _| {
+        // It may have been unloaded meanwhile, and others moved up.
+        let there = daemon.connections.get(*at).filter(|connection| connection.name == *name);
+        let by_name = || daemon.connections.iter().find(|connection| connection.name == *name);
+        let Some(connection) = there.or_else(by_name) else { return };
+        let interface = daemon.interfaces.get(name).map(|spec| spec.name.as_str());
+        let mut message = Message::new();
+        message.put_section(name, report::connection(connection, daemon.hosts.get(name), interface));
+        reply.event("list-conn", message);
+    });
 }
 
 /// Those that clients have loaded: what `swanctl --load-conns` does not find in its file it unloads.

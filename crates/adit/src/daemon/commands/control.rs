@@ -28,16 +28,18 @@ pub(super) fn terminate(daemon: &mut Daemon, now: Instant, arguments: &Message, 
     let Ok(waiting) = Waiting::read(arguments, now) else {
         return reply.failure("`timeout` or `loglevel` is no number");
     };
-    if arguments.flag("force") {
-        return reply.failure("`force` is not done yet");
-    }
     let target = match existing(arguments) {
         Ok(target) => target,
         Err(why) => return reply.failure(why),
     };
     daemon.hold(&target);
     let request = daemon.request_id();
-    match daemon.gateway.terminate(now, &target, request) {
+    let begun = if arguments.flag("force") {
+        daemon.gateway.terminate_at_once(now, &target, request)
+    } else {
+        daemon.gateway.terminate(now, &target, request)
+    };
+    match begun {
         Ok(matches) => waiting.wait(daemon, request, reply, Some(matches), true),
         Err(error) => {
             let mut answer = Message::new();

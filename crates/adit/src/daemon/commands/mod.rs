@@ -2,17 +2,21 @@
 //!
 //! A function answers at once or leaves the reply with the daemon, which answers when the gateway reports the end.
 
+mod algorithms;
 mod conns;
 mod control;
+mod counters;
 mod credentials;
 mod health;
 mod negotiations;
 mod policies;
 mod process;
 mod sas;
+mod traps;
 
 use std::time::Instant;
 
+use super::reconciler::ChildName;
 use super::{Daemon, apply, capture, trials};
 use crate::control::server::{Reply, Request};
 use crate::control::vici::Message;
@@ -51,6 +55,11 @@ const COMMANDS: &[Command] = &[
     Command { name: "unload-key", run: credentials::not_loaded },
     Command { name: "unload-authority", run: credentials::not_loaded },
     Command { name: "unload-pool", run: credentials::not_loaded },
+    Command { name: "install", run: traps::install },
+    Command { name: "uninstall", run: traps::uninstall },
+    Command { name: "get-algorithms", run: algorithms::get_algorithms },
+    Command { name: "get-counters", run: counters::get_counters },
+    Command { name: "reset-counters", run: counters::reset_counters },
     Command { name: "redirect", run: control::redirect },
     Command { name: "list-policies", run: policies::list_policies },
     Command { name: "list-negotiations", run: negotiations::list_negotiations },
@@ -63,6 +72,12 @@ const COMMANDS: &[Command] = &[
     Command { name: "reload", run: process::reload },
     Command { name: "reload-settings", run: process::reload },
 ];
+
+/// Every command.
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|command| command.name)
+}
 
 /// Runs a command of a client.
 pub(super) fn run(daemon: &mut Daemon, now: Instant, request: Request) {

@@ -197,3 +197,81 @@ fn what_is_kept_is_bounded() {
     assert_eq!(loaded, (16 << 20) / 60_000);
     assert!(done(&mut a.request(now, "load-conn", conn("gw", "1", "2", &[]))).is_ok(), "a little fits still");
 }
+
+#[test]
+fn a_child_waits_for_packets_when_it_is_told_to() {
+    let now = Instant::now();
+    let mut a = bare(now);
+    assert_eq!(done(&mut a.request(now, "load-conn", conn("gw", "1", "2", &[]))), Ok(()));
+    let traps = |side: &Side| side.daemon.policies.all().iter().filter(|policy| policy.trap).count();
+    assert_eq!(traps(&a), 0);
+    assert!(done(&mut a.command(now, "uninstall", &[("child", "net")])).is_err(), "it does not wait");
+    for _ in 0..2 {
+        assert_eq!(done(&mut a.command(now, "install", &[("child", "net"), ("ike", "gw")])), Ok(()));
+        assert_eq!(traps(&a), 1);
+    }
+    let name = ChildName::new("gw", "net");
+    assert!(a.daemon.reconciler.acquire(now, &name), "a packet brings it up");
+    // Another connection changes nothing about that.
+    assert_eq!(done(&mut a.request(now, "load-conn", conn("other", "1", "3", &[]))), Ok(()));
+    assert_eq!(traps(&a), 1);
+    assert_eq!(done(&mut a.command(now, "uninstall", &[("child", "net")])), Ok(()));
+    assert_eq!(traps(&a), 0);
+    for arguments in [&[("child", "none")][..], &[("child", "net"), ("ike", "none")], &[("ike", "gw")]] {
+        assert!(done(&mut a.command(now, "install", arguments)).is_err());
+    }
+}
+
+#[test]
+fn counters_have_strongswans_names_and_count() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    talk(now, &mut a, &mut b);
+    let (_, all) = answer(&mut a.command(now, "get-counters", &[]));
+    let counters = all.section("counters").unwrap().section("").unwrap();
+    assert_eq!(counters.entries().count(), 21);
+    let nonzero: Vec<(&str, u64)> = counters
+        .entries()
+        .map(|(key, _)| (key, counters.number(key).unwrap()))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    let expected = ["ike-init-in-resp", "ike-init-out-req", "ike-auth-in-resp", "ike-auth-out-req"];
+    assert_eq!(nonzero, expected.map(|key| (key, 1)));
+    let (_, one) = answer(&mut a.command(now, "get-counters", &[("name", "gw")]));
+    let (_, each) = answer(&mut a.command(now, "get-counters", &[("all", "yes")]));
+    assert_eq!(one, each);
+    assert_eq!(one.section("counters").unwrap().section("gw"), Some(counters));
+    assert_eq!(done(&mut a.command(now, "reset-counters", &[("name", "gw")])), Ok(()));
+    assert!(done(&mut a.command(now, "get-counters", &[("name", "gw")])).is_err());
+    assert_eq!(done(&mut a.command(now, "reset-counters", &[])), Ok(()));
+    let (_, all) = answer(&mut a.command(now, "get-counters", &[]));
+    assert_eq!(all.section("counters").unwrap().section("").unwrap().number("ike-auth-out-req"), Some(0));
+}
+
+#[test]
+fn an_sa_is_taken_down_without_its_peer() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    talk(now, &mut a, &mut b);
+    let mut ended = a.command(now, "terminate", &[("ike", "gw"), ("force", "yes")]);
+    a.turn(now);
+    let (_, ended) = answer(&mut ended);
+    assert!(ended.flag("success") && ended.number("terminated") == Some(1), "{ended:?}");
+    assert_eq!((a.daemon.gateway.ike_sas().count(), a.removed().len()), (0, 1));
+}
+
+#[test]
+fn algorithms_are_those_that_are_built_in() {
+    let now = Instant::now();
+    let (_, built_in) = answer(&mut bare(now).command(now, "get-algorithms", &[]));
+    for (kind, has, has_not) in [
+        ("encryption", "AES_CBC", "3DES_CBC"),
+        ("aead", "AES_GCM_16", "AES_GCM_8"),
+        ("integrity", "HMAC_SHA2_256_128", "HMAC_MD5_96"),
+        ("prf", "PRF_HMAC_SHA2_384", "PRF_HMAC_MD5"),
+        ("ke", "ML_KEM_768", "MODP_768"),
+    ] {
+        let section = built_in.section(kind).unwrap();
+        assert!(section.text(has).is_some() && section.text(has_not).is_none(), "{kind}: {section:?}");
+    }
+}
