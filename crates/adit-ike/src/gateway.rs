@@ -795,7 +795,9 @@ impl Gateway {
         }
     }
 
-    fn ike_sa_of(&self, child: ChildHandle) -> Option<IkeSaHandle> {
+    /// The IKE SA that a Child SA belongs to.
+    #[must_use]
+    pub fn ike_sa_of(&self, child: ChildHandle) -> Option<IkeSaHandle> {
         self.shared.child_owners.get(&child).copied()
     }
 

@@ -12,7 +12,7 @@ use adit_wire::esp::Mode;
 
 use super::Daemon;
 use super::reconciler::ChildName;
-use super::verdicts::{Facts, Sample, Verdict};
+use super::verdicts::{Facts, Sample, Verdict, Whose};
 
 /// A child that is up, and how it does.
 #[derive(Clone, Debug)]
@@ -38,21 +38,21 @@ impl Daemon {
                 continue;
             }
             // The SAs of a child, and what they have carried.
-            let mut children: HashMap<ChildName, Vec<(&ChildSaView, ChildCounters)>> = HashMap::new();
+            let mut children: HashMap<Whose, Vec<(&ChildSaView, ChildCounters)>> = HashMap::new();
             for child in &sa.children {
                 if matches!(child.state, ChildSaState::Installed | ChildSaState::Rekeying) {
                     let name = ChildName::new(&sa.connection, &child.name);
                     let counters = self.backend.counters(ChildId(child.handle.0)).unwrap_or_default();
-                    children.entry(name).or_default().push((child, counters));
+                    children.entry((sa.handle, name)).or_default().push((child, counters));
                 }
             }
-            let heard = children.iter().any(|(name, sas)| {
-                self.verdicts.has_heard(name) || sas.iter().any(|(_, counters)| counters.heard.is_some())
+            let heard = children.iter().any(|(whose, sas)| {
+                self.verdicts.has_heard(whose) || sas.iter().any(|(_, counters)| counters.heard.is_some())
             });
-            for (name, sas) in children {
-                up.insert(name.clone());
+            for (whose, sas) in children {
+                up.insert(whose.clone());
                 let Some(installed) = sas.iter().map(|(child, _)| child.installed).min() else { continue };
-                if !wanted(&name) {
+                if !wanted(&whose.1) {
                     continue;
                 }
                 let facts = Facts {
@@ -60,15 +60,15 @@ impl Daemon {
                     encap: sas.iter().any(|(child, _)| child.encap),
                     heard,
                     forwards_not: sas.iter().find_map(|(child, _)| forwarding.lacks(child)),
-                    hole: self.paths.hole(sa.handle),
+                    hole: self.paths.hole(now, sa.handle),
                 };
                 let sample = Sample::of(now, sas.iter().map(|(_, counters)| counters));
-                let verdict = self.verdicts.look(&name, sample, &facts);
+                let verdict = self.verdicts.look(&whose, sample, &facts);
                 let (encap, path_limit) = (facts.encap, self.paths.limit(sa.remote.ip()));
-                found.push(ChildHealth { name, verdict, heard, encap, path_limit });
+                found.push(ChildHealth { name: whose.1, verdict, heard, encap, path_limit });
             }
         }
-        self.verdicts.retain(|name| up.contains(name));
+        self.verdicts.retain(|whose| up.contains(whose));
         found.sort_by(|one, other| one.name.cmp(&other.name));
         found
     }

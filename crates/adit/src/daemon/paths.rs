@@ -4,7 +4,7 @@
 //! again; what is found becomes a limit of the data plane where the configuration asks for it (`probe_path`), and else only a
 //! finding. Two probes in a row have to fail before a size is given up: loss alone lowers nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -126,11 +126,12 @@ pub(super) struct Paths {
     /// The connections whose paths are probed.
     wanted: HashSet<String>,
     watched: HashMap<IkeSaHandle, Watch>,
+    due: BTreeSet<(Instant, IkeSaHandle)>,
     /// Searches under way.
     searches: HashMap<IkeSaHandle, Search>,
     limits: HashMap<IpAddr, u16>,
-    /// What was found where nothing heeds it: what the kernel believes, and what passes.
-    holes: HashMap<IkeSaHandle, (u16, u16)>,
+    /// What was found where nothing heeds it, and when: what the kernel believes, and what passes.
+    holes: HashMap<IkeSaHandle, (Instant, (u16, u16))>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +151,19 @@ pub(super) struct Found {
 impl Paths {
     /// When something is due next.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.watched.values().map(|watch| watch.due).min()
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    fn watch(&mut self, ike_sa: IkeSaHandle, watch: Watch) {
+        self.forget(ike_sa);
+        self.watched.insert(ike_sa, watch);
+        self.due.insert((watch.due, ike_sa));
+    }
+
+    fn forget(&mut self, ike_sa: IkeSaHandle) -> Option<Watch> {
+        let watch = self.watched.remove(&ike_sa)?;
+        self.due.remove(&(watch.due, ike_sa));
+        Some(watch)
     }
 
     /// The limit that is in force towards a peer.
@@ -158,9 +171,10 @@ impl Paths {
         self.limits.get(&remote).copied()
     }
 
-    /// What was found about the path of an IKE SA and nothing heeds.
-    pub(super) fn hole(&self, ike_sa: IkeSaHandle) -> Option<(u16, u16)> {
-        self.holes.get(&ike_sa).copied()
+    /// What was found about the path of an IKE SA of late, and nothing heeds.
+    pub(super) fn hole(&self, now: Instant, ike_sa: IkeSaHandle) -> Option<(u16, u16)> {
+        let (at, hole) = self.holes.get(&ike_sa)?;
+        (now.saturating_duration_since(*at) < LIFETIME).then_some(*hole)
     }
 }
 
@@ -172,18 +186,18 @@ impl Daemon {
         if self.paths.wanted.is_empty() && self.paths.watched.is_empty() {
             return;
         }
-        let mut watched = HashMap::new();
+        let mut before = std::mem::take(&mut self.paths.watched);
+        self.paths.due.clear();
         for sa in self.gateway.ike_sas() {
             if self.paths.wanted.contains(&sa.connection) && !sa.children.is_empty() {
-                let due = self.paths.watched.get(&sa.handle).map_or(now + SETTLE, |watch| watch.due);
-                watched.insert(sa.handle, Watch { remote: sa.remote.ip(), due });
+                let due = before.remove(&sa.handle).map_or(now + SETTLE, |watch| watch.due);
+                self.paths.watch(sa.handle, Watch { remote: sa.remote.ip(), due });
             }
         }
-        self.paths.watched = watched;
-        self.lift_limits();
+        before.into_values().for_each(|watch| self.lift_limit(watch.remote));
     }
 
-    /// A child is up, or has moved: the path of its IKE SA is looked at soon, if that is wanted.
+    /// A child is up: the path of its IKE SA is looked at soon, if that is wanted.
     pub(super) fn path_is_new(
         &mut self,
         now: Instant,
@@ -191,22 +205,18 @@ impl Daemon {
         ike_sa: IkeSaHandle,
         remote: IpAddr,
     ) {
-        let known = self.paths.watched.get(&ike_sa).is_some_and(|watch| watch.remote == remote);
-        if !known && self.paths.wanted.contains(connection) {
-            self.paths.watched.insert(ike_sa, Watch { remote, due: now + SETTLE });
+        if self.paths.wanted.contains(connection) && !self.paths.watched.contains_key(&ike_sa) {
+            self.paths.watch(ike_sa, Watch { remote, due: now + SETTLE });
         }
     }
 
     /// A child has another way to its peer.
     pub(super) fn path_has_moved(&mut self, now: Instant, child: ChildHandle, remote: IpAddr) {
-        let has_it = |watch: &Watch| watch.remote != remote;
-        if !self.paths.watched.values().any(has_it) {
-            return;
-        }
-        let owner = self.gateway.ike_sas().find(|sa| sa.children.iter().any(|one| one.handle == child));
-        if let Some(sa) = owner {
-            self.path_is_new(now, &sa.connection, sa.handle, remote);
-            self.lift_limits();
+        let Some(ike_sa) = self.gateway.ike_sa_of(child) else { return };
+        if let Some(before) = self.paths.forget(ike_sa) {
+            let due = if before.remote == remote { before.due } else { now + SETTLE };
+            self.paths.watch(ike_sa, Watch { remote, due });
+            self.lift_limit(before.remote);
         }
     }
 
@@ -214,51 +224,43 @@ impl Daemon {
     pub(super) fn path_is_gone(&mut self, ike_sa: IkeSaHandle) {
         self.paths.searches.remove(&ike_sa);
         self.paths.holes.remove(&ike_sa);
-        if self.paths.watched.remove(&ike_sa).is_some() {
-            self.lift_limits();
+        if let Some(watch) = self.paths.forget(ike_sa) {
+            self.lift_limit(watch.remote);
         }
     }
 
-    /// Lifts what no IKE SA stands for any more.
-    fn lift_limits(&mut self) {
+    /// Lifts a limit that no IKE SA stands for any more.
+    fn lift_limit(&mut self, remote: IpAddr) {
         let Paths { watched, limits, .. } = &mut self.paths;
-        let lifted: Vec<IpAddr> = limits
-            .keys()
-            .filter(|remote| !watched.values().any(|watch| watch.remote == **remote))
-            .copied()
-            .collect();
-        for remote in lifted {
-            self.paths.limits.remove(&remote);
+        if limits.contains_key(&remote) && !watched.values().any(|watch| watch.remote == remote) {
+            limits.remove(&remote);
             self.backend.set_path_limit(remote, None);
         }
     }
 
     /// Looks at the paths that are due.
     pub(super) fn look_at_paths(&mut self, now: Instant) {
-        if self.paths.poll_timeout().is_none_or(|due| due > now) {
-            return;
-        }
-        let due = self.paths.watched.iter_mut().filter(|(_, watch)| watch.due <= now);
-        let due: Vec<IkeSaHandle> = due
-            .map(|(handle, watch)| {
-                watch.due = now + LIFETIME;
-                *handle
-            })
-            .collect();
-        for ike_sa in due {
-            if let Err(error) = self.search_path(now, ike_sa) {
+        while let Some((due, ike_sa)) = self.paths.due.first().copied()
+            && due <= now
+        {
+            let Some(watch) = self.paths.forget(ike_sa) else { return };
+            self.paths.watch(ike_sa, Watch { due: now + LIFETIME, ..watch });
+            if let Err(error) = self.search_path(now, ike_sa, watch.remote) {
                 tracing::debug!(ike_sa = ike_sa.0, %error, "the path is not probed");
             }
         }
     }
 
     /// Begins to search what passes on the path of an IKE SA, unless that is under way.
-    pub(super) fn search_path(&mut self, now: Instant, ike_sa: IkeSaHandle) -> Result<(), String> {
+    pub(super) fn search_path(
+        &mut self,
+        now: Instant,
+        ike_sa: IkeSaHandle,
+        remote: IpAddr,
+    ) -> Result<(), String> {
         if self.paths.searches.contains_key(&ike_sa) {
             return Ok(());
         }
-        let sa = self.gateway.ike_sas().find(|sa| sa.handle == ike_sa);
-        let remote = sa.map(|sa| sa.remote.ip()).ok_or_else(|| CommandError::NoSuchSa.to_string())?;
         let believed = self.wire.path_mtu(remote).map_err(|error| format!("no way to {remote}: {error}"))?;
         let search = Search::new(believed, remote.is_ipv6());
         self.go_on_searching(now, ike_sa, search).map_err(|error| error.to_string())
@@ -324,7 +326,7 @@ impl Daemon {
                     self.paths.holes.remove(&ike_sa);
                 }
                 None => match hole {
-                    Some(hole) => drop(self.paths.holes.insert(ike_sa, hole)),
+                    Some(hole) => drop(self.paths.holes.insert(ike_sa, (now, hole))),
                     None => drop(self.paths.holes.remove(&ike_sa)),
                 },
             }

@@ -41,6 +41,8 @@ struct Trial {
     reply: Reply,
     connection: String,
     ike_sa: IkeSaHandle,
+    /// Where its peer is.
+    remote: IpAddr,
     /// Where to send echoes, if not to where the peer's gateway is likely to be.
     to: Option<IpAddr>,
     steps: VecDeque<Step>,
@@ -228,6 +230,7 @@ pub(super) fn test(daemon: &mut Daemon, now: Instant, arguments: &Message, reply
         reply,
         connection,
         ike_sa: sa.handle,
+        remote: sa.remote.ip(),
         to,
         steps,
         step: Step::Liveness,
@@ -278,7 +281,7 @@ impl Daemon {
             }
             Step::Path => {
                 trial.until = now + SEARCH_PATIENCE;
-                self.search_path(now, trial.ike_sa)
+                self.search_path(now, trial.ike_sa, trial.remote)
                     .map_err(|why| Outcome::new(Finding::Note, "not-probed", why, ""))?;
                 Awaited::Path
             }
@@ -480,7 +483,7 @@ impl Daemon {
     pub(super) fn test_found_path(&mut self, now: Instant, found: &Found) {
         let ours = |trial: &Trial| matches!(trial.awaited, Awaited::Path) && trial.ike_sa == found.ike_sa;
         while let Some(mut trial) = self.trials.take(ours) {
-            let heeded = self.paths.hole(found.ike_sa).is_none();
+            let heeded = self.paths.hole(now, found.ike_sa).is_none();
             let outcome = match found.sizes {
                 None => Outcome::new(Finding::Note, "not-probed", "the path could not be probed", ""),
                 Some((believed, passes, _)) if passes >= believed => {

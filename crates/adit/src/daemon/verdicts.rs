@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use adit_esp::Drop;
+use adit_ike::IkeSaHandle;
 use adit_net::ChildCounters;
 
 use super::reconciler::ChildName;
@@ -28,13 +29,16 @@ const ONE_SIDED: Duration = Duration::from_secs(10);
 const FEW: u64 = 3;
 
 /// Samples kept for each child.
-const SAMPLES: usize = 4;
+const SAMPLES: usize = 6;
 
 /// The samples of all children that are up.
 #[derive(Debug, Default)]
 pub(super) struct Verdicts {
-    children: HashMap<ChildName, Watch>,
+    children: HashMap<Whose, Watch>,
 }
+
+/// A child, on its IKE SA: with another one everything begins anew.
+pub(super) type Whose = (IkeSaHandle, ChildName);
 
 /// What is known of one child so far.
 #[derive(Debug, Default)]
@@ -164,18 +168,18 @@ impl Sample {
 
 impl Verdicts {
     /// Keeps only children that are up.
-    pub(super) fn retain(&mut self, is_up: impl Fn(&ChildName) -> bool) {
-        self.children.retain(|name, _| is_up(name));
+    pub(super) fn retain(&mut self, is_up: impl Fn(&Whose) -> bool) {
+        self.children.retain(|whose, _| is_up(whose));
     }
 
     /// Has an authentic packet arrived on this child, now or earlier?
-    pub(super) fn has_heard(&self, name: &ChildName) -> bool {
-        self.children.get(name).is_some_and(|watch| watch.heard)
+    pub(super) fn has_heard(&self, whose: &Whose) -> bool {
+        self.children.get(whose).is_some_and(|watch| watch.heard)
     }
 
     /// Judges a child by a new sample and those before it.
-    pub(super) fn look(&mut self, name: &ChildName, sample: Sample, facts: &Facts) -> Verdict {
-        let watch = self.children.entry(name.clone()).or_default();
+    pub(super) fn look(&mut self, whose: &Whose, sample: Sample, facts: &Facts) -> Verdict {
+        let watch = self.children.entry(whose.clone()).or_default();
         watch.heard |= sample.has_heard();
         // With new keys it counts from zero.
         if watch.samples.back().is_some_and(|last| sample.is_behind(last)) {
@@ -221,11 +225,11 @@ pub(super) fn judge(now: &Sample, before: &[Sample], facts: &Facts) -> Verdict {
     // What had its answer coming: all that was counted a while ago. At the first look that is its whole life, or else when each
     // direction was used last.
     let first = before.len() <= 1;
-    let settled = before.iter().rev().find(|sample| age(sample.at) >= ANSWER).map(|sample| sample.counts);
-    let (settled_got, settled_sent) = match settled {
-        Some(then) if !first => (then.packets_in - start.packets_in, then.packets_out - start.packets_out),
-        _ if first && start == Counts::default() && age(facts.installed) >= ANSWER => (got, sent),
-        _ => (0, 0),
+    let settled = before.iter().skip(1).rev().find(|sample| age(sample.at) >= ANSWER);
+    let (settled_got, settled_sent) = match settled.map(|sample| sample.counts) {
+        Some(then) => (then.packets_in - start.packets_in, then.packets_out - start.packets_out),
+        None if start == Counts::default() && age(facts.installed) >= ANSWER => (got, sent),
+        None => (0, 0),
     };
     let lags = |this: Option<Instant>, that: Option<Instant>| match (this, that) {
         (Some(this), Some(that)) => {
@@ -387,7 +391,7 @@ mod tests {
         }
 
         fn verdict(&mut self) -> Verdict {
-            let name = ChildName::new("gw", "net");
+            let name = (IkeSaHandle(1), ChildName::new("gw", "net"));
             let sample = Sample::of(self.now, [&self.counters]);
             self.facts.heard = sample.has_heard() || self.verdicts.has_heard(&name);
             self.verdicts.look(&name, sample, &self.facts)
@@ -426,6 +430,8 @@ mod tests {
         child.pass(1).send(10);
         assert!(!child.code().is_failing(), "the answer may be on its way");
         assert_eq!(child.pass(4).send(4).code(), Code::EspFiltered);
+        assert_eq!(child.code(), Code::EspFiltered, "the same at once, and again");
+        assert_eq!(child.pass(1).code(), Code::EspFiltered);
         child.facts.encap = true;
         assert_eq!(child.pass(4).send(4).code(), Code::NothingReturns);
         // Two packets without an answer are no proof.
@@ -508,7 +514,12 @@ mod tests {
     fn what_is_down_is_forgotten() {
         let mut child = Child::new();
         child.send(10).receive(10).code();
-        assert!(child.start <= child.now && child.verdicts.has_heard(&ChildName::new("gw", "net")));
+        assert!(
+            child.start <= child.now
+                && child.verdicts.has_heard(&(IkeSaHandle(1), ChildName::new("gw", "net")))
+        );
+        // A new IKE SA proves the way of ESP for itself.
+        assert!(!child.verdicts.has_heard(&(IkeSaHandle(2), ChildName::new("gw", "net"))));
         child.verdicts.retain(|_| false);
         assert!(child.verdicts.children.is_empty());
     }
