@@ -20,8 +20,7 @@ use crate::identity::Identity;
 use crate::ike_sa::{AwaitInitResponse, Contents, IkeSa, Incoming, InitRequest, Refused, Wanted};
 use crate::lookup::{Connections, Secrets};
 use crate::output::{
-    Blame, ChildHandle, DownReason, Event, IkeSaHandle, IkeSaView, NegotiationRecord, OutcomeCode, Output,
-    RequestId, Stage,
+    Blame, ChildHandle, DownReason, Event, IkeSaHandle, IkeSaView, OutcomeCode, Output, RequestId, Stage,
 };
 use crate::proposal::post_quantum;
 use crate::record::Outcome;
@@ -845,11 +844,6 @@ impl Gateway {
     #[must_use]
     pub fn ike_sa(&self, handle: IkeSaHandle) -> Option<IkeSaView> {
         self.ike_sas.get(&handle).filter(|sa| !sa.is_gone()).map(IkeSa::view)
-    }
-
-    /// The last negotiations, oldest first.
-    pub fn records(&self) -> impl Iterator<Item = &NegotiationRecord> {
-        self.shared.records()
     }
 
     /// How much is kept, for tests that look for what is left over.

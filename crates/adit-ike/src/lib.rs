@@ -12,6 +12,7 @@
 
 pub mod config;
 mod cookie;
+mod difference;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gateway;
@@ -29,6 +30,7 @@ mod spis;
 mod statistics;
 mod tally;
 
+pub use difference::{Difference, SelectorPart};
 pub use gateway::{CommandError, Gateway, Target, TerminateTarget};
 pub use output::*;
 pub use shared::Counters;

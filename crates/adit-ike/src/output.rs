@@ -11,7 +11,7 @@ use adit_crypto::{EspKeys, EspTransforms, IkeTransforms};
 use adit_wire::esp::Mode;
 use adit_wire::ikev2::{IkeSpi, KeId, NotifyType, Proposal, Spi, TrafficSelector};
 
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityPattern};
 
 /// Identifies one Child SA pair for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -452,6 +452,53 @@ pub enum OutcomeCode {
     Cancelled,
 }
 
+impl OutcomeCode {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::Success,
+        Self::Narrowed,
+        Self::NoProposalChosen,
+        Self::TsUnacceptable,
+        Self::UnknownPeer,
+        Self::IdentityMismatch,
+        Self::NoSharedSecret,
+        Self::NotPostQuantum,
+        Self::NotUnique,
+        Self::AuthenticationFailed,
+        Self::RefusedByPeer,
+        Self::InvalidKe,
+        Self::InvalidSyntax,
+        Self::UnsupportedCriticalPayload,
+        Self::Timeout,
+        Self::DataPlane,
+        Self::Cancelled,
+    ];
+
+    /// As programs and the manual name it. That never changes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Narrowed => "narrowed",
+            Self::NoProposalChosen => "no-proposal-chosen",
+            Self::TsUnacceptable => "ts-unacceptable",
+            Self::UnknownPeer => "unknown-peer",
+            Self::IdentityMismatch => "identity-mismatch",
+            Self::NoSharedSecret => "no-shared-secret",
+            Self::NotPostQuantum => "not-post-quantum",
+            Self::NotUnique => "not-unique",
+            Self::AuthenticationFailed => "authentication-failed",
+            Self::RefusedByPeer => "refused-by-peer",
+            Self::InvalidKe => "invalid-ke",
+            Self::InvalidSyntax => "invalid-syntax",
+            Self::UnsupportedCriticalPayload => "unsupported-critical-payload",
+            Self::Timeout => "timeout",
+            Self::DataPlane => "data-plane",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// What each side offered and why the negotiation ended as it did.
 #[derive(Clone, Debug)]
 pub struct NegotiationRecord {
@@ -477,6 +524,20 @@ pub struct NegotiationRecord {
     pub local_id: Option<Identity>,
     /// The identity the peer claimed, if it came so far.
     pub remote_id: Option<Identity>,
+    /// Has this peer proved who it is, or did we dial it? Anybody else can cause such records at will.
+    pub known: bool,
+    /// The identity of ours that the peer asked for.
+    pub asked_id: Option<Identity>,
+    /// Our identities on the connections that come into question.
+    pub own_ids: Vec<Identity>,
+    /// The peers that these connections accept.
+    pub accepted_ids: Vec<IdentityPattern>,
+    /// The section of the secret that was tried.
+    pub secret: Option<String>,
+    /// How often our last request was sent in vain.
+    pub sent: u32,
+    /// The peer did not say what it has: that is taken from what it asked us for itself.
+    pub inferred: bool,
     /// Our proposals.
     pub our_proposals: Vec<Proposal>,
     /// The peer's proposals, as far as it showed them.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use adit_wire::ikev2::{NotifyType, Proposal};
 
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityPattern};
 use crate::output::{Blame, NegotiationRecord, OutcomeCode, Stage};
 use crate::selector::Selectors;
 
@@ -30,6 +30,11 @@ pub(crate) struct Outcome {
     pub(crate) our_selectors: Selectors,
     pub(crate) peer_selectors: Selectors,
     pub(crate) notify: Option<NotifyType>,
+    pub(crate) asked_id: Option<Identity>,
+    pub(crate) own_ids: Vec<Identity>,
+    pub(crate) accepted_ids: Vec<IdentityPattern>,
+    pub(crate) secret: Option<String>,
+    pub(crate) sent: u32,
     /// The sentence without the connection and the peer, which every sentence starts with.
     pub(crate) message: String,
 }
@@ -52,6 +57,11 @@ impl Outcome {
             our_selectors: Selectors::default(),
             peer_selectors: Selectors::default(),
             notify: None,
+            asked_id: None,
+            own_ids: Vec::new(),
+            accepted_ids: Vec::new(),
+            secret: None,
+            sent: 0,
             message: message.into(),
         })
     }
@@ -83,6 +93,28 @@ impl Outcome {
         self
     }
 
+    /// The peers that come into question.
+    pub(crate) fn accepted(mut self: Box<Self>, patterns: Vec<IdentityPattern>) -> Box<Self> {
+        self.accepted_ids = patterns;
+        self
+    }
+
+    /// The identity that the peer asked for, and those that we have.
+    pub(crate) fn asked(mut self: Box<Self>, asked: Option<Identity>, own: Vec<Identity>) -> Box<Self> {
+        (self.asked_id, self.own_ids) = (asked, own);
+        self
+    }
+
+    pub(crate) fn secret(mut self: Box<Self>, name: &str) -> Box<Self> {
+        self.secret = Some(name.to_owned());
+        self
+    }
+
+    pub(crate) fn sent(mut self: Box<Self>, times: u32) -> Box<Self> {
+        self.sent = times;
+        self
+    }
+
     /// Turns it into a record.
     pub(crate) fn into_record(self: Box<Self>, facts: Facts<'_>) -> NegotiationRecord {
         let peer = shown_peer(facts.remote);
@@ -105,6 +137,13 @@ impl Outcome {
             remote: facts.remote,
             local_id: facts.local_id.cloned(),
             remote_id: facts.remote_id.cloned(),
+            known: facts.known,
+            asked_id: self.asked_id,
+            own_ids: self.own_ids,
+            accepted_ids: self.accepted_ids,
+            secret: self.secret,
+            sent: self.sent,
+            inferred: false,
             our_proposals: self.our_proposals,
             peer_proposals: self.peer_proposals,
             chosen: self.chosen,
@@ -135,6 +174,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) remote: SocketAddr,
     pub(crate) local_id: Option<&'a Identity>,
     pub(crate) remote_id: Option<&'a Identity>,
+    pub(crate) known: bool,
 }
 
 fn shown_child(child: Option<&str>) -> String {
@@ -142,7 +182,7 @@ fn shown_child(child: Option<&str>) -> String {
 }
 
 /// The address alone where the port says nothing.
-fn shown_peer(remote: SocketAddr) -> String {
+pub(crate) fn shown_peer(remote: SocketAddr) -> String {
     match (remote.ip(), remote.port()) {
         (ip, 500 | 4500) => ip.to_string(),
         (IpAddr::V4(ip), port) => format!("{ip}:{port}"),

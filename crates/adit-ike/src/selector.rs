@@ -47,6 +47,12 @@ impl Selectors {
         (!local.is_empty() && !remote.is_empty()).then_some(Self { local, remote })
     }
 
+    /// How many sides have nothing in common.
+    pub(crate) fn apart(&self, other: &Self) -> usize {
+        let apart = |own: &[_], others: &[_]| usize::from(intersect(own, others).is_empty());
+        apart(&self.local, &other.local) + apart(&self.remote, &other.remote)
+    }
+
     /// The first of each side: the packet that it is asked for (RFC 7296 2.9).
     pub(crate) fn first(&self) -> Self {
         let side = |own: &[TrafficSelector]| own.first().copied().into_iter().collect();

@@ -102,7 +102,6 @@ pub(crate) struct Shared {
     pub(crate) tallies: Tallies,
     /// IKE SAs that a stranger could have made us keep.
     pub(crate) half_open: HalfOpen,
-    records: VecDeque<NegotiationRecord>,
     record_limit: RateLimit,
     failure_limit: RateLimit<IkeSaHandle>,
     answer_limit: RateLimit,
@@ -204,9 +203,6 @@ struct Request {
 }
 
 impl Shared {
-    /// Records kept.
-    const RECORDS: usize = 256;
-
     pub(crate) fn new(settings: Settings, entropy: Box<dyn Entropy>, now: Instant) -> Self {
         Self {
             now,
@@ -221,7 +217,6 @@ impl Shared {
             statistics: Statistics::default(),
             tallies: Tallies::default(),
             half_open: HalfOpen::default(),
-            records: VecDeque::new(),
             record_limit: RateLimit::new(10, Duration::from_secs(2)),
             failure_limit: RateLimit::new(30, Duration::from_secs(10)),
             answer_limit: RateLimit::new(10, Duration::from_secs(1)),
@@ -260,7 +255,7 @@ impl Shared {
         allowed
     }
 
-    /// Keeps a record, and tells the operator in one line. `peer` is the IKE SA of a peer that is authentic; anybody
+    /// Hands a record out, and tells the operator in one line. `peer` is the IKE SA of a peer that is authentic; anybody
     /// else can cause records at will, and it can failures.
     pub(crate) fn record(&mut self, record: NegotiationRecord, peer: Option<IkeSaHandle>) {
         if record.is_success() {
@@ -286,15 +281,7 @@ impl Shared {
         } else {
             info!(code = ?record.code, stage = ?record.stage, blame = ?record.blame, "{}", record.message);
         }
-        if self.records.len() >= Self::RECORDS {
-            self.records.pop_front();
-        }
-        self.records.push_back(record.clone());
         self.outputs.push_back(Output::Record(Box::new(record)));
-    }
-
-    pub(crate) fn records(&self) -> impl Iterator<Item = &NegotiationRecord> {
-        self.records.iter()
     }
 
     /// Announces a request of so many parts.

@@ -199,6 +199,7 @@ fn no_secret(core: &Core, handshake: &Handshake, own: &Identity, peer: &Identity
         "no pre-shared key for us, \"{own}\", and it, \"{peer}\": add a `secrets.ike` section with its identity here",
     );
     outcome(core, handshake, OutcomeCode::NoSharedSecret, Blame::OurConfiguration, message)
+        .accepted(vec![core.connection.remote_id.clone()])
 }
 
 /// Ends an IKE SA that never came to be.
@@ -250,7 +251,8 @@ impl AwaitAuthResponse {
             core.remote.port(),
         );
         let outcome = outcome(core, &self.handshake, OutcomeCode::Timeout, Blame::Network, message);
-        self.fail(core, cx, outcome)
+        let times = self.outstanding.times_sent();
+        self.fail(core, cx, outcome.sent(times))
     }
 
     pub(super) fn cancel(self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {
@@ -338,7 +340,7 @@ impl AwaitAuthResponse {
                 let wanted = self.release(cx);
                 return dial.follow_next(core, cx, wanted);
             }
-            let outcome = self.refusal(core, error.notify_type);
+            let outcome = self.refusal(core, cx, error.notify_type);
             return self.fail(core, cx, outcome);
         }
         if let Err(outcome) = self.settle_ppk(core, &contents) {
@@ -397,7 +399,8 @@ impl AwaitAuthResponse {
                 "it says it is \"{identity}\", we want \"{}\": correct `remote.id` here or `local.id` there",
                 core.connection.remote_id,
             );
-            return fail(core, OutcomeCode::IdentityMismatch, Blame::PeerIncompatible, message);
+            return fail(core, OutcomeCode::IdentityMismatch, Blame::PeerIncompatible, message)
+                .map_err(|outcome: Box<Outcome>| outcome.accepted(vec![core.connection.remote_id.clone()]));
         }
         check_auth(core, cx, &self.secured, &self.handshake, auth, id, (&own, &identity))?;
         Ok(identity)
@@ -451,7 +454,7 @@ impl AwaitAuthResponse {
     }
 
     /// What the responder's refusal means for the operator.
-    fn refusal(&self, core: &Core, notify: NotifyType) -> Box<Outcome> {
+    fn refusal(&self, core: &Core, cx: &Shared, notify: NotifyType) -> Box<Outcome> {
         let own = own_identity(core, &core.connection);
         let (code, message) = match notify {
             NotifyType::AUTHENTICATION_FAILED => (
@@ -464,7 +467,14 @@ impl AwaitAuthResponse {
             ),
             other => (OutcomeCode::RefusedByPeer, format!("refused IKE_AUTH with {other}: its log says why")),
         };
-        outcome(core, &self.handshake, code, Blame::PeerIncompatible, message).notify(notify)
+        let secret = core.connection.remote_id.exact().and_then(|peer| cx.secrets.between(&own, peer));
+        let outcome = outcome(core, &self.handshake, code, Blame::PeerIncompatible, message)
+            .accepted(vec![core.connection.remote_id.clone()])
+            .notify(notify);
+        match secret {
+            Some(secret) => outcome.secret(&secret.name),
+            None => outcome,
+        }
     }
 }
 
@@ -500,6 +510,7 @@ fn check_auth(
         if core.ppk { "; the same is true of the post-quantum preshared key" } else { "" },
     );
     fail(OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message)
+        .map_err(|outcome: Box<Outcome>| outcome.secret(&secret.name))
 }
 
 /// Responder: IKE_SA_INIT is answered, its keys are there, and nobody is known yet.
@@ -634,8 +645,7 @@ impl AwaitAuthRequest {
         };
         core.remote_id = Some(peer.clone());
         let Some(connection) = self.connection_for(core, cx, &peer, asked_for.as_ref()) else {
-            let message = self.no_connection(core, cx, &peer, asked_for.as_ref());
-            return fail(core, OutcomeCode::IdentityMismatch, Blame::PeerIncompatible, message);
+            return Err(self.no_connection(core, cx, &peer, asked_for));
         };
         core.connection = connection;
         let own = own_identity(core, &core.connection);
@@ -693,17 +703,18 @@ impl AwaitAuthRequest {
         core: &Core,
         cx: &Shared,
         peer: &Identity,
-        asked_for: Option<&Identity>,
-    ) -> String {
+        asked_for: Option<Identity>,
+    ) -> Box<Outcome> {
         let mut candidates = cx.connections.examples(core.local.ip(), core.remote.ip());
         candidates.retain(|c| self.suits(c));
-        let accepts: Vec<String> =
-            candidates.iter().map(|c| format!("\"{}\" wants {}", c.name, pattern(&c.remote_id))).collect();
-        match asked_for {
-            Some(wish) if !candidates.iter().any(|c| own_identity(core, c) == *wish) => {
+        let own: Vec<Identity> = candidates.iter().map(|c| own_identity(core, c)).collect();
+        let accepted = candidates.iter().map(|c| c.remote_id.clone()).collect();
+        let message = match &asked_for {
+            Some(wish) if !own.contains(wish) => {
                 let ours: Vec<String> = candidates
                     .iter()
-                    .map(|c| format!("\"{}\" is \"{}\"", c.name, own_identity(core, c)))
+                    .zip(&own)
+                    .map(|(c, own)| format!("\"{}\" is \"{own}\"", c.name))
                     .collect();
                 format!(
                     "\"{peer}\" wants to talk to \"{wish}\", which is no identity of ours (AUTHENTICATION_FAILED \
@@ -711,12 +722,21 @@ impl AwaitAuthRequest {
                     ours.join(", "),
                 )
             }
-            _ => format!(
-                "it says it is \"{peer}\", which no connection accepts (AUTHENTICATION_FAILED sent): connection {}; \
-                 correct `remote.id` here or `local.id` there",
-                accepts.join(", "),
-            ),
-        }
+            _ => {
+                let accepts: Vec<String> = candidates
+                    .iter()
+                    .map(|c| format!("\"{}\" wants {}", c.name, pattern(&c.remote_id)))
+                    .collect();
+                format!(
+                    "it says it is \"{peer}\", which no connection accepts (AUTHENTICATION_FAILED sent): connection \
+                     {}; correct `remote.id` here or `local.id` there",
+                    accepts.join(", "),
+                )
+            }
+        };
+        outcome(core, &self.handshake, OutcomeCode::IdentityMismatch, Blame::PeerIncompatible, message)
+            .accepted(accepted)
+            .asked(asked_for, own)
     }
 
     fn established(

@@ -808,8 +808,13 @@ pub(super) fn respond(
             );
             let outcome =
                 Outcome::new(OutcomeCode::TsUnacceptable, Stage::ChildSa, Blame::PeerIncompatible, message)
-                    .proposals(&[], &theirs)
-                    .selectors(&Selectors::default(), &asked);
+                    .proposals(&[], &theirs);
+            // The one that was probably meant.
+            let nearest = children.iter().min_by_key(|child| selectors_of(child, core).apart(&asked));
+            let outcome = match nearest {
+                Some(child) => outcome.child(&child.name).selectors(&selectors_of(child, core), &asked),
+                None => outcome.selectors(&Selectors::default(), &asked),
+            };
             (Notify::new(NotifyType::TS_UNACCEPTABLE, Vec::new()), outcome)
         }
     })

@@ -191,6 +191,7 @@ impl AwaitInitResponse {
                 ),
             )
             .proposals(&core.connection.proposals, &[])
+            .sent(times)
         });
         self.fail(core, cx, outcome)
     }
@@ -745,6 +746,7 @@ impl InitRequest<'_> {
             remote: self.incoming.remote,
             local_id: None,
             remote_id: None,
+            known: false,
         });
         cx.record(record, None);
     }

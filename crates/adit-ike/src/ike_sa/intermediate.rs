@@ -184,7 +184,8 @@ impl AwaitIntermediateResponse {
             core.remote.port(),
         );
         let outcome = outcome(core, &self.handshake, OutcomeCode::Timeout, Blame::Network, message);
-        fail(core, cx, self.wanted, outcome)
+        let times = self.outstanding.times_sent();
+        fail(core, cx, self.wanted, outcome.sent(times))
     }
 
     pub(super) fn cancel(self: Box<Self>, core: &mut Core, cx: &mut Shared) -> State {

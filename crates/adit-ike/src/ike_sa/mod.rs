@@ -318,6 +318,8 @@ impl Core {
     /// Leaves a record of a negotiation and returns its sentence.
     pub(crate) fn record(&self, cx: &mut Shared, outcome: Box<Outcome>) -> String {
         let named = self.initiator || self.remote_id.is_some();
+        // Whoever is not authenticated yet can make us write as much as it likes.
+        let known = self.initiator || self.established.is_some();
         let record = outcome.into_record(Facts {
             at: cx.now,
             connection: named.then_some(self.connection.name.as_str()),
@@ -326,10 +328,9 @@ impl Core {
             remote: self.remote,
             local_id: self.local_id.as_ref(),
             remote_id: self.remote_id.as_ref(),
+            known,
         });
         let message = record.message.clone();
-        // Whoever is not authenticated yet can make us write as much as it likes.
-        let known = self.initiator || self.established.is_some();
         cx.record(record, known.then_some(self.handle));
         message
     }

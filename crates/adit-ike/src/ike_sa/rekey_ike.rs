@@ -380,14 +380,19 @@ impl Established {
                 "it wants the key exchange method {wish} for the rekeying of the IKE SA (INVALID_KE_PAYLOAD), which is \
                  not one of ours: make `proposals` overlap on one side"
             );
-            return self.ike_refused(core, cx, create, OutcomeCode::InvalidKe, message, true);
+            let refused = (OutcomeCode::InvalidKe, Some(NotifyType::INVALID_KE_PAYLOAD));
+            return self.ike_refused(core, cx, create, refused, message, true);
         }
         if c.sa.is_none() {
             let notify = c.error().map(|n| n.notify_type);
             let temporary = notify == Some(NotifyType::TEMPORARY_FAILURE);
             let shown = notify.map_or_else(|| "nothing".to_owned(), |n| n.to_string());
             let message = format!("refused the rekeying of the IKE SA with {shown}: its log says why");
-            return self.ike_refused(core, cx, create, OutcomeCode::RefusedByPeer, message, !temporary);
+            let code = match notify {
+                Some(NotifyType::NO_PROPOSAL_CHOSEN) => OutcomeCode::NoProposalChosen,
+                _ => OutcomeCode::RefusedByPeer,
+            };
+            return self.ike_refused(core, cx, create, (code, notify), message, !temporary);
         }
         let agreed = create.chosen(c).zip(c.ke).zip(c.nonce);
         let agreed = agreed.filter(|(((_, transforms, _), ke), nonce)| {
@@ -397,7 +402,7 @@ impl Established {
         });
         let Some(((chosen, ke), nonce)) = agreed else {
             let message = "its answer to the rekeying of the IKE SA is invalid".to_owned();
-            return self.ike_refused(core, cx, create, OutcomeCode::InvalidSyntax, message, true);
+            return self.ike_refused(core, cx, create, (OutcomeCode::InvalidSyntax, None), message, true);
         };
         let shared = match create.secret.agree(&ke.data) {
             Ok(shared) => shared,
@@ -437,7 +442,8 @@ impl Established {
             // The peer waits no longer, or not now: all from the beginning.
             let again =
                 matches!(error.notify_type, NotifyType::STATE_NOT_FOUND | NotifyType::TEMPORARY_FAILURE);
-            return self.ike_refused(core, cx, create, OutcomeCode::RefusedByPeer, message, !again);
+            let refused = (OutcomeCode::RefusedByPeer, Some(error.notify_type));
+            return self.ike_refused(core, cx, create, refused, message, !again);
         }
         match followup.answered(cx, c) {
             Ok(Step::Next(followup)) => {
@@ -525,13 +531,14 @@ impl Established {
         core: &mut Core,
         cx: &mut Shared,
         create: CreateIke,
-        code: OutcomeCode,
+        (code, notify): (OutcomeCode, Option<NotifyType>),
         message: String,
         tell: bool,
     ) {
         let collision = create.collision.is_some();
         if tell && !collision {
-            let outcome = Outcome::new(code, Stage::IkeRekey, Blame::PeerIncompatible, message.clone());
+            let mut outcome = Outcome::new(code, Stage::IkeRekey, Blame::PeerIncompatible, message.clone());
+            outcome.notify = notify;
             core.record(cx, outcome.proposals(&create.proposals, &[]));
             core.replace_before(cx, core.expires_at);
         }

@@ -78,6 +78,81 @@ fn combine(own: &Proposal, theirs: &Proposal) -> Option<Proposal> {
     Some(Proposal { number: theirs.number, protocol: theirs.protocol, spi: theirs.spi.clone(), transforms })
 }
 
+/// The transform types for which these two have nothing in common, in the order in which a person compares them. Empty
+/// if [`combine`] finds something, but for a proposal that is not one: with an SPI of the wrong size, or half empty.
+pub(crate) fn mismatches(own: &Proposal, theirs: &Proposal) -> Vec<TransformType> {
+    let mut found = Vec::new();
+    if encryption(own, theirs).is_none() {
+        let common: Vec<&Transform> = ids(own, TransformType::ENCR)
+            .filter(|o| ids(theirs, TransformType::ENCR).any(|p| same(o, p)))
+            .collect();
+        if common.is_empty() {
+            found.push(TransformType::ENCR);
+        }
+        // What is authenticated by the cipher itself on one side needs no comparison.
+        let aead = |p: &Proposal| ids(p, TransformType::ENCR).any(|t| is_aead(EncrId(t.id)));
+        let integrity = first_common(own, theirs, TransformType::INTEG);
+        if !common.is_empty() || (!aead(own) && !aead(theirs) && integrity.is_none()) {
+            found.push(TransformType::INTEG);
+        }
+    }
+    let ike = theirs.protocol == ProtocolId::IKE;
+    if ike && first_common(own, theirs, TransformType::PRF).is_none() {
+        found.push(TransformType::PRF);
+    }
+    let exchange = if ike {
+        first_common(own, theirs, TransformType::KE).map(|ke| Some(ke.clone()))
+    } else {
+        child_key_exchange(own, theirs)
+    };
+    let added_to = exchange.as_ref().is_some_and(|ke| ke.as_ref().is_some_and(|ke| ke.id != KeId::NONE.0));
+    if exchange.is_none() {
+        found.push(TransformType::KE);
+    } else if additional(own, theirs, added_to).is_none() {
+        let slot = (TransformType::ADDKE1.0..=TransformType::ADDKE7.0).map(TransformType).find(|slot| {
+            let offers = |p: &Proposal| ids(p, *slot).next().is_some();
+            (offers(own) || offers(theirs)) && first_common(own, theirs, *slot).is_none()
+        });
+        found.push(slot.unwrap_or(TransformType::ADDKE1));
+    }
+    if !ike && sequence_numbers(own, theirs).is_none() {
+        found.push(TransformType::ESN);
+    }
+    let own_types = |t: TransformType| own.transforms.iter().any(|o| o.transform_type == t);
+    let known = TransformType::ENCR.0..=TransformType::ADDKE7.0;
+    let unknown = theirs.transforms.iter().map(|t| t.transform_type);
+    found.extend(unknown.filter(|t| !known.contains(&t.0) && !own_types(*t)));
+    found.dedup();
+    found
+}
+
+/// The simplest proposal with which `with` would be met: its own transforms where they have nothing in common, else what
+/// they have. `None` if that is nothing that exists here.
+pub(crate) fn simplest(with: &Proposal, other: &Proposal) -> Option<Proposal> {
+    let first = |t: TransformType| first_common(with, other, t).or_else(|| ids(with, t).next());
+    let encr = first(TransformType::ENCR)?;
+    let mut transforms = vec![encr.clone()];
+    let mut types = vec![TransformType::PRF, TransformType::KE];
+    types.extend((TransformType::ADDKE1.0..=TransformType::ADDKE7.0).map(TransformType));
+    types.push(TransformType::ESN);
+    if !is_aead(EncrId(encr.id)) {
+        types.insert(0, TransformType::INTEG);
+    }
+    transforms.extend(
+        types
+            .into_iter()
+            .filter_map(first)
+            .filter(|t| t.id != 0 || t.transform_type == TransformType::ESN)
+            .cloned(),
+    );
+    // What is written without it is meant so.
+    let usual = Transform::new(TransformType::ESN, EsnId::NO_ESN.0, None);
+    transforms.retain(|t| !same(t, &usual));
+    let simplest = Proposal { transforms, number: 1, protocol: with.protocol, spi: with.spi.clone() };
+    let exists = ike_transforms(&simplest).is_some() || esp_transforms(&simplest).is_some();
+    exists.then_some(simplest)
+}
+
 /// ENCR, and INTEG where ENCR needs it. An AEAD algorithm goes with no integrity transform or with NONE only
 /// (RFC 7296 3.3, RFC 5282 8).
 fn encryption(own: &Proposal, theirs: &Proposal) -> Option<Vec<Transform>> {

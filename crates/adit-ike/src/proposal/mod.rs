@@ -13,7 +13,9 @@ use adit_crypto::{is_aead, supports_encr, supports_integ, supports_ke, supports_
 use adit_wire::ikev2::{EncrId, EsnId, IntegId, KeId, PrfId, Proposal, ProtocolId, Transform, TransformType};
 
 pub use choice::{Choice, additional_kes, choose, esp_transforms, ike_transforms};
-pub(crate) use choice::{answers, classical, methods, post_quantum, without_esn, without_ke};
+pub(crate) use choice::{
+    answers, classical, methods, mismatches, post_quantum, simplest, without_esn, without_ke,
+};
 use keywords::{ADDITIONAL, KEYWORDS, Keyword};
 
 /// Reads a comma-separated list of IKE proposals (`aes256gcm16-prfsha384-x25519, default`), numbered from 1.
@@ -121,6 +123,17 @@ impl fmt::Display for TransformNotation<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Shows transforms of one type in the operator's notation.
+pub(crate) fn transform_names(transforms: &[Transform]) -> String {
+    const SHOWN: usize = 8;
+    let mut names: Vec<String> =
+        transforms.iter().take(SHOWN).map(|t| TransformNotation(t).to_string()).collect();
+    if transforms.len() > SHOWN {
+        names.push(format!("{} more", transforms.len() - SHOWN));
+    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// Shows one key exchange method in the operator's notation (`x25519`).

@@ -11,6 +11,7 @@ mod adversarial;
 mod aggfrag;
 mod childless;
 mod crossing;
+mod differences;
 mod exploration;
 mod followup;
 mod forgery;

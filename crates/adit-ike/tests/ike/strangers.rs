@@ -364,7 +364,7 @@ fn records_and_answers_are_bounded() {
         request.datagram[..4].copy_from_slice(&n.to_be_bytes());
         pair.deliver(&request);
     }
-    assert_eq!(pair.b.gateway.records().count(), 256);
+    assert!(pair.b.records.len() < 15_000);
     assert!(pair.b.gateway.counters().records_suppressed > 5000);
     assert!(pair.b.records.iter().all(|r| r.code == OutcomeCode::UnknownPeer));
 }

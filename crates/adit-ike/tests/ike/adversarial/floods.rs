@@ -127,7 +127,6 @@ fn adversarial_39_an_insider_without_measure() {
     assert_eq!(insider.pair.b.installed.len(), installed);
     let kept = insider.pair.b.gateway.kept();
     assert_eq!((kept.ike_sas, kept.children, kept.inbound_spis), (1, installed, installed));
-    assert!(insider.pair.b.gateway.records().count() <= 256);
 }
 
 /// What a stranger gets for what it sends, in octets and datagrams. The table of the README beside this file has its figures.
