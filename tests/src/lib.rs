@@ -1,11 +1,12 @@
 //! The black-box laboratory: Adit's program in network namespaces against real peers and independent observers.
 //!
 //! Owns what the tests in `tests/tests` share: namespaces ([`lab`]), processes ([`process`]), gateways under test
-//! ([`peer`], [`strongswan`], [`adit`], [`guest`]), traffic ([`traffic`]), captures ([`capture`]). It never links Adit's
+//! ([`peer`], [`strongswan`], [`adit`], [`guest`]), traffic ([`traffic`]), broken set-ups ([`broken`]), captures ([`capture`]). It never links Adit's
 //! crates: everything is seen from outside, through the program, the wire, and other people's tools.
 #![forbid(unsafe_code)]
 
 pub mod adit;
+pub mod broken;
 pub mod capture;
 pub mod guest;
 pub mod lab;

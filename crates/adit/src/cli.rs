@@ -7,6 +7,7 @@ mod apply;
 mod capture;
 mod diff;
 mod events;
+mod explain;
 mod import;
 mod log;
 mod names;
@@ -30,6 +31,7 @@ use self::apply::Apply;
 use self::capture::Capture;
 use self::diff::Diff;
 use self::events::Events;
+use self::explain::Explain;
 use self::import::Import;
 use self::log::Log;
 use self::names::{Named, Names};
@@ -130,6 +132,8 @@ enum Command {
     Top(Top),
     /// Collect what somebody who is to help needs to know, without secrets
     Support(Support),
+    /// Say why something is not up: the cause, what each side has, and what to do
+    Explain(Explain),
     /// Write packets, inside of the tunnel and outside, in the form of Wireshark: `adit capture | wireshark -k -i -`
     Capture(Capture),
     /// Show what Adit is for: two private networks, two gateways, real traffic, all inside this machine
@@ -197,6 +201,7 @@ fn run(cli: Cli) -> Exit {
         Command::Events(arguments) => events::run(&uri, &arguments),
         Command::Log(arguments) => log::run(&uri, &arguments),
         Command::Top(arguments) => top::run(&uri, &arguments),
+        Command::Explain(arguments) => explain::run(&uri, &arguments),
         Command::Capture(arguments) => capture::run(&uri, &arguments),
     };
     result.unwrap_or_else(|error| {
@@ -471,6 +476,8 @@ mod tests {
             ],
             &["status", "--json", "--control", "tcp://127.0.0.1:4502"],
             &["events", "--follow", "--json"],
+            &["explain", "gw/net", "--json"],
+            &["explain", "--from", "2001:db8::1"],
             &["log", "--level", "warn"],
             &["top"],
         ] {
@@ -482,6 +489,9 @@ mod tests {
             &["up"],
             &["down", "a", "b"],
             &["capture", "--inner", "--outer"],
+            &["explain"],
+            &["explain", "gw", "--from", "192.0.2.1"],
+            &["explain", "--from", "gw"],
             &["capture", "--count", "-1"],
             &["test", "net", "--yes"],
             &["test", "net", "--ping", "host.example"],

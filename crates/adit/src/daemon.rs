@@ -10,12 +10,14 @@ mod commands;
 mod configuration;
 mod echo;
 mod events;
+mod explain;
 mod health;
 mod idle;
 mod interfaces;
 mod listings;
 pub mod logging;
 mod names;
+mod negotiations;
 mod observer;
 mod paths;
 mod policies;
@@ -55,6 +57,7 @@ use self::idle::Idle;
 use self::listings::Listings;
 use self::logging::LogLimit;
 use self::names::{Answer, Names, Resolver, SystemResolver};
+use self::negotiations::Negotiations;
 use self::observer::Observer;
 use self::paths::Paths;
 use self::policies::Policies;
@@ -297,6 +300,7 @@ struct Daemon {
     verdicts: Verdicts,
     paths: Paths,
     trials: Trials,
+    negotiations: Negotiations,
     /// Commands whose end the gateway will report.
     pending: HashMap<RequestId, Pending>,
     next_request: u64,
@@ -376,6 +380,7 @@ impl Daemon {
             verdicts: Verdicts::default(),
             paths: Paths::default(),
             trials: Trials::default(),
+            negotiations: Negotiations::default(),
             pending: HashMap::new(),
             next_request: 0,
             listings: Listings::default(),
@@ -741,8 +746,7 @@ impl Daemon {
                 }
                 Output::PathProbed(probe) => self.path_probed(now, probe),
                 Output::Event(event) => self.event(now, event),
-                // The gateway keeps and logs it.
-                Output::Record(record) => self.observer.record(&record),
+                Output::Record(record) => self.negotiated(now, *record),
                 Output::KeyLog(keys) => {
                     if let Some(log) = &mut self.key_log
                         && let Err(error) = log.ike_sa(&keys)

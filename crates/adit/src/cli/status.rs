@@ -279,8 +279,10 @@ impl Facts {
         let Some(name) = event.text("connection") else { return };
         let connection = self.connection(&name);
         let code = text(event, "code");
-        let succeeded = code == "success" || code == "narrowed";
-        connection.last_failure = (!succeeded).then(|| Failure {
+        if code == "narrowed" || event.flag("resolved") {
+            return;
+        }
+        connection.last_failure = Some(Failure {
             seconds_ago: number(event, "ago"),
             code,
             blame: text(event, "blame"),
@@ -355,8 +357,14 @@ impl Connection {
         if let Some(failure) = &self.last_failure {
             text.line(
                 2,
-                &format!("last failure, {} ago: {}", duration(failure.seconds_ago), failure.message),
+                &format!(
+                    "last failure, {} ago, {}: {}",
+                    duration(failure.seconds_ago),
+                    failure.code,
+                    failure.message
+                ),
             );
+            text.line(6, &format!("what each side has, and what to do: adit explain {}", self.name));
         }
     }
 }
@@ -635,8 +643,10 @@ mod tests {
         facts.established(&established("gw", &["net"]));
         let sentence = "connection \"branch\", child \"net\": peer 192.0.2.2: no common ESP proposal: we offered \
                         aes256gcm16, the peer aes128-sha1; add one of the peer's to esp_proposals here";
-        facts.negotiated(&failure("gw", "timeout", "old"));
-        facts.negotiated(&failure("gw", "success", ""));
+        let mut overcome = failure("gw", "timeout", "old");
+        overcome.put_flag("resolved", true);
+        facts.negotiated(&overcome);
+        facts.negotiated(&failure("gw", "narrowed", ""));
         facts.negotiated(&failure("branch", "no-proposal-chosen", sentence));
         facts.negotiated(&message(&[("code", "unknown-peer")]));
         let status = facts.status();
@@ -656,9 +666,10 @@ gw: partly up
 branch: down, interface vpn0
   a.example at 192.0.2.1 <-> %any at 192.0.2.2
     net: down, 10.1.0.0/16 <-> 10.2.0.0/16
-  last failure, 1 min 30 s ago: connection \"branch\", child \"net\": peer 192.0.2.2: no common ESP
-      proposal: we offered aes256gcm16, the peer aes128-sha1; add one of the peer's to esp_proposals
-      here
+  last failure, 1 min 30 s ago, no-proposal-chosen: connection \"branch\", child \"net\": peer
+      192.0.2.2: no common ESP proposal: we offered aes256gcm16, the peer aes128-sha1; add one of the
+      peer's to esp_proposals here
+      what each side has, and what to do: adit explain branch
 "
         );
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use adit_crypto::{EspTransforms, IkeTransforms, is_aead};
 use adit_ike::config::{Action, AddressSpec, Child, ChildLimits, Connection, SelectorSpec};
-use adit_ike::{ChildSaView, IkeSaState, IkeSaView, NegotiationRecord, Stage};
+use adit_ike::{ChildSaView, IkeSaState, IkeSaView};
 use adit_net::{ChildCounters, PolicySpec};
 use adit_wire::esp::Mode;
 use adit_wire::ikev2::{EncrId, IntegId, KeId, TrafficSelector};
@@ -283,57 +283,7 @@ impl fmt::Display for Selector<'_> {
     }
 }
 
-/// How a negotiation ended: Adit's own event `list-negotiation`.
-#[must_use]
-pub fn negotiation(record: &NegotiationRecord, now: Instant) -> Message {
-    let mut message = Message::new();
-    message.put_display("ago", seconds(now, record.at));
-    message.put("code", kebab(&record.code));
-    message.put(
-        "stage",
-        match record.stage {
-            Stage::IkeSaInit => "IKE_SA_INIT",
-            Stage::IkeIntermediate => "IKE_INTERMEDIATE",
-            Stage::IkeAuth => "IKE_AUTH",
-            Stage::ChildSa => "CHILD_SA",
-            Stage::IkeRekey => "IKE_REKEY",
-        },
-    );
-    message.put("blame", kebab(&record.blame));
-    if let Some(connection) = &record.connection {
-        message.put("connection", connection);
-    }
-    if let Some(child) = &record.child {
-        message.put("child", child);
-    }
-    message.put_flag("initiator", record.initiator);
-    message.put_display("local-host", record.local.ip());
-    message.put_display("local-port", record.local.port());
-    message.put_display("remote-host", record.remote.ip());
-    message.put_display("remote-port", record.remote.port());
-    if let Some(id) = &record.local_id {
-        message.put_display("local-id", id);
-    }
-    if let Some(id) = &record.remote_id {
-        message.put_display("remote-id", id);
-    }
-    message.put_list("our-proposals", &record.our_proposals);
-    message.put_list("peer-proposals", &record.peer_proposals);
-    if let Some(chosen) = &record.chosen {
-        message.put_display("chosen", chosen);
-    }
-    message.put_list("our-local-ts", &record.our_selectors.0);
-    message.put_list("our-remote-ts", &record.our_selectors.1);
-    message.put_list("peer-local-ts", &record.peer_selectors.0);
-    message.put_list("peer-remote-ts", &record.peer_selectors.1);
-    if let Some(notify) = record.notify {
-        message.put_display("notify", notify);
-    }
-    message.put("message", &record.message);
-    message
-}
-
-/// The name of a plain variant as programs see it: `NoProposalChosen` is `no-proposal-chosen`.
+/// The name of a plain variant as programs see it: `OurBug` is `our-bug`.
 pub(crate) fn kebab(variant: &impl fmt::Debug) -> String {
     let mut name = String::new();
     for character in format!("{variant:?}").chars() {
@@ -346,7 +296,7 @@ pub(crate) fn kebab(variant: &impl fmt::Debug) -> String {
 }
 
 /// Whole seconds from `then` to `now`: 0 if that is the other way round.
-fn seconds(now: Instant, then: Instant) -> u64 {
+pub(super) fn seconds(now: Instant, then: Instant) -> u64 {
     now.saturating_duration_since(then).as_secs()
 }
 

@@ -43,6 +43,8 @@ pub const EVENTS: &[&str] = &[
     "list-negotiation",
     "health",
     "test",
+    "explanation",
+    "alert",
     "ike-updown",
     "child-updown",
     "ike-rekey",

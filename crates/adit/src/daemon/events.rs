@@ -6,14 +6,24 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use adit_ike::{ChildSaView, DownReason, Event, IkeSaView, RequestId};
+use adit_ike::{ChildSaView, DownReason, Event, IkeSaView, NegotiationRecord, RequestId, Stage};
 
 use super::reconciler::ChildName;
 use super::{Daemon, Pending};
+use crate::control::negotiation;
 use crate::control::report::{self, ChildFacts};
 use crate::control::vici::Message;
 
 impl Daemon {
+    /// A negotiation ended; the gateway has logged it.
+    pub(super) fn negotiated(&mut self, now: Instant, record: NegotiationRecord) {
+        if let Some(alert) = negotiation::alert(&self.negotiations.informed(&record)) {
+            self.hub.publish("alert", || alert);
+        }
+        self.observer.record(&record);
+        self.negotiations.add(now, record);
+    }
+
     pub(super) fn event(&mut self, now: Instant, event: Event) {
         self.observer.event(now, &event);
         match event {
@@ -28,6 +38,20 @@ impl Daemon {
                 );
                 self.path_is_gone(sa.handle);
                 self.hub.publish("ike-updown", || ike_updown(&sa, false, now));
+                let alert = match reason {
+                    DownReason::PeerDead => "retransmit-send-timeout",
+                    DownReason::Expired => "ike-sa-expired",
+                    DownReason::Replaced => "unique-replace",
+                    _ => return,
+                };
+                self.hub.publish("alert", || {
+                    let mut sas = Message::new();
+                    sas.put_section(report::ike_sa_name(&sa), report::ike_sa(&sa, now));
+                    let mut message = Message::new();
+                    message.put("type", alert).put("connection", &sa.connection);
+                    message.put_section("ike-sa", sas);
+                    message
+                });
             }
             Event::ChildUp(sa, child) => {
                 let name = ChildName::new(&sa.connection, &child.name);
@@ -54,6 +78,7 @@ impl Daemon {
                 self.hub.publish("child-updown", || child_updown(&sa, &child, &facts, false, now));
             }
             Event::IkeRekeyed { old, new } => {
+                self.negotiations.succeeded(&new.connection, Stage::IkeRekey, None);
                 tracing::info!(
                     "connection \"{}\": IKE SA [{}] rekeyed, {}_i {}_r replaces {}_i {}_r",
                     new.connection,
@@ -74,6 +99,7 @@ impl Daemon {
                 let name = ChildName::new(&ike_sa.connection, &new.name);
                 self.reconciler.rekeyed(&name, old.handle, new.handle);
                 self.idle.rekeyed(old.handle, new.handle);
+                self.negotiations.succeeded(&name.connection, Stage::ChildSa, Some(&new.name));
                 tracing::info!(
                     "{name}: Child SA rekeyed, {} in {} out replace {} in {} out",
                     new.inbound_spi,

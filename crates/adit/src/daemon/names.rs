@@ -58,6 +58,8 @@ struct Name {
     answered: Option<Instant>,
     /// In a row.
     failures: u32,
+    /// Why the last look-up found nothing.
+    why: Option<String>,
 }
 
 impl Names {
@@ -67,8 +69,13 @@ impl Names {
         self.due.clear();
         for name in names {
             let known = old.remove(name).or_else(|| self.names.remove(name));
-            let known =
-                known.unwrap_or(Name { addresses: Vec::new(), next: Some(now), answered: None, failures: 0 });
+            let known = known.unwrap_or(Name {
+                addresses: Vec::new(),
+                next: Some(now),
+                answered: None,
+                failures: 0,
+                why: None,
+            });
             if let Some(next) = known.next {
                 self.due.insert((next, name.to_owned()));
             }
@@ -79,6 +86,11 @@ impl Names {
     /// What is known of a name.
     pub(super) fn addresses(&self, name: &str) -> &[IpAddr] {
         self.names.get(name).map_or(&[], |name| &name.addresses)
+    }
+
+    /// Why the last look-up of a name found nothing.
+    pub(super) fn failure(&self, name: &str) -> Option<&str> {
+        self.names.get(name)?.why.as_deref()
     }
 
     /// Somebody needs a name now. Is it being looked up, so that it is worth waiting?
@@ -136,10 +148,11 @@ impl Names {
                     tracing::warn!("host name {name:?} cannot be resolved: {why}{old}");
                 }
                 known.failures += 1;
+                known.why = Some(why);
                 false
             }
             Ok(found) => {
-                known.failures = 0;
+                (known.failures, known.why) = (0, None);
                 // Servers like to turn the list around.
                 let set = |list: &[IpAddr]| list.iter().copied().collect::<BTreeSet<_>>();
                 if set(&found) == set(&known.addresses) {

@@ -106,6 +106,23 @@ enum State {
     Running(RequestId),
 }
 
+/// What happens to a child next, of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// It is being brought up.
+    UnderWay,
+    /// It is brought up then.
+    Attempt(Instant),
+    /// A packet brings it up, though not before.
+    Traffic(Instant),
+    /// An operator took it down.
+    Held,
+    /// It failed as often as `keyingtries` allows.
+    GivenUp,
+    /// Nothing.
+    Nothing,
+}
+
 impl Reconciler {
     /// Wants nothing.
     pub(super) fn new(entropy: Box<dyn Entropy>) -> Self {
@@ -387,6 +404,20 @@ impl Reconciler {
         };
         let up = entry.goal == Action::Start && !entry.held;
         Wanted { up, state, next, failures: entry.failures }
+    }
+
+    /// What happens to a child next.
+    pub(super) fn outlook(&self, name: &ChildName) -> Outlook {
+        match self.children.get(name) {
+            Some(Entry { state: State::Running(_), .. }) => Outlook::UnderWay,
+            Some(Entry { held: true, .. }) => Outlook::Held,
+            Some(Entry { state: State::Waiting(at), .. }) => Outlook::Attempt(*at),
+            Some(Entry { state: State::Trapped(at), .. }) => Outlook::Traffic(*at),
+            Some(Entry { failures, wish, .. }) if wish.tries != 0 && *failures >= wish.tries => {
+                Outlook::GivenUp
+            }
+            _ => Outlook::Nothing,
+        }
     }
 
     fn matching(&self, connection: Option<&str>, child: Option<&str>) -> Vec<ChildName> {

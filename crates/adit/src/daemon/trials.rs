@@ -517,13 +517,8 @@ impl Daemon {
                 _ => "it is up again",
             }),
             Err(why) => {
-                let record = self.gateway.records().filter(|record| {
-                    !record.is_success()
-                        && record.at >= trial.begun
-                        && record.connection.as_ref() == Some(&trial.connection)
-                });
-                let told = record.last().map(|record| report::negotiation(record, now));
-                let of = |key| told.as_ref().and_then(|told| told.text(key)).map(|text| text.into_owned());
+                let mut records = self.negotiations.of(&trial.connection).map(|entry| &entry.record);
+                let told = records.find(|record| !record.is_success() && record.at >= trial.begun);
                 let next = match &trial.step {
                     Step::RekeyChild(_) => {
                         "compare the key exchange methods in `esp_proposals` on both sides: the first SA of a child needs none, \
@@ -533,8 +528,8 @@ impl Daemon {
                 };
                 Outcome {
                     finding: Finding::Fail,
-                    code: of("code").unwrap_or_else(|| "failed".to_owned()),
-                    message: of("message").unwrap_or_else(|| why.clone()),
+                    code: told.map_or("failed", |record| record.code.name()).to_owned(),
+                    message: told.map_or(why, |record| &record.message).clone(),
                     next: next.to_owned(),
                 }
             }

@@ -65,6 +65,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "list-negotiations", run: negotiations::list_negotiations },
     Command { name: "health", run: health::health },
     Command { name: "test", run: trials::test },
+    Command { name: "explain", run: negotiations::explain },
     Command { name: "capture", run: capture::capture },
     Command { name: "diff", run: apply::diff },
     Command { name: "apply", run: apply::apply },
