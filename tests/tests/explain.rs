@@ -175,6 +175,7 @@ fn apply(
         let none = adit.sas()?.is_empty() && strongswan.sas()?.is_empty();
         Ok(none.then_some(()))
     })
+    .with_context(|| format!("{:?} {:?}", adit.sas(), strongswan.sas()))
 }
 
 /// The one explanation of a child, and the exit status.

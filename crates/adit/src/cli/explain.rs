@@ -20,13 +20,12 @@ const SIDE: usize = (WIDTH - LABEL - 4) / 2;
 
 /// What is explained.
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = false)]
 pub(super) struct Explain {
     /// A connection, a child, or CONNECTION/CHILD
-    #[arg(group = "what")]
+    #[arg(required_unless_present = "from", conflicts_with = "from")]
     name: Option<String>,
     /// A peer, known or not, by its address
-    #[arg(long, value_name = "ADDRESS", group = "what")]
+    #[arg(long, value_name = "ADDRESS")]
     from: Option<IpAddr>,
     /// In JSON, for programs
     #[arg(long)]

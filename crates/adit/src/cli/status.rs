@@ -667,8 +667,8 @@ branch: down, interface vpn0
   a.example at 192.0.2.1 <-> %any at 192.0.2.2
     net: down, 10.1.0.0/16 <-> 10.2.0.0/16
   last failure, 1 min 30 s ago, no-proposal-chosen: connection \"branch\", child \"net\": peer
-      192.0.2.2: no common ESP proposal: we offered aes256gcm16, the peer aes128-sha1; add one of the
-      peer's to esp_proposals here
+      192.0.2.2: no common ESP proposal: we offered aes256gcm16, the peer aes128-sha1; add one of
+      the peer's to esp_proposals here
       what each side has, and what to do: adit explain branch
 "
         );

@@ -364,9 +364,9 @@ impl Daemon {
                     Host::Addresses(_) => None,
                 }
             })?;
-        let (key, why) = (if local { "local_addrs" } else { "remote_addrs" }, self.names.failure(name));
-        let why =
-            why.map_or_else(|| "it is being looked up".to_owned(), |why| format!("does not resolve: {why}"));
+        let key = if local { "local_addrs" } else { "remote_addrs" };
+        // Nothing yet while it is looked up for the first time.
+        let why = format!("does not resolve: {}", self.names.failure(name)?);
         let whose = if local { "our host name" } else { "the peer's host name" };
         Some(
             Explanation::new(subject, State::Down, "name-unresolved", format!("{whose} {name} {why}")).step(format!(
