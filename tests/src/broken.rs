@@ -283,9 +283,9 @@ pub const BROKEN: &[Broken] = &[
         name: "narrowed",
         what: "the peer allows less than we want",
         begins: Begins::Adit,
-        spoil: |_, theirs| theirs.local_ts = "10.2.0.128/25".to_owned(),
+        spoil: |_, theirs| theirs.local_ts = "10.2.0.0/25".to_owned(),
         code: "narrowed",
-        cause: &["up, but", "less than is configured here", "10.2.0.128/25"],
+        cause: &["up, but", "less than is configured here", "10.2.0.0/25"],
         step: &["on the peer set `local_ts = 10.2.0.0/24`"],
         mend: Some(|_, theirs| theirs.local_ts = "10.2.0.0/24".to_owned()),
     },
@@ -381,12 +381,12 @@ pub const BROKEN: &[Broken] = &[
         begins: Begins::Adit,
         spoil: |ours, theirs| {
             for side in [ours, theirs] {
-                side.local_ts = "10.99.0.0/24".to_owned();
-                side.remote_ts = "10.99.0.0/24".to_owned();
+                side.local_ts = "10.2.0.0/24".to_owned();
+                side.remote_ts = "10.2.0.0/24".to_owned();
             }
         },
         code: "overlap",
-        cause: &["up, but 10.99.0.0/24 is on both sides"],
+        cause: &["up, but 10.2.0.0/24 is on both sides"],
         step: &["`local_net` and `remote_net`"],
         mend: None,
     },

@@ -12,6 +12,7 @@ use adit_ike::{Difference, IkeSaState, IkeSaView, NegotiationRecord, OutcomeCode
 use adit_wire::ikev2::TrafficSelector;
 
 use super::Daemon;
+use super::health::ChildHealth;
 use super::negotiations::Entry;
 use super::reconciler::{ChildName, Outlook};
 use crate::config::Host;
@@ -128,7 +129,30 @@ impl Explanation {
 
 impl Daemon {
     /// Explains a connection, or one child of it.
-    pub(super) fn explain(&self, now: Instant, connection: &str, child: Option<&str>) -> Vec<Explanation> {
+    pub(super) fn explain(
+        &mut self,
+        now: Instant,
+        connection: &str,
+        child: Option<&str>,
+    ) -> Vec<Explanation> {
+        let mut explanations = self.negotiated_so(now, connection, child);
+        // What is up as it should be may carry nothing.
+        let up = |explanation: &&mut Explanation| explanation.code == "up";
+        for explanation in explanations.iter_mut().filter(up) {
+            let health = self.health(now, |name| name.connection == connection);
+            let of = |name: &ChildName| format!("{}/{}", name.connection, name.child) == explanation.subject;
+            let failing = health.into_iter().find(|one| of(&one.name) && one.verdict.code.is_failing());
+            if let Some(ChildHealth { verdict, .. }) = failing {
+                explanation.state = State::Degraded;
+                explanation.code = verdict.code.as_str();
+                explanation.cause = format!("up, but {}", verdict.message);
+                explanation.step = Some(verdict.step);
+            }
+        }
+        explanations
+    }
+
+    fn negotiated_so(&self, now: Instant, connection: &str, child: Option<&str>) -> Vec<Explanation> {
         let Some(configured) = self.connections.iter().find(|c| c.name == connection) else {
             let cause = "it is not configured";
             return vec![Explanation::new(connection, State::Down, "not-configured", cause)];

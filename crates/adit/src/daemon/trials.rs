@@ -18,7 +18,6 @@ use super::health::{ChildHealth, own_addresses};
 use super::paths::Found;
 use super::reconciler::ChildName;
 use super::verdicts::{self, Code, Verdict};
-use crate::control::report;
 use crate::control::server::Reply;
 use crate::control::vici::Message;
 
