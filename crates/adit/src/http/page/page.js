@@ -364,7 +364,7 @@
       ["New keys", within(sa.rekey_at)],
       ["Ends", within(sa.expires_at)],
     ])));
-    return el("section", { class: "card" }, el("h3", {}, ...mark(state), ` ${c.name}`), facts([
+    return el("section", { class: "card" }, el("h3", {}, `${c.name}: `, ...mark(state)), facts([
       ["Why not up", c.up ? null : c.reason],
       [c.up ? "Up" : "Down", c.since === null ? null : `for ${ago(now() - c.since)}`],
       ["Next attempt", c.up ? null : within(c.next_attempt)],
