@@ -10,6 +10,11 @@ fn vici() {
 }
 
 #[test]
+fn http() {
+    replay("http", adit::fuzzing::http);
+}
+
+#[test]
 fn swanctl_conf() {
     replay("swanctl_conf", adit::config::fuzzing::load);
 }
