@@ -1,8 +1,8 @@
 //! The black-box laboratory: Adit's program in network namespaces against real peers and independent observers.
 //!
 //! Owns what the tests in `tests/tests` share: namespaces ([`lab`]), processes ([`process`]), gateways under test
-//! ([`peer`], [`strongswan`], [`adit`], [`guest`]), traffic ([`traffic`]), broken set-ups ([`broken`]), captures ([`capture`]). It never links Adit's
-//! crates: everything is seen from outside, through the program, the wire, and other people's tools.
+//! ([`peer`], [`strongswan`], [`adit`], [`guest`]), traffic ([`traffic`]), broken set-ups ([`broken`]), captures ([`capture`]), the HTTP service
+//! ([`web`]). It never links Adit's crates: everything is seen from outside, through the program, the wire, and other people's tools.
 #![forbid(unsafe_code)]
 
 pub mod adit;
@@ -15,3 +15,4 @@ pub mod process;
 pub mod scapy;
 pub mod strongswan;
 pub mod traffic;
+pub mod web;
