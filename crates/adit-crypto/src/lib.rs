@@ -15,10 +15,18 @@
 //! | key exchange | CURVE_25519, ECP_256, ECP_384, ECP_521, MODP_2048, MODP_3072, MODP_4096 | MODP_1024, MODP_1536 |
 //! | post-quantum key exchange | ML_KEM_512, ML_KEM_768, ML_KEM_1024 | |
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
 
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "vector instructions that a processor has or not, and their loads and stores")]
+mod aes_gcm;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "aes_gcm_absent.rs"]
+mod aes_gcm;
 mod curve;
 mod entropy;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kem;
 mod key_exchange;
 mod keys;

@@ -13,6 +13,7 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::iv::FixedLength;
 use zeroize::Zeroizing;
 
+use crate::aes_gcm::{AesGcm, NONCE_LEN};
 use crate::suites::{Cipher, Integrity, SALT_LEN, Suite};
 use crate::{Error, constant_time_eq};
 
@@ -36,7 +37,14 @@ struct Aead {
     algorithm: &'static aead::Algorithm,
     key: Box<Zeroizing<[u8; AEAD_MAX_KEY_LEN]>>,
     salt: Zeroizing<[u8; SALT_LEN]>,
-    expanded: Option<LessSafeKey>,
+    expanded: Option<Expanded>,
+}
+
+/// A key as it is worked with.
+enum Expanded {
+    Library(LessSafeKey),
+    /// AES-GCM, where the processor has the instructions.
+    Vector(Box<AesGcm>),
 }
 
 /// The keys of AES-CBC, which holds both schedules of a key, with those of its MAC and its IVs.
@@ -132,6 +140,9 @@ impl Protection {
     /// memory right after we did for the key, and an allocator most likely put the one behind the other.
     pub fn place(&self) -> (*const u8, usize) {
         match &self.0 {
+            Method::Aead(Aead { expanded: Some(Expanded::Vector(key)), .. }) => {
+                ((&raw const **key).cast(), AesGcm::LEN)
+            }
             Method::Aead(Aead { key, expanded, .. }) => {
                 let len = if expanded.is_some() { AEAD_MAX_KEY_LEN + EXPANDED_LEN } else { AEAD_MAX_KEY_LEN };
                 (key.as_ptr(), len)
@@ -229,10 +240,21 @@ impl Protection {
             Method::Aead(aead) => {
                 check_aead(mac_trailer, icv)?;
                 let mut made = None;
-                let key = aead.key(&mut made)?;
-                let (nonce, associated_data) = (nonce(&aead.salt, iv)?, Aad::from(associated_data));
-                key.seal_in_place_scatter(nonce, associated_data, buf, &[], icv)
-                    .map_err(|_| Error::BadKey)?;
+                let nonce = nonce(&aead.salt, iv)?;
+                match aead.key(&mut made)? {
+                    Expanded::Vector(key) => {
+                        icv.copy_from_slice(&key.seal(&nonce, associated_data, None, &[], buf));
+                    }
+                    Expanded::Library(key) => key
+                        .seal_in_place_scatter(
+                            Nonce::assume_unique_for_key(nonce),
+                            Aad::from(associated_data),
+                            buf,
+                            &[],
+                            icv,
+                        )
+                        .map_err(|_| Error::BadKey)?,
+                }
             }
             Method::Cbc(cbc) => {
                 cbc.check_lengths(buf, icv)?;
@@ -265,16 +287,32 @@ impl Protection {
         out: &mut [u8],
     ) -> Result<(), Error> {
         check_len("packet", text.len() + end.len() + self.icv_len(), out.len())?;
-        let (body, rest) = out.split_at_mut(text.len());
         if let Method::Aead(aead) = &self.0 {
             check_len("MAC trailer", 0, mac_trailer.len())?;
             let mut made = None;
-            let key = aead.key(&mut made)?;
-            let (nonce, associated_data) = (nonce(&aead.salt, iv)?, Aad::from(associated_data));
-            return key
-                .seal_out_of_place_scatter(nonce, associated_data, text, body, end, rest)
-                .map_err(|_| Error::BadKey);
+            let nonce = nonce(&aead.salt, iv)?;
+            match aead.key(&mut made)? {
+                Expanded::Vector(key) => {
+                    let (out, icv) = out.split_at_mut(text.len() + end.len());
+                    icv.copy_from_slice(&key.seal(&nonce, associated_data, Some(text), end, out));
+                }
+                Expanded::Library(key) => {
+                    let (body, rest) = out.split_at_mut(text.len());
+                    let associated_data = Aad::from(associated_data);
+                    key.seal_out_of_place_scatter(
+                        Nonce::assume_unique_for_key(nonce),
+                        associated_data,
+                        text,
+                        body,
+                        end,
+                        rest,
+                    )
+                    .map_err(|_| Error::BadKey)?;
+                }
+            }
+            return Ok(());
         }
+        let (body, rest) = out.split_at_mut(text.len());
         body.copy_from_slice(text);
         rest.split_at_mut(end.len()).0.copy_from_slice(end);
         let (body, icv) = out.split_at_mut(text.len() + end.len());
@@ -300,10 +338,24 @@ impl Protection {
             Method::Aead(aead) => {
                 check_aead(mac_trailer, icv)?;
                 let mut made = None;
-                let key = aead.key(&mut made)?;
-                let (nonce, associated_data) = (nonce(&aead.salt, iv)?, Aad::from(associated_data));
-                key.open_in_place_separate_tag(nonce, associated_data, icv, buf)
-                    .map_err(|_| Error::Authentication)?;
+                let nonce = nonce(&aead.salt, iv)?;
+                match (aead.key(&mut made)?, <&[u8; AEAD_ICV_LEN]>::try_from(icv)) {
+                    (Expanded::Vector(key), Ok(icv)) => {
+                        if !key.open(&nonce, associated_data, buf, icv) {
+                            return Err(Error::Authentication);
+                        }
+                    }
+                    (Expanded::Library(key), Ok(icv)) => {
+                        key.open_in_place_separate_tag(
+                            Nonce::assume_unique_for_key(nonce),
+                            Aad::from(associated_data),
+                            icv,
+                            buf,
+                        )
+                        .map_err(|_| Error::Authentication)?;
+                    }
+                    (_, Err(_)) => return Err(Error::Authentication),
+                }
             }
             Method::Cbc(cbc) => {
                 cbc.check_lengths(buf, icv)?;
@@ -326,16 +378,26 @@ impl Protection {
 impl Aead {
     /// The expanded key; where that rests, one that is made in `place`.
     #[inline]
-    fn key<'k>(&'k self, place: &'k mut Option<LessSafeKey>) -> Result<&'k LessSafeKey, Error> {
+    fn key<'k>(&'k self, place: &'k mut Option<Expanded>) -> Result<&'k Expanded, Error> {
         match &self.expanded {
             Some(key) => Ok(key),
             None => Ok(place.insert(self.expand()?)),
         }
     }
 
-    fn expand(&self) -> Result<LessSafeKey, Error> {
+    fn expand(&self) -> Result<Expanded, Error> {
         let key = self.key.get(..self.algorithm.key_len()).ok_or(Error::BadKey)?;
-        UnboundKey::new(self.algorithm, key).map(LessSafeKey::new).map_err(|_| Error::BadKey)
+        let is_aes = [&aead::AES_128_GCM, &aead::AES_256_GCM].contains(&self.algorithm);
+        if is_aes && let Some(key) = AesGcm::new(key) {
+            return Ok(Expanded::Vector(key));
+        }
+        self.expand_by_library()
+    }
+
+    fn expand_by_library(&self) -> Result<Expanded, Error> {
+        let key = self.key.get(..self.algorithm.key_len()).ok_or(Error::BadKey)?;
+        let key = UnboundKey::new(self.algorithm, key).map_err(|_| Error::BadKey)?;
+        Ok(Expanded::Library(LessSafeKey::new(key)))
     }
 }
 
@@ -397,13 +459,13 @@ impl Mac {
     }
 }
 
-fn nonce(salt: &[u8; SALT_LEN], iv: &[u8]) -> Result<Nonce, Error> {
+fn nonce(salt: &[u8; SALT_LEN], iv: &[u8]) -> Result<[u8; NONCE_LEN], Error> {
     let Ok(iv) = <&[u8; AEAD_IV_LEN]>::try_from(iv) else {
         return Err(Error::Length { what: "IV", expected: AEAD_IV_LEN, actual: iv.len() });
     };
     let [s0, s1, s2, s3] = *salt;
     let [i0, i1, i2, i3, i4, i5, i6, i7] = *iv;
-    Ok(Nonce::assume_unique_for_key([s0, s1, s2, s3, i0, i1, i2, i3, i4, i5, i6, i7]))
+    Ok([s0, s1, s2, s3, i0, i1, i2, i3, i4, i5, i6, i7])
 }
 
 fn block_iv(iv: &[u8]) -> Result<FixedLength<AES_BLOCK_LEN>, Error> {
@@ -425,4 +487,43 @@ fn iv_key(encr_key: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
 
 fn check_len(what: &'static str, expected: usize, actual: usize) -> Result<(), Error> {
     if actual == expected { Ok(()) } else { Err(Error::Length { what, expected, actual }) }
+}
+
+/// The same key, and salt, of AES-GCM twice: as on this processor, and as on one without vector instructions. For checks.
+pub(crate) fn aes_gcm_pair(key: &[u8]) -> Result<[Protection; 2], Error> {
+    let bits = u16::try_from(key.len().saturating_sub(SALT_LEN) * 8).map_err(|_| Error::BadKey)?;
+    let new = || Protection::new(EncrId::AES_GCM_16, Some(bits), None, key, &[]);
+    let (here, mut elsewhere) = (new()?, new()?);
+    if let Method::Aead(aead) = &mut elsewhere.0 {
+        aead.expanded = Some(aead.expand_by_library()?);
+    }
+    Ok([here, elsewhere])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whichever has sealed, the other opens, and both refuse.
+    #[test]
+    fn vectors_and_library_understand_each_other() {
+        for key_len in [16, 24, 32] {
+            let key: Vec<u8> = (0..key_len + 4).collect();
+            let both = aes_gcm_pair(&key).unwrap();
+            for (sealing, opening) in [(0, 1), (1, 0)] {
+                for len in [0, 1, 68, 256, 1424] {
+                    let (mut packet, mut icv) = (vec![9; len], [0; AEAD_ICV_LEN]);
+                    both[sealing].seal(&[1; 8], b"header", &[], &mut packet, &mut icv).unwrap();
+                    let mut into = vec![0; len + AEAD_ICV_LEN];
+                    let (text, end) = (vec![9; len - len.min(2)], vec![9; len.min(2)]);
+                    both[opening].seal_into(&[1; 8], b"header", &[], [&text, &end], &mut into).unwrap();
+                    assert_eq!(into, [&packet[..], &icv].concat());
+                    both[opening].open(&[1; 8], b"header", &[], &mut packet, &icv).unwrap();
+                    assert_eq!(packet, vec![9; len]);
+                    let forged = both[opening].open(&[1; 8], b"header", &[], &mut packet, &[0; 16]);
+                    assert_eq!(forged, Err(Error::Authentication));
+                }
+            }
+        }
+    }
 }

@@ -502,3 +502,17 @@ fn keys_that_rest_do_the_same() {
         assert_eq!(seal(&resting), sealed);
     }
 }
+
+/// Every file of the corpus of the fuzz target `aes_gcm`, and whatever it begins with.
+#[test]
+fn vectors_and_library_agree_on_the_corpus() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/aes_gcm");
+    let files: Vec<_> = std::fs::read_dir(directory).unwrap().collect();
+    assert!(files.len() >= 16);
+    for file in files {
+        let data = std::fs::read(file.unwrap().path()).unwrap();
+        for len in (0..data.len()).step_by(7).chain([data.len()]) {
+            adit_crypto::fuzzing::aes_gcm_any(&data[..len]);
+        }
+    }
+}
