@@ -241,7 +241,10 @@ impl AesGcm {
         fn powers_from(&self, exponent: usize) -> __m512i {
             let from = POWERS.saturating_sub(exponent);
             let four = self.powers.get(from..).and_then(<[_]>::first_chunk);
-            four.map_or(_mm512_setzero_si512(), |four| load_four(four))
+            match four {
+                Some(four) => load_four(four),
+                None => _mm512_setzero_si512(),
+            }
         }
 
         fn power_one(&self) -> __m128i {
@@ -523,7 +526,7 @@ vector! {
     fn times_x(number: __m128i) -> __m128i {
         let number = to_number(number);
         let carry = (number >> 127).wrapping_neg();
-        let doubled = number << 1 ^ carry & (0xc2 << 120 | 1);
+        let doubled = (number << 1) ^ (carry & ((0xc2 << 120) | 1));
         from_words([doubled as u64, (doubled >> 64) as u64])
     }
 
@@ -601,7 +604,7 @@ vector! {
 
 /// FIPS 197 5.2: the next round's constant.
 fn doubled(constant: u8) -> u8 {
-    constant << 1 ^ (constant >> 7) * 0x1b
+    (constant << 1) ^ ((constant >> 7) * 0x1b)
 }
 
 /// A bit for each of the first octets of a vector.
