@@ -71,6 +71,12 @@ impl Adit {
         Self::run(lab, side, &config, &control)
     }
 
+    /// Starts the daemon without any file: it is configured by its control socket alone.
+    pub fn start_bare(lab: &Lab, side: Side) -> Result<Self> {
+        let control = format!("unix://{}", lab.dir().join(format!("adit-{side}.vici")).display());
+        Self::launch(lab, side, None, &control)
+    }
+
     /// Starts the daemon again with the configuration of an earlier start.
     pub fn restart(lab: &Lab, side: Side) -> Result<Self> {
         let control = format!("unix://{}", lab.dir().join(format!("adit-{side}.vici")).display());
@@ -78,14 +84,21 @@ impl Adit {
     }
 
     fn run(lab: &Lab, side: Side, config: &Path, control: &str) -> Result<Self> {
+        Self::launch(lab, side, Some(config), control)
+    }
+
+    fn launch(lab: &Lab, side: Side, config: Option<&Path>, control: &str) -> Result<Self> {
         let name = format!("adit-{side}");
         let mut command = lab.command(side.gateway(), program()?);
-        command.arg("run").arg("--config").arg(config).arg("--control").arg(control);
+        command.arg("run").arg("--control").arg(control);
+        if let Some(config) = config {
+            command.arg("--config").arg(config);
+        }
         let process = Process::spawn(&name, &mut command, lab.dir())?;
         let mut peer = Self {
             side,
             namespace: lab.namespace(side.gateway()),
-            config: config.to_owned(),
+            config: config.map_or_else(|| lab.dir().join("no.conf"), Path::to_owned),
             control: control.to_owned(),
             keys: lab.dir().join(format!("keys-{side}")),
             log: lab.dir().join(format!("{name}.log")),

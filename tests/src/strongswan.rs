@@ -146,7 +146,8 @@ impl StrongSwan {
         run(&mut self.swanctl_command(arguments))
     }
 
-    fn swanctl_command(&self, arguments: &[&str]) -> Command {
+    /// `swanctl` for this charon, to be run.
+    pub fn swanctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.programs.command(&self.namespace, "swanctl");
         let socket = self.programs.dir().join("charon.vici");
         command.args(arguments).args(["--uri", &format!("unix://{}", socket.display())]);

@@ -2,12 +2,13 @@
 
 use adit_lab::adit::Adit;
 use adit_lab::lab::{Family, Lab, Node, Side, Topology, with_lab};
-use adit_lab::peer::{Connection, Peer, raw_events, sas_from_json};
+use adit_lab::peer::{Connection, Peer, SECRET, raw_events, sas_from_json};
 use adit_lab::process::{eventually, run, run_unchecked};
 use adit_lab::scapy;
 use adit_lab::strongswan::copy_of;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -95,6 +96,34 @@ fn the_vici_library_works_unmodified() -> Result<()> {
         let report = run(&mut script)?;
         ensure!(report.contains("all good"), "{report}");
         Ok(())
+    })
+}
+
+/// Load, initiate, listen, rekey, terminate, unload: with a daemon that no file has told anything.
+#[test]
+fn the_vici_library_drives_a_whole_life() -> Result<()> {
+    with_lab("vici-life", Topology::default(), |lab| {
+        let a = Adit::start_bare(lab, Side::A)?;
+        let connection = Connection::new(Side::B, Family::V4, "aes256gcm16-prfsha384-x25519", "aes256gcm16");
+        let _b = Adit::start(lab, Side::B, &connection)?;
+        let path = a.control().trim_start_matches("unix://");
+        let mut script = scapy::script(lab, Node::GatewayA, "vici_life.py")?;
+        let (one, two) = (Side::A, Side::B);
+        script.args([path, one.outer(Family::V4), two.outer(Family::V4)]);
+        script.args([one.network(Family::V4), two.network(Family::V4), SECRET]);
+        let report = run(&mut script)?;
+        ensure!(report.contains("all good"), "{report}");
+        // Nobody else gets in, by the socket's own permissions.
+        std::fs::set_permissions(lab.dir(), std::fs::Permissions::from_mode(0o755))?;
+        let others = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+        let knock = format!("import socket; socket.socket(socket.AF_UNIX).connect({path:?})");
+        let python = scapy::python()?;
+        let knocked =
+            run_unchecked(Command::new("setpriv").args(others).arg("/usr/bin/python3").args(["-c", &knock]))?;
+        ensure!(!knocked.status.success(), "another user was let in");
+        let why = String::from_utf8_lossy(&knocked.stderr).into_owned();
+        ensure!(why.contains("Permission denied"), "{why}");
+        run(Command::new(python).args(["-c", &knock])).map(drop)
     })
 }
 
