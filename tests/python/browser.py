@@ -108,7 +108,8 @@ SEARCH = """(() => { const words = document.getElementById('words'); const took 
 
 def main(url, prefix, tunnel):
     found = {}
-    with tempfile.TemporaryDirectory() as directory:
+    # The browser's helpers write on while they end.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         browser = Browser(directory)
         try:
             target = browser.call("Target.createTarget", url="about:blank")["targetId"]

@@ -62,6 +62,9 @@ pub(super) fn run(uri: &ControlUri, arguments: &Events) -> Result<Exit, ClientEr
         }
     }
     if !arguments.follow {
+        if past.is_empty() && !arguments.json {
+            tell("no negotiation has failed, and none was narrowed");
+        }
         return Ok(Exit::Ok);
     }
     loop {

@@ -191,7 +191,10 @@ pub fn connection(connection: &Connection, hosts: Option<&Hosts>, interface: Opt
     }
     let side = |id: String| {
         let mut side = Message::new();
-        side.put("class", "pre-shared key").put("id", id);
+        side.put("id", id).put("class", "pre-shared key");
+        for list in ["groups", "cert_policy", "certs", "cacerts"] {
+            side.put_list::<&str>(list, []);
+        }
         side
     };
     let local_id = connection.local_id.as_ref().map_or_else(|| "%any".to_owned(), ToString::to_string);
