@@ -131,9 +131,10 @@ pub fn child_sa(child: &ChildSaView, facts: &ChildFacts, now: Instant) -> Messag
     message.put_list("local-ts", &child.local_ts);
     message.put_list("remote-ts", &child.remote_ts);
     // Adit's own, behind those whose order programs know.
-    if !facts.counters.drops.is_empty() {
+    let mut dropped = facts.counters.drops.iter().filter(|(_, count)| *count > 0).peekable();
+    if dropped.peek().is_some() {
         let mut drops = Message::new();
-        for (cause, count) in &facts.counters.drops {
+        for (cause, count) in dropped {
             drops.put_display(cause.as_str(), count);
         }
         message.put_section("drops", drops);
