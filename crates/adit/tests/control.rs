@@ -349,11 +349,11 @@ fn garbage_ends_only_the_client_that_sent_it() {
 fn clients_are_limited() {
     let directory = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&unix_uri(&directory), echo);
-    let mut clients: Vec<_> = (0..64).map(|_| daemon.raw()).collect();
-    daemon.wait("they are admitted", |hub| hub.counters().accepted == 64);
+    let mut clients: Vec<_> = (0..256).map(|_| daemon.raw()).collect();
+    daemon.wait("they are admitted", |hub| hub.counters().accepted == 256);
     assert_eq!(receive(&mut daemon.raw()), None, "one too many");
     assert_eq!(daemon.hub.counters().refused, 1);
     clients.pop();
-    daemon.wait("one leaves", |hub| hub.counters().connected == 63);
+    daemon.wait("one leaves", |hub| hub.counters().connected == 255);
     assert!(Client::connect(&daemon.uri).unwrap().request("echo", Message::new()).is_ok());
 }
