@@ -156,14 +156,6 @@ fn flatten(message: &Message, within: &str, line: &mut String) {
 mod tests {
     use super::*;
 
-    fn message(entries: &[(&str, &str)]) -> Message {
-        let mut message = Message::new();
-        for (key, value) in entries {
-            message.put(key, value);
-        }
-        message
-    }
-
     fn with(mut message: Message, name: &str, content: Message) -> Message {
         message.put_section(name, content);
         message
@@ -172,7 +164,7 @@ mod tests {
     #[test]
     fn one_line_for_people() {
         let ike = || {
-            message(&[
+            Message::of(&[
                 ("uniqueid", "3"),
                 ("local-host", "192.0.2.1"),
                 ("local-id", "a.example"),
@@ -181,17 +173,17 @@ mod tests {
             ])
         };
         let mut child =
-            message(&[("name", "net"), ("uniqueid", "7"), ("spi-in", "c0de"), ("spi-out", "beef")]);
+            Message::of(&[("name", "net"), ("uniqueid", "7"), ("spi-in", "c0de"), ("spi-out", "beef")]);
         child.put_list("local-ts", ["10.1.0.0/16"]).put_list("remote-ts", ["10.2.0.0/16"]);
         let children = |child: Message| with(ike(), "child-sas", child);
         let both = |old: &str, new: &str| {
-            let old = with(Message::new(), "old", message(&[("uniqueid", old)]));
-            with(old, "new", with(message(&[("uniqueid", new)]), "x", Message::new()))
+            let old = with(Message::new(), "old", Message::of(&[("uniqueid", old)]));
+            with(old, "new", with(Message::of(&[("uniqueid", new)]), "x", Message::new()))
         };
         for (event, data, line) in [
             (
                 "ike-updown",
-                with(message(&[("up", "yes")]), "gw", ike()),
+                with(Message::of(&[("up", "yes")]), "gw", ike()),
                 "ike-up gw[3] a.example at 192.0.2.1 <-> b.example at 192.0.2.2",
             ),
             (
@@ -204,8 +196,8 @@ mod tests {
                 with(Message::new(), "gw", children(with(Message::new(), "net", both("7", "8")))),
                 "child-rekey gw/net{8} replaces {7}",
             ),
-            ("negotiation", message(&[("code", "success"), ("message", "")]), "negotiation success"),
-            ("other", with(message(&[("a", "1")]), "s", message(&[("b", "2")])), "other a=1 s.b=2"),
+            ("negotiation", Message::of(&[("code", "success"), ("message", "")]), "negotiation success"),
+            ("other", with(Message::of(&[("a", "1")]), "s", Message::of(&[("b", "2")])), "other a=1 s.b=2"),
         ] {
             assert_eq!(describe(event, &data), line);
         }

@@ -544,14 +544,6 @@ fn selectors(local: &[String], remote: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn message(entries: &[(&str, &str)]) -> Message {
-        let mut message = Message::new();
-        for (key, value) in entries {
-            message.put(key, value);
-        }
-        message
-    }
-
     fn section(name: &str, content: Message) -> Message {
         let mut message = Message::new();
         message.put_section(name, content);
@@ -564,11 +556,11 @@ mod tests {
         if name == "branch" {
             connection.put("interface", "vpn0");
         }
-        connection.put_section("local-1", message(&[("id", "a.example")]));
-        connection.put_section("remote-1", message(&[("id", "%any")]));
+        connection.put_section("local-1", Message::of(&[("id", "a.example")]));
+        connection.put_section("remote-1", Message::of(&[("id", "%any")]));
         let mut sections = Message::new();
         for (name, start) in children {
-            let mut child = message(&[("start_action", start)]);
+            let mut child = Message::of(&[("start_action", start)]);
             child.put_list("local-ts", ["10.1.0.0/16"]).put_list("remote-ts", ["10.2.0.0/16"]);
             sections.put_section(name, child);
         }
@@ -577,7 +569,7 @@ mod tests {
     }
 
     fn established(name: &str, children: &[&str]) -> Message {
-        let mut sa = message(&[
+        let mut sa = Message::of(&[
             ("uniqueid", "1"),
             ("state", "ESTABLISHED"),
             ("local-host", "192.0.2.1"),
@@ -596,7 +588,7 @@ mod tests {
         ]);
         let mut sections = Message::new();
         for name in children {
-            let mut child = message(&[
+            let mut child = Message::of(&[
                 ("name", name),
                 ("uniqueid", "7"),
                 ("state", "INSTALLED"),
@@ -623,7 +615,7 @@ mod tests {
     }
 
     fn failure(name: &str, code: &str, sentence: &str) -> Message {
-        message(&[
+        Message::of(&[
             ("ago", "90"),
             ("code", code),
             ("blame", "peer-incompatible"),
@@ -648,7 +640,7 @@ mod tests {
         facts.negotiated(&overcome);
         facts.negotiated(&failure("gw", "narrowed", ""));
         facts.negotiated(&failure("branch", "no-proposal-chosen", sentence));
-        facts.negotiated(&message(&[("code", "unknown-peer")]));
+        facts.negotiated(&Message::of(&[("code", "unknown-peer")]));
         let status = facts.status();
         assert_eq!(status.exit(), Exit::Degraded);
         assert_eq!(

@@ -218,22 +218,32 @@ impl Files for Nothing {
     }
 }
 
+/// As a shell does it: wildcards match neither `/` nor a dot at the start, so editors' files stay out.
+pub(crate) const WILDCARDS: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
+/// The pattern's text if it has wildcards, `None` if it is just a file's name.
+///
+/// # Errors
+///
+/// The name is not UTF-8.
+pub(crate) fn wildcards(pattern: &Path) -> Result<Option<&str>, String> {
+    let text = pattern.to_str().ok_or("the name is not UTF-8")?;
+    Ok(text.contains(['*', '?', '[']).then_some(text))
+}
+
 /// The file system.
 pub(crate) struct Disk;
 
 impl Files for Disk {
     fn expand(&self, pattern: &Path) -> Result<Vec<PathBuf>, String> {
-        let text = pattern.to_str().ok_or("the name is not UTF-8")?;
-        if !text.contains(['*', '?', '[']) {
+        let Some(text) = wildcards(pattern)? else {
             return Ok(vec![pattern.to_owned()]);
-        }
-        // As a shell does it: wildcards match neither `/` nor a dot at the start, so editors' files stay out.
-        let options = glob::MatchOptions {
-            case_sensitive: true,
-            require_literal_separator: true,
-            require_literal_leading_dot: true,
         };
-        let paths = glob::glob_with(text, options).map_err(|error| format!("bad pattern: {error}"))?;
+        let paths = glob::glob_with(text, WILDCARDS).map_err(|error| format!("bad pattern: {error}"))?;
         let mut files = Vec::new();
         for path in paths {
             files.push(path.map_err(|error| error.to_string())?);

@@ -30,7 +30,7 @@ mod tests;
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_ERRORS, Note, Severity};
 pub use hosts::{Host, Hosts};
 pub use load::{Configuration, GatewaySettings, Interfaces, Parts, Shunt, Treatments, load, load_if_there};
-pub(crate) use load::{Disk, load_from};
+pub(crate) use load::{Disk, WILDCARDS, load_from, wildcards};
 pub use manual::manual;
 pub use redact::{Redacted, redacted};
 pub use source::Place;

@@ -137,6 +137,16 @@ pub enum Value {
 }
 
 impl Message {
+    /// A message of keys and values, for tests to compare with.
+    #[cfg(test)]
+    pub(crate) fn of(entries: &[(&str, &str)]) -> Self {
+        let mut message = Self::new();
+        for (key, value) in entries {
+            message.put(key, value);
+        }
+        message
+    }
+
     /// An empty message.
     #[must_use]
     pub fn new() -> Self {

@@ -220,17 +220,11 @@ impl Sent {
 
 impl Files for Sent {
     fn expand(&self, pattern: &Path) -> Result<Vec<PathBuf>, String> {
-        let text = pattern.to_str().ok_or("the name is not UTF-8")?;
-        if !text.contains(['*', '?', '[']) {
+        let Some(text) = config::wildcards(pattern)? else {
             return Ok(vec![pattern.to_owned()]);
-        }
-        let options = glob::MatchOptions {
-            case_sensitive: true,
-            require_literal_separator: true,
-            require_literal_leading_dot: true,
         };
         let pattern = glob::Pattern::new(text).map_err(|error| format!("bad pattern: {error}"))?;
-        let fits = |(path, _): &&(PathBuf, _)| pattern.matches_path_with(path, options);
+        let fits = |(path, _): &&(PathBuf, _)| pattern.matches_path_with(path, config::WILDCARDS);
         let mut found: Vec<PathBuf> = self.files.iter().filter(fits).map(|(path, _)| path.clone()).collect();
         found.sort();
         Ok(found)
