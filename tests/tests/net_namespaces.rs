@@ -137,7 +137,7 @@ fn without_rights_it_says_which_are_missing() -> Result<()> {
     std::fs::copy(std::env::current_exe()?, &program)?;
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let output = Command::new(program)
-        .args(["--exact", "without_rights_it_says_which_are_missing", "--nocapture"])
+        .args(["--exact", "net_namespaces::without_rights_it_says_which_are_missing", "--nocapture"])
         .current_dir("/")
         .uid(65_534)
         .gid(65_534)

@@ -51,9 +51,13 @@ impl Held {
     /// Delivers these, of which none may arrive: the next that does has to be `last`.
     pub(super) fn stay_out(&self, scene: &mut Scene<'_>, which: &[usize], last: usize) -> Result<()> {
         for chunk in which.chunks(CHUNK) {
+            let receiver = self.from.other();
+            let refused = scene.refused(receiver)? + chunk.len() as u64;
             self.throw(scene, chunk)?;
-            // The far gateway works through them meanwhile.
-            scene.ends[self.from.other() as usize].link.read(Duration::from_millis(5), |_| {})?;
+            let deadline = Instant::now() + PATIENCE;
+            while scene.refused(receiver)? < refused {
+                ensure!(Instant::now() < deadline, "not all of {} were refused", chunk.len());
+            }
         }
         self.pass(scene, &[last])
     }

@@ -138,7 +138,7 @@ fn a_killed_daemon_leaves_the_networks_closed_and_the_next_one_takes_over() -> R
 
     let mut victim = net.gateway(A).run(|| {
         Command::new(std::env::current_exe()?)
-            .args(["--exact", "closed::victim", "--ignored", "--nocapture"])
+            .args(["--exact", "net_dataplane::closed::victim", "--ignored", "--nocapture"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

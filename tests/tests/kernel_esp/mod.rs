@@ -291,6 +291,16 @@ impl<'l> Scene<'l> {
         self.kernel_counts([name]).map(|[count]| count)
     }
 
+    /// How many packets this gateway has dropped, for whatever reason, of the SA pair that is there now.
+    fn refused(&mut self, gateway: Side) -> Result<u64> {
+        if gateway == Side::A {
+            let counters = self.plane.counters(ChildId(self.generation.into())).context("counters")?;
+            return Ok(counters.drops.iter().map(|(_, count)| count).sum());
+        }
+        let said = self.guest.run("cat /proc/net/xfrm_stat")?;
+        said.split_whitespace().skip(1).step_by(2).map(|count| Ok(count.parse::<u64>()?)).sum()
+    }
+
     /// Forgets all that has been caught so far.
     fn forget(&mut self) -> Result<()> {
         for end in self.ends.iter_mut().chain(&mut self.between) {
