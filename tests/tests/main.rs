@@ -35,3 +35,14 @@ mod strongswan;
 mod swanctl;
 mod transport;
 mod vici;
+
+#[test]
+fn every_file_here_is_part_of_it() -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests"))? {
+        let path = entry?.path();
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let declared = include_str!("main.rs").lines().any(|line| line == format!("mod {name};"));
+        anyhow::ensure!(declared || name == "main", "{}: no test in it runs", path.display());
+    }
+    Ok(())
+}
