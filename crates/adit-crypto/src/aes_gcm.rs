@@ -388,8 +388,8 @@ vector! {
             stream.hash_stride(hashed);
         }
         let (mut text, mut end) = (text, end);
-        // Less than a stride of text, and its end.
-        if out.len() > STRIDE {
+        // Less than a stride of text, and its end, however long.
+        while out.len() > STRIDE {
             let (to, rest) = out.split_at_mut(STRIDE);
             let plain = load_joined::<4>(text, end, to);
             let sealed = xor(plain, stream.next::<MIDDLE, 4>());
@@ -707,7 +707,7 @@ mod tests {
             let mut sealed = text.clone();
             assert_eq!(ours.seal(&nonce, &associated, None, &[], &mut sealed), tag, "{len}");
             assert_eq!(sealed, expected, "{len}");
-            for end in [0, 2, 3, 17, 18, 64] {
+            for end in [0, 2, 3, 17, 18, 64, 257, 258, 600, 1999] {
                 let Some(front) = len.checked_sub(end) else { continue };
                 let (front, end) = text.split_at(front);
                 sealed.fill(0x55);
