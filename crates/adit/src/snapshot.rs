@@ -329,7 +329,7 @@ pub struct Failure {
     /// When.
     pub at: Moment,
     /// How, as a code.
-    pub code: String,
+    pub code: &'static str,
     /// Where, in vici's words.
     pub stage: &'static str,
     /// Who has to act.
@@ -340,8 +340,10 @@ pub struct Failure {
     pub remote: String,
     /// Were we the initiator of the exchange?
     pub initiator: bool,
-    /// What happened and what to change on which side.
+    /// What happened.
     pub message: String,
+    /// What to do next.
+    pub step: String,
 }
 
 /// Something that happened to a connection.
@@ -447,7 +449,7 @@ pub struct Failures {
     /// Where, in vici's words.
     pub stage: &'static str,
     /// How, as a code.
-    pub code: String,
+    pub code: &'static str,
     /// How many.
     pub count: u64,
 }

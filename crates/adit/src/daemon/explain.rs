@@ -238,16 +238,12 @@ impl Daemon {
             .filter(|sa| sa.name == child.name)
             .map(|sa| sa.installed)
             .min();
-        let concerns = |entry: &&Entry| {
-            let of_child = entry.record.child.as_ref().is_none_or(|name| *name == child.name);
-            of_child && !entry.resolved && entry.record.code != OutcomeCode::Cancelled
-        };
-        let mut failures = self.negotiations.of(&connection.name).filter(concerns);
+        let mut failures = self.negotiations.open_of_child(&connection.name, &child.name);
         if let Some(installed) = installed {
             return self.explain_up(now, (connection, child), subject, installed, failures);
         }
         let outlook = self.reconciler.outlook(&name);
-        let failed = failures.find(|entry| entry.record.code != OutcomeCode::Narrowed);
+        let failed = failures.find(|entry| entry.is_failure());
         if let Some(explanation) = self.unresolved(connection, &subject) {
             return with_outlook(explanation, outlook, now);
         }

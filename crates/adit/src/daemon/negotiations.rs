@@ -61,6 +61,16 @@ impl Entry {
             && (!stranger || one.remote.ip() == other.remote.ip())
             && differs(one) == differs(other)
     }
+
+    /// Does it still stand between what is wanted and what there is? What was ended here stands in nobody's way.
+    fn is_open(&self) -> bool {
+        !self.resolved && self.record.code != OutcomeCode::Cancelled
+    }
+
+    /// Did nothing come of it? What is narrowed is up.
+    pub(super) fn is_failure(&self) -> bool {
+        self.record.code != OutcomeCode::Narrowed
+    }
 }
 
 impl Negotiations {
@@ -130,6 +140,20 @@ impl Negotiations {
     /// Those of a connection, the newest first.
     pub(super) fn of<'a>(&'a self, connection: &str) -> impl Iterator<Item = &'a Entry> + use<'a> {
         self.of_connections.get(connection).into_iter().flatten().rev()
+    }
+
+    /// What stands in the way of a connection, the newest first.
+    pub(super) fn open<'a>(&'a self, connection: &str) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.of(connection).filter(|entry| entry.is_open())
+    }
+
+    /// What stands in the way of a child, the newest first. What is about no child is about all.
+    pub(super) fn open_of_child<'a>(
+        &'a self,
+        connection: &str,
+        child: &'a str,
+    ) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.open(connection).filter(move |entry| entry.record.child.as_deref().is_none_or(|name| name == child))
     }
 
     /// Those with a peer at an address, the newest first.

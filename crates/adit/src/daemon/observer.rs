@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use adit_crypto::is_aead;
 use adit_ike::config::Connection;
 use adit_ike::{
-    ChildHandle, ChildSaState, ChildSaView, Event, IkeSaState, IkeSaView, NegotiationRecord, Stage,
+    ChildHandle, ChildSaState, ChildSaView, Event, IkeSaState, IkeSaView, NegotiationRecord,
 };
 use adit_net::ChildCounters;
 use adit_wire::esp::Mode;
@@ -83,7 +83,6 @@ struct Past {
 #[derive(Debug, Default)]
 struct Lately {
     events: VecDeque<(Instant, Happening)>,
-    failure: Option<(Instant, Failure)>,
 }
 
 /// The clock on the wall, read once, so that a moment has the same name in every snapshot; read again when it was set.
@@ -206,34 +205,16 @@ impl Observer {
 
     /// A negotiation ended.
     pub(super) fn record(&mut self, record: &NegotiationRecord) {
-        let Some(connection) = &record.connection else { return };
-        if record.is_success() {
-            if let Some(lately) = self.connections.get_mut(connection) {
-                lately.failure = None;
-            }
-            return;
-        }
-        let code = kebab(&record.code);
-        let failure = Failure {
-            at: Moment::default(),
-            code: code.clone(),
-            stage: stage(record.stage),
-            blame: kebab(&record.blame),
-            child: record.child.clone(),
-            remote: record.remote.to_string(),
-            initiator: record.initiator,
-            message: record.message.chars().take(4 * MOST_DETAIL).collect(),
-        };
+        let Some(connection) = record.connection.as_ref().filter(|_| !record.is_success()) else { return };
         let happening = Happening {
             kind: EventKind::Failed,
             child: record.child.clone(),
-            code: Some(code),
+            code: Some(record.code.name().to_owned()),
             times: 1,
             detail: record.message.chars().take(MOST_DETAIL).collect(),
             ..Happening::default()
         };
         self.tell(record.at, connection, happening);
-        self.connections.entry(connection.clone()).or_default().failure = Some((record.at, failure));
     }
 
     /// A Child SA has other addresses.
@@ -315,7 +296,7 @@ impl Daemon {
     }
 
     /// Everything that there is to see.
-    fn look(&mut self, now: Instant) -> Snapshot {
+    pub(super) fn look(&mut self, now: Instant) -> Snapshot {
         let begun = Instant::now();
         self.observer.clock.check(now);
         if std::mem::take(&mut self.observer.outdated) {
@@ -451,8 +432,6 @@ impl Daemon {
     /// What is remembered: to be called when the SAs are there.
     fn put_past(&self, connection: &mut snapshot::Connection) {
         let clock = self.observer.clock;
-        let lately = self.observer.connections.get(&connection.name);
-        let failure = lately.and_then(|lately| lately.failure.as_ref());
         for child in &mut connection.children {
             let past = self.observer.children.get(&ChildName::new(&connection.name, &child.name));
             if let Some(past) = past {
@@ -463,25 +442,41 @@ impl Daemon {
             }
             // What happened last says why it is not up, unless an operator took it down.
             let went_down = past.and_then(|past| past.since.zip(past.reason.as_ref()));
-            let failed = failure.filter(|(at, failure)| {
-                failure.child.as_ref().is_none_or(|name| *name == child.name)
-                    && went_down.is_none_or(|(down, _)| down <= *at)
+            let mut failures = self.negotiations.open_of_child(&connection.name, &child.name);
+            let failed = failures.find(|entry| {
+                entry.is_failure() && went_down.is_none_or(|(down, _)| down <= entry.record.at)
             });
-            let why =
-                failed.map(|(_, failure)| &failure.code).or_else(|| went_down.map(|(_, reason)| reason));
+            let failed = failed.map(|entry| self.negotiations.informed(&entry.record).code.name().to_owned());
+            let why = failed.or_else(|| went_down.map(|(_, reason)| reason.clone()));
             if child.up {
                 child.reason = None;
-            } else if let Some(why) = why
-                && child.reason.as_deref() != Some("taken-down")
-            {
-                child.reason = Some(why.clone());
+            } else if why.is_some() && child.reason.as_deref() != Some("taken-down") {
+                child.reason = why;
             }
         }
-        let Some(lately) = lately else { return };
-        let at = |(at, event): &(Instant, Happening)| Happening { at: clock.moment(*at), ..event.clone() };
-        connection.events = lately.events.iter().map(at).collect();
-        connection.last_failure =
-            failure.map(|(at, failure)| Failure { at: clock.moment(*at), ..failure.clone() });
+        let failure = self.negotiations.open(&connection.name).find(|entry| entry.is_failure());
+        connection.last_failure = failure.map(|entry| self.failure(&entry.record));
+        if let Some(lately) = self.observer.connections.get(&connection.name) {
+            let at =
+                |(at, event): &(Instant, Happening)| Happening { at: clock.moment(*at), ..event.clone() };
+            connection.events = lately.events.iter().map(at).collect();
+        }
+    }
+
+    /// As `explain` and `list-negotiations` tell it.
+    fn failure(&self, record: &NegotiationRecord) -> Failure {
+        let record = self.negotiations.informed(record);
+        Failure {
+            at: self.observer.clock.moment(record.at),
+            code: record.code.name(),
+            stage: record.stage.name(),
+            blame: kebab(&record.blame),
+            child: record.child.clone(),
+            remote: record.remote.to_string(),
+            initiator: record.initiator,
+            message: record.cause(),
+            step: record.step(),
+        }
     }
 
     fn tunnel_interfaces(&self) -> Vec<Interface> {
@@ -505,8 +500,8 @@ impl Daemon {
     fn machine(&self, half_open: usize) -> snapshot::Ike {
         let (counters, statistics) = (self.gateway.counters(), self.gateway.statistics());
         let failures = statistics.failures().map(|(at, code, count)| Failures {
-            stage: stage(at),
-            code: kebab(&code),
+            stage: at.name(),
+            code: code.name(),
             count,
         });
         snapshot::Ike {
@@ -661,17 +656,6 @@ fn texts(items: &[impl ToString]) -> Vec<String> {
 fn peer(sa: &IkeSaView) -> String {
     let id = sa.remote_id.as_ref().map_or_else(|| "%any".to_owned(), ToString::to_string);
     format!("{id} at {}", sa.remote)
-}
-
-/// As `list-negotiation` has it.
-fn stage(stage: Stage) -> &'static str {
-    match stage {
-        Stage::IkeSaInit => "IKE_SA_INIT",
-        Stage::IkeIntermediate => "IKE_INTERMEDIATE",
-        Stage::IkeAuth => "IKE_AUTH",
-        Stage::ChildSa => "CHILD_SA",
-        Stage::IkeRekey => "IKE_REKEY",
-    }
 }
 
 /// The way to ask for snapshots, and where the daemon hears it.

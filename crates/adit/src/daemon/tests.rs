@@ -4,6 +4,7 @@
 mod hostile;
 mod paths;
 mod pushed;
+mod views;
 
 use std::sync::Mutex;
 

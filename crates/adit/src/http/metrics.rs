@@ -299,7 +299,7 @@ static FAMILIES: &[Family] = &[
         &["stage", "code"],
         |v, s| {
             for failures in &v.snapshot.ike.negotiation_failures {
-                s.put(&[failures.stage, &failures.code], failures.count);
+                s.put(&[failures.stage, failures.code], failures.count);
             }
         },
     ),

@@ -43,7 +43,7 @@ fn shown() -> Snapshot {
         ..Snapshot::default()
     };
     snapshot.ike.negotiation_failures =
-        vec![Failures { stage: "IKE_SA_INIT", code: "no-proposal-chosen".into(), count: 7 }];
+        vec![Failures { stage: "IKE_SA_INIT", code: "no-proposal-chosen", count: 7 }];
     let mut histogram = adit_ike::Histogram::default();
     [1, 3, 100_000].into_iter().for_each(|ms| histogram.add(Duration::from_millis(ms)));
     snapshot.ike.handshakes_begun_by_us = Latency::from(&histogram);
