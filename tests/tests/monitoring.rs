@@ -139,6 +139,12 @@ fn agree(lab: &Lab, a: &Adit) -> Result<()> {
             "/ike_sas/0/remote",
             "/ike_sas/0/remote_id",
             "/last_failure/code",
+            "/last_failure/step",
+            "/children/0/explained/state",
+            "/children/0/explained/code",
+            "/children/0/explained/step",
+            "/children/0/health/code",
+            "/children/0/health/direction",
         ] {
             let path = if same.starts_with('/') { same.to_owned() } else { format!("/{same}") };
             // One that is being tried has an IKE SA now and then.
@@ -151,6 +157,16 @@ fn agree(lab: &Lab, a: &Adit) -> Result<()> {
         let labels = format!("{{connection=\"{name}\",child=\"lan\"}}");
         let number = |path: &str| ours.pointer(path).and_then(Value::as_f64).context(path.to_owned());
         let up = ours.pointer("/children/0/up") == Some(&Value::from(true));
+        // With 1 it is down, which is an answer as well.
+        let explained = a.command().args(["explain", "--json", name]).output()?;
+        let explained: Value = serde_json::from_slice(&explained.stdout)?;
+        for key in ["state", "code"] {
+            let told = explained.pointer(&format!("/explanations/0/{key}"));
+            ensure!(
+                told == ours.pointer(&format!("/children/0/explained/{key}")),
+                "{key}: {explained}\n{ours}"
+            );
+        }
         ensure!(metric(&raw, &format!("adit_child_up{labels}"))? == f64::from(u8::from(up)));
         if !up {
             let reason = ours.pointer("/children/0/reason").and_then(Value::as_str).context("a reason")?;
@@ -193,9 +209,19 @@ fn page_of_one(lab: &Lab) -> Result<()> {
     ensure!(order == ["skip", "home", "words", "all", "row", "A"], "the focus goes {order:?}");
     ensure!(text("/slash")? == "words" && text("/arrow")? == "row", "{found}");
     let tunnel = text("/tunnel")?;
-    for part in
-        [NAME, SHOWN, "AES_GCM_16_128", "10.1.0.0/24", "10.2.0.0/24", "5 packets", "What happened", "up"]
-    {
+    for part in [
+        NAME,
+        SHOWN,
+        "AES_GCM_16_128",
+        "10.1.0.0/24",
+        "10.2.0.0/24",
+        "5 packets",
+        "What happened",
+        "up",
+        // Whether packets pass, and what is said of it.
+        "packets leave, and packets arrive [flowing]",
+        "nothing to explain [up]",
+    ] {
         ensure!(tunnel.contains(part), "no {part:?} in: {tunnel}");
     }
     Ok(())
@@ -265,7 +291,7 @@ fn prometheus(lab: &Lab) -> Result<()> {
         let well = rules.iter().all(|rule| rule.get("health") == Some(&Value::from("ok")));
         let down = rules.iter().find(|rule| rule.get("name") == Some(&Value::from("AditTunnelDown")));
         let alert = down.and_then(|rule| rule.pointer("/alerts/0/labels/connection"));
-        rules.len() == 8 && well && alert == Some(&Value::from("lost"))
+        rules.len() == 9 && well && alert == Some(&Value::from("lost"))
     };
     eventually("the alert of the lost tunnel, and rules that are well", Duration::from_secs(15), || {
         let (_, body) = get(lab, Node::GatewayA, PROMETHEUS, "/api/v1/rules")?;
@@ -326,7 +352,15 @@ fn many(lab: &Lab, number: usize) -> Result<()> {
     let search = found.get("search").and_then(Value::as_f64).context("a time")?;
     ensure!(search < 500.0, "a key in the search takes {search} ms");
     let tunnel = found.get("tunnel").and_then(Value::as_str).context("a tunnel")?;
-    ensure!(tunnel.contains("Why it is not up") && tunnel.contains("refused-by-peer"), "{tunnel}");
+    for part in [
+        "Why it is not up",
+        "refused-by-peer",
+        "refused our authentication",
+        "To do: compare on the peer",
+        "this gateway",
+    ] {
+        ensure!(tunnel.contains(part), "no {part:?} in: {tunnel}");
+    }
     let metrics = get(lab, Node::GatewayA, HTTP, "/metrics")?.1;
     let (cost, octets) = (metric(&metrics, "adit_snapshot_seconds")?, metrics.len());
     tell(&format!(

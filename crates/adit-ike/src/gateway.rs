@@ -846,6 +846,23 @@ impl Gateway {
         self.ike_sas.get(&handle).filter(|sa| !sa.is_gone()).map(IkeSa::view)
     }
 
+    /// The numbers of the IKE SAs of a connection, in order; those that a peer has begun and not authenticated are of none.
+    #[must_use]
+    pub fn handles_of(&self, connection: &str) -> Vec<IkeSaHandle> {
+        self.by_connection.get(connection).into_iter().flatten().copied().collect()
+    }
+
+    /// The names of the connections that have IKE SAs, in no order.
+    pub fn connections_with_sas(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.by_connection.keys().map(String::as_str)
+    }
+
+    /// IKE SAs that a peer has begun and not authenticated.
+    #[must_use]
+    pub fn half_open(&self) -> usize {
+        self.shared.half_open.total()
+    }
+
     /// How much is kept, for tests that look for what is left over.
     #[doc(hidden)]
     #[must_use]

@@ -16,9 +16,11 @@ mod idle;
 mod interfaces;
 mod listings;
 pub mod logging;
+mod look;
 mod names;
 mod negotiations;
 mod observer;
+mod overlaps;
 mod paths;
 mod policies;
 mod pushed;
@@ -53,12 +55,15 @@ use tokio::sync::mpsc;
 use self::apply::{Load, Unconfirmed};
 pub(crate) use self::capture::COUNTS as CAPTURE_COUNTS;
 use self::events::Again;
+use self::health::Forwarding;
 use self::idle::Idle;
 use self::listings::Listings;
 use self::logging::LogLimit;
+use self::look::Looks;
 use self::names::{Answer, Names, Resolver, SystemResolver};
 use self::negotiations::Negotiations;
 use self::observer::Observer;
+use self::overlaps::Overlaps;
 use self::paths::Paths;
 use self::policies::Policies;
 use self::pushed::Pushed;
@@ -123,7 +128,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         );
     }
     let key_log = setup.key_log.as_deref().map(open_key_log).transpose()?;
-    let (source, asked) = observer::channel();
+    let (source, asked) = look::channel();
     let watched = setup.section.http.as_ref().map(|address| Service::start(address, source)).transpose()?;
     let inbox = Inbox::default();
     let (events, received) = mpsc::unbounded_channel();
@@ -142,7 +147,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         Outside { backend: Box::new(network), wire, loader, resolver: Box::new(SystemResolver), answers };
     let mut daemon = Daemon::new(gateway, outside, hub.clone(), inbox, key_log);
     daemon.section = Some(setup.section);
-    daemon.observer.listen(asked);
+    daemon.looks.listen(asked);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         // From here on a signal is an order to stop and not the end: nothing stays half done.
@@ -297,7 +302,10 @@ struct Daemon {
     reconciler: Reconciler,
     idle: Idle,
     observer: Observer,
+    looks: Looks,
+    overlaps: Overlaps,
     verdicts: Verdicts,
+    forwarding: Forwarding,
     paths: Paths,
     trials: Trials,
     negotiations: Negotiations,
@@ -377,7 +385,10 @@ impl Daemon {
             reconciler: Reconciler::new(Box::new(SystemEntropy)),
             idle: Idle::default(),
             observer: Observer::new(now, SystemTime::now()),
+            looks: Looks::new(),
+            overlaps: Overlaps::default(),
             verdicts: Verdicts::default(),
+            forwarding: Forwarding::default(),
             paths: Paths::default(),
             trials: Trials::default(),
             negotiations: Negotiations::default(),
@@ -441,7 +452,7 @@ impl Daemon {
                 _ = signals.terminate.recv() => self.stop(Instant::now(), None),
                 _ = signals.interrupt.recv() => self.stop(Instant::now(), None),
                 _ = signals.hangup.recv() => self.loader.read(None),
-                ask = self.observer.asked() => self.show(Instant::now(), ask),
+                ask = self.looks.due() => self.show(Instant::now(), ask),
                 Some(answer) = answers.recv() => self.answered(Instant::now(), answer),
                 Some(load) = loads.recv() => self.load(Instant::now(), load),
             }

@@ -29,7 +29,8 @@ pub struct Snapshot {
     pub state: Health,
     /// How many of what there are.
     pub totals: Totals,
-    /// By name; those that are no longer configured and still have SAs come last.
+    /// In the order of the configuration; those that are no longer configured and still have SAs come last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub connections: Vec<Connection>,
     /// Children that need no SA.
     pub shunts: Vec<Shunt>,
@@ -58,34 +59,64 @@ impl Snapshot {
         self.connections.iter().flat_map(|one| one.children.iter().map(move |child| (one, child)))
     }
 
-    /// Counts what is there, and judges it as `adit status` does: what ought to be up is what is started by itself; where
-    /// nothing is, everything.
+    /// Counts what is there, and judges it.
     pub fn sum_up(&mut self) {
-        let mut totals = Totals { connections: 0, shunts: self.shunts.len(), ..Totals::default() };
-        let (mut started, mut started_up) = (0, 0);
-        for connection in &self.connections {
-            totals.connections += usize::from(connection.configured);
-            totals.ike_sas += connection.ike_sas.len();
-            for child in &connection.children {
-                totals.child_sas += child.sas.len();
-                if !child.configured {
-                    continue;
-                }
-                totals.children += 1;
-                totals.up += usize::from(child.up);
-                totals.wanted += usize::from(child.wanted);
-                totals.missing += usize::from(child.wanted && !child.up);
-                started += usize::from(child.start);
-                started_up += usize::from(child.start && child.up);
+        let mut sum = Sum::default();
+        self.connections.iter().for_each(|connection| sum.add(connection));
+        self.take(sum);
+    }
+
+    /// Takes over what was counted.
+    pub(crate) fn take(&mut self, sum: Sum) {
+        self.state = sum.state();
+        self.totals = Totals { shunts: self.shunts.len(), ..sum.totals };
+    }
+}
+
+/// Counts connections one after the other, and judges them as `adit status` does: what ought to be up is what is started
+/// by itself; where nothing is, everything.
+#[derive(Debug, Default)]
+pub(crate) struct Sum {
+    totals: Totals,
+    started: usize,
+    started_up: usize,
+    started_degraded: usize,
+}
+
+impl Sum {
+    pub(crate) fn add(&mut self, connection: &Connection) {
+        let totals = &mut self.totals;
+        totals.connections += usize::from(connection.configured);
+        totals.ike_sas += connection.ike_sas.len();
+        for child in &connection.children {
+            totals.child_sas += child.sas.len();
+            if !child.configured {
+                continue;
+            }
+            totals.children += 1;
+            totals.up += usize::from(child.up);
+            totals.wanted += usize::from(child.wanted);
+            totals.missing += usize::from(child.wanted && !child.up);
+            totals.degraded += usize::from(child.is_degraded());
+            if child.start {
+                self.started += 1;
+                self.started_up += usize::from(child.up);
+                self.started_degraded += usize::from(child.is_degraded());
             }
         }
-        let (ought, up) = if started > 0 { (started, started_up) } else { (totals.children, totals.up) };
-        self.state = match up {
-            _ if up == ought => Health::Up,
+    }
+
+    fn state(&self) -> Health {
+        let (ought, up, degraded) = if self.started > 0 {
+            (self.started, self.started_up, self.started_degraded)
+        } else {
+            (self.totals.children, self.totals.up, self.totals.degraded)
+        };
+        match up {
+            _ if up == ought && degraded == 0 => Health::Up,
             0 => Health::Down,
             _ => Health::Degraded,
-        };
-        self.totals = totals;
+        }
     }
 }
 
@@ -114,7 +145,7 @@ impl Serialize for Moment {
     }
 }
 
-/// How much is up of what ought to be.
+/// How much is up of what ought to be, or of one child.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
@@ -125,6 +156,18 @@ pub enum Health {
     Degraded,
     /// Nothing.
     Down,
+}
+
+impl Health {
+    /// As programs see it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
 }
 
 /// How many of what there are.
@@ -140,6 +183,8 @@ pub struct Totals {
     pub up: usize,
     /// What ought to be up and is not.
     pub missing: usize,
+    /// What is up, but not all of it, or not for long, or without traffic.
+    pub degraded: usize,
     /// Children that need no SA.
     pub shunts: usize,
     /// IKE SAs of connections.
@@ -188,8 +233,12 @@ pub struct Child {
     pub wanted: bool,
     /// Has it an SA that is in use?
     pub up: bool,
-    /// Why it is not up, as a code.
-    pub reason: Option<String>,
+    /// Why it is not up, as a code: that of `explained`.
+    pub reason: Option<&'static str>,
+    /// Why it is not up, or that it is, as `adit explain` says it.
+    pub explained: Explanation,
+    /// Whether it carries traffic, if it is up.
+    pub health: Option<Verdict>,
     /// Since when it is up, or down.
     pub since: Option<Moment>,
     /// When it is tried again.
@@ -210,6 +259,72 @@ pub struct Child {
     pub ups: u64,
     /// Its SAs.
     pub sas: Vec<ChildSa>,
+}
+
+impl Child {
+    /// Is it up, but not all of it, or not for long, or without traffic?
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.up && self.explained.state == Health::Degraded
+    }
+}
+
+/// Why something is not up, or that it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Explanation {
+    /// How much of it is up.
+    pub state: Health,
+    /// As the manual lists it.
+    pub code: &'static str,
+    /// One sentence.
+    pub cause: String,
+    /// What to do next.
+    pub step: Option<String>,
+    /// What differs first between both sides.
+    pub difference: Option<Difference>,
+    /// How often, since when, when again.
+    pub notes: Vec<String>,
+    /// What both sides have.
+    pub sides: Vec<Sides>,
+}
+
+/// What differs first between what both sides have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// What it is about, as a code.
+    pub code: &'static str,
+    /// Both sides of it.
+    pub text: String,
+    /// What is told of the peer is what it asked us for itself.
+    pub inferred: bool,
+}
+
+/// What both sides have of something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sides {
+    /// Of what.
+    pub label: &'static str,
+    /// We.
+    pub ours: String,
+    /// The peer.
+    pub theirs: String,
+}
+
+/// Whether a child carries traffic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// As the manual lists it.
+    pub code: &'static str,
+    /// Is something wrong?
+    pub failing: bool,
+    /// What is wrong is with what comes `in` from the peer, or goes `out` to it.
+    pub direction: Option<&'static str>,
+    /// What is seen.
+    pub message: String,
+    /// What to do; empty if nothing is wrong.
+    pub step: String,
+    /// No larger outer packets are sent: none would get through.
+    pub path_limit: Option<u16>,
 }
 
 /// Inner packets and their octets.

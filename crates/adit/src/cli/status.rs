@@ -88,11 +88,23 @@ struct Child {
     /// Has it `start_action = start`?
     start: bool,
     up: bool,
+    /// Why it is not up, or that it is, as `adit explain` says it.
+    explained: Option<Explained>,
     /// Whether it carries traffic, if it is up.
     health: Option<Health>,
     local_ts: Vec<String>,
     remote_ts: Vec<String>,
     sas: Vec<ChildSa>,
+}
+
+/// What the daemon says of a child.
+#[derive(Debug, Serialize)]
+struct Explained {
+    state: State,
+    code: String,
+    cause: String,
+    /// What to do; empty if there is nothing.
+    step: String,
 }
 
 /// What the daemon makes of a child's counters.
@@ -101,6 +113,8 @@ struct Health {
     /// `flowing`, `idle`, or what is wrong.
     code: String,
     failing: bool,
+    /// What is wrong is with what comes `in` from the peer, or goes `out` to it.
+    direction: Option<String>,
     message: String,
     /// What to do; empty if nothing is wrong.
     step: String,
@@ -140,6 +154,7 @@ struct Failure {
     child: Option<String>,
     remote: String,
     message: String,
+    step: String,
 }
 
 impl Status {
@@ -155,6 +170,7 @@ impl Status {
         client.streamed("list-negotiations", Message::new(), "list-negotiation", |event| {
             facts.negotiated(&event)
         })?;
+        client.streamed("explain", Message::new(), "explanation", |event| facts.explained(&event))?;
         Ok(facts.status())
     }
 
@@ -265,9 +281,14 @@ impl Facts {
     fn judged(&mut self, event: &Message) {
         for (_, section) in event.sections() {
             let child = self.connection(&text(section, "ike")).child(&text(section, "child"));
+            // Of a child of several IKE SAs the one that fails says more.
+            if child.health.as_ref().is_some_and(|known| known.failing || !section.flag("failing")) {
+                continue;
+            }
             child.health = Some(Health {
                 code: text(section, "code"),
                 failing: section.flag("failing"),
+                direction: section.text("direction").map(Into::into),
                 message: text(section, "message"),
                 step: text(section, "step"),
                 path_limit: section.number("path-limit"),
@@ -275,11 +296,25 @@ impl Facts {
         }
     }
 
+    fn explained(&mut self, event: &Message) {
+        let child = self.connection(&text(event, "ike")).child(&text(event, "child"));
+        child.explained = Some(Explained {
+            state: match event.text("state").as_deref() {
+                Some("up") => State::Up,
+                Some("degraded") => State::Degraded,
+                _ => State::Down,
+            },
+            code: text(event, "code"),
+            cause: text(event, "cause"),
+            step: text(event, "step"),
+        });
+    }
+
     fn negotiated(&mut self, event: &Message) {
         let Some(name) = event.text("connection") else { return };
         let connection = self.connection(&name);
         let code = text(event, "code");
-        if code == "narrowed" || event.flag("resolved") {
+        if ["narrowed", "cancelled"].contains(&code.as_str()) || event.flag("resolved") {
             return;
         }
         connection.last_failure = Some(Failure {
@@ -288,7 +323,8 @@ impl Facts {
             blame: text(event, "blame"),
             child: event.text("child").map(Into::into),
             remote: endpoint(event, "remote"),
-            message: text(event, "message"),
+            message: text(event, "cause"),
+            step: text(event, "step"),
         });
     }
 
@@ -306,9 +342,9 @@ impl Facts {
         let any_start = configured().any(|child| child.start);
         let wanted = || configured().filter(|child| child.start || !any_start);
         let up = wanted().filter(|child| child.up).count();
-        let failing = wanted().any(|child| child.is_failing());
+        let degraded = wanted().any(|child| child.up && child.is_degraded());
         let state = match (up, wanted().count()) {
-            (up, wanted) if up == wanted && !failing => State::Up,
+            (up, wanted) if up == wanted && !degraded => State::Up,
             (0, _) => State::Down,
             _ => State::Degraded,
         };
@@ -354,17 +390,18 @@ impl Connection {
         for child in &self.children {
             child.print(text);
         }
-        if let Some(failure) = &self.last_failure {
-            text.line(
-                2,
-                &format!(
-                    "last failure, {} ago, {}: {}",
-                    duration(failure.seconds_ago),
-                    failure.code,
-                    failure.message
-                ),
-            );
-            text.line(6, &format!("what each side has, and what to do: adit explain {}", self.name));
+        // What keeps a child down is told with it.
+        let told = |failure: &&Failure| {
+            let mut all = self.children.iter().filter_map(|child| child.explained.as_ref());
+            !all.any(|explained| explained.code == failure.code)
+        };
+        if let Some(failure) = self.last_failure.as_ref().filter(told) {
+            let ago = duration(failure.seconds_ago);
+            text.line(2, &format!("last failure, {ago} ago, {}: {}", failure.code, failure.message));
+            text.line(6, &format!("To do: {}", failure.step));
+        }
+        if self.last_failure.is_some() {
+            text.line(2, &format!("what each side has: adit explain {}", self.name));
         }
     }
 }
@@ -440,19 +477,32 @@ impl Child {
         });
     }
 
-    /// Is it up, and something is wrong with its traffic?
-    fn is_failing(&self) -> bool {
-        self.health.as_ref().is_some_and(|health| health.failing)
+    /// Is it up, but not all of it, not for long, or without traffic?
+    fn is_degraded(&self) -> bool {
+        self.explained.as_ref().is_some_and(|explained| explained.state == State::Degraded)
     }
 
     fn print(&self, text: &mut Text) {
-        if let Some(health) = self.health.as_ref().filter(|health| health.failing) {
-            text.line(4, &format!("{}: up, but {}: {}", self.name, health.code, health.message));
-            text.line(6, &health.step);
+        let explained = self.explained.as_ref().filter(|explained| explained.code != "up");
+        let explain = |text: &mut Text| {
+            let Some(Explained { code, cause, step, .. }) = explained else { return };
+            match cause.strip_prefix("up, but ") {
+                Some(rest) => text.line(4, &format!("{}: up, but {code}: {rest}", self.name)),
+                None => text.line(6, &format!("{code}: {cause}")),
+            }
+            if !step.is_empty() {
+                text.line(6, &format!("To do: {step}"));
+            }
+        };
+        if self.up {
+            explain(text);
         }
         let state = if self.up { "up" } else { "down" };
         if self.sas.is_empty() {
             text.line(4, &format!("{}: {state}, {}", self.name, selectors(&self.local_ts, &self.remote_ts)));
+        }
+        if !self.up {
+            explain(text);
         }
         for sa in &self.sas {
             let state = if sa.state == "INSTALLED" { "up".to_owned() } else { sa.state.to_lowercase() };
@@ -623,7 +673,19 @@ mod tests {
             ("child", "net"),
             ("remote-host", "192.0.2.2"),
             ("remote-port", "500"),
-            ("message", sentence),
+            ("cause", sentence),
+            ("step", "let it answer"),
+        ])
+    }
+
+    fn explained(ike: &str, child: &str, state: &str, code: &str, cause: &str, step: &str) -> Message {
+        Message::of(&[
+            ("ike", ike),
+            ("child", child),
+            ("state", state),
+            ("code", code),
+            ("cause", cause),
+            ("step", step),
         ])
     }
 
@@ -633,14 +695,21 @@ mod tests {
         facts.configured(&configured("gw", &[("net", "start"), ("lab", "none")]));
         facts.configured(&configured("branch", &[("net", "start")]));
         facts.established(&established("gw", &["net"]));
-        let sentence = "connection \"branch\", child \"net\": peer 192.0.2.2: no common ESP proposal: we offered \
-                        aes256gcm16, the peer aes128-sha1; add one of the peer's to esp_proposals here";
         let mut overcome = failure("gw", "timeout", "old");
         overcome.put_flag("resolved", true);
         facts.negotiated(&overcome);
+        facts.negotiated(&failure("gw", "unknown-peer", "who is that"));
         facts.negotiated(&failure("gw", "narrowed", ""));
-        facts.negotiated(&failure("branch", "no-proposal-chosen", sentence));
+        facts.negotiated(&failure("gw", "cancelled", ""));
+        let cause = "no common ESP proposal with 192.0.2.2: they differ in the encryption";
+        let step =
+            "on the peer add aes256gcm16 to its ESP proposals, or here one of its own to `esp_proposals`";
+        facts.negotiated(&failure("branch", "no-proposal-chosen", cause));
         facts.negotiated(&Message::of(&[("code", "unknown-peer")]));
+        let filtered = "up, but IKE answers, 14 packets left, and no ESP packet has ever arrived";
+        facts.explained(&explained("gw", "net", "degraded", "esp-filtered", filtered, "let it through"));
+        facts.explained(&explained("gw", "lab", "down", "child-not-started", "nobody has asked for it", ""));
+        facts.explained(&explained("branch", "net", "down", "no-proposal-chosen", cause, step));
         let status = facts.status();
         assert_eq!(status.exit(), Exit::Degraded);
         assert_eq!(
@@ -650,20 +719,39 @@ gw: partly up
   a.example at 192.0.2.1:4500 <-> b.example at [2001:db8::2]:4500
   IKE SA 1, initiator, established 1 h 2 min ago, AES_GCM_16_256/PRF_HMAC_SHA2_256/CURVE_25519, we
       are behind a NAT
+    net: up, but esp-filtered: IKE answers, 14 packets left, and no ESP packet has ever arrived
+      To do: let it through
     net: up for worker 3, 10.1.0.0/16 <-> 10.2.0.0/24
       IP-TFS, ESP in UDP, AES_CBC_256/HMAC_SHA2_256_128/EXT_SEQ, for 59 s, SPIs 0000c0de in,
           beef0001 out
       in 1 packet, 84 B; out 98765 packets, 123.4 MB
     lab: down, 10.1.0.0/16 <-> 10.2.0.0/16
+      child-not-started: nobody has asked for it
+  last failure, 1 min 30 s ago, unknown-peer: who is that
+      To do: let it answer
+  what each side has: adit explain gw
 branch: down, interface vpn0
   a.example at 192.0.2.1 <-> %any at 192.0.2.2
     net: down, 10.1.0.0/16 <-> 10.2.0.0/16
-  last failure, 1 min 30 s ago, no-proposal-chosen: connection \"branch\", child \"net\": peer
-      192.0.2.2: no common ESP proposal: we offered aes256gcm16, the peer aes128-sha1; add one of
-      the peer's to esp_proposals here
-      what each side has, and what to do: adit explain branch
+      no-proposal-chosen: no common ESP proposal with 192.0.2.2: they differ in the encryption
+      To do: on the peer add aes256gcm16 to its ESP proposals, or here one of its own to
+          `esp_proposals`
+  what each side has: adit explain branch
 "
         );
+    }
+
+    /// What carries nothing is not well, though it is up.
+    #[test]
+    fn what_is_degraded_is_told_by_the_exit_status() {
+        let exit = |state: &str| {
+            let mut facts = Facts::default();
+            facts.configured(&configured("gw", &[("net", "start")]));
+            facts.established(&established("gw", &["net"]));
+            facts.explained(&explained("gw", "net", state, "esp-filtered", "up, but", ""));
+            facts.status().exit()
+        };
+        assert_eq!((exit("up"), exit("degraded")), (Exit::Ok, Exit::Degraded));
     }
 
     #[test]

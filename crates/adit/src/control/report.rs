@@ -163,17 +163,9 @@ fn put_encryption(message: &mut Message, encr: EncrId, key_bits: Option<u16>, in
 /// prints them unasked.
 #[must_use]
 pub fn connection(connection: &Connection, hosts: Option<&Hosts>, interface: Option<&str>) -> Message {
-    let addresses = |specs: &[AddressSpec], hosts: Option<&Vec<Host>>| {
-        let specs = || specs.iter().copied().map(Host::Addresses).collect();
-        match hosts.cloned().unwrap_or_else(specs).as_slice() {
-            [] => vec!["%any".to_owned()],
-            hosts => hosts.iter().map(ToString::to_string).collect(),
-        }
-    };
     let mut message = Message::new();
-    let (local, remote) = (hosts.map(|hosts| &hosts.local), hosts.map(|hosts| &hosts.remote));
-    message.put_list("local_addrs", addresses(&connection.local_addrs, local));
-    message.put_list("remote_addrs", addresses(&connection.remote_addrs, remote));
+    let (local, remote) = addresses(connection, hosts);
+    message.put_list("local_addrs", local).put_list("remote_addrs", remote);
     message.put_display("local_port", connection.local_port);
     message.put_display("remote_port", connection.remote_port);
     message.put("version", "IKEv2");
@@ -198,15 +190,39 @@ pub fn connection(connection: &Connection, hosts: Option<&Hosts>, interface: Opt
         }
         side
     };
-    let local_id = connection.local_id.as_ref().map_or_else(|| "%any".to_owned(), ToString::to_string);
-    message.put_section("local-1", side(local_id));
-    message.put_section("remote-1", side(connection.remote_id.to_string()));
+    let (local, remote) = identities(connection);
+    message.put_section("local-1", side(local));
+    message.put_section("remote-1", side(remote));
     let mut children = Message::new();
     for child in &connection.children {
         children.put_section(&child.name, configured_child(child));
     }
     message.put_section("children", children);
     message
+}
+
+/// The configured addresses of both sides, ours first: host names as they are written.
+pub(crate) fn addresses(connection: &Connection, hosts: Option<&Hosts>) -> (Vec<String>, Vec<String>) {
+    let addresses = |specs: &[AddressSpec], hosts: Option<&Vec<Host>>| {
+        let specs = || specs.iter().copied().map(Host::Addresses).collect();
+        match hosts.cloned().unwrap_or_else(specs).as_slice() {
+            [] => vec!["%any".to_owned()],
+            hosts => hosts.iter().map(ToString::to_string).collect(),
+        }
+    };
+    let (local, remote) = (hosts.map(|hosts| &hosts.local), hosts.map(|hosts| &hosts.remote));
+    (addresses(&connection.local_addrs, local), addresses(&connection.remote_addrs, remote))
+}
+
+/// The configured identities of both sides, ours first.
+pub(crate) fn identities(connection: &Connection) -> (String, String) {
+    let local = connection.local_id.as_ref().map_or_else(|| "%any".to_owned(), ToString::to_string);
+    (local, connection.remote_id.to_string())
+}
+
+/// Configured selectors.
+pub(crate) fn selectors(specs: &[SelectorSpec]) -> Vec<String> {
+    specs.iter().map(|spec| Selector(spec).to_string()).collect()
 }
 
 /// A policy, of a child that has this mode unless it needs no SA.
@@ -252,8 +268,8 @@ fn configured_child(child: &Child) -> Message {
             (false, false) => "none",
         },
     );
-    message.put_list("local-ts", child.local_ts.iter().map(Selector));
-    message.put_list("remote-ts", child.remote_ts.iter().map(Selector));
+    message.put_list("local-ts", selectors(&child.local_ts));
+    message.put_list("remote-ts", selectors(&child.remote_ts));
     message
 }
 

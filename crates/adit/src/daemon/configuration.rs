@@ -8,6 +8,7 @@ use std::time::Instant;
 use adit_ike::config::{Configuration, Connection};
 use adit_ike::{IkeSaView, TerminateTarget};
 
+use super::overlaps::Overlaps;
 use super::reconciler::ChildName;
 use super::reload::{self, Changes, Loaded};
 use super::{Daemon, RunError, interfaces, policies};
@@ -90,6 +91,8 @@ impl Daemon {
         }
         self.reconciler.configure(now, &self.connections, |name| changes.kept.contains(name));
         self.observer.configured();
+        self.looks.configured();
+        self.overlaps = Overlaps::default();
         self.configure_paths(now);
         self.policies.forget_obsolete();
         if let Err(error) = self.backend.set_policies(self.policies.all()) {

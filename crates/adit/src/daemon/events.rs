@@ -37,6 +37,7 @@ impl Daemon {
                     reason_text(reason)
                 );
                 self.path_is_gone(sa.handle);
+                self.verdicts.forget(sa.handle);
                 self.hub.publish("ike-updown", || ike_updown(&sa, false, now));
                 let alert = match reason {
                     DownReason::PeerDead => "retransmit-send-timeout",
@@ -67,6 +68,9 @@ impl Daemon {
                 let name = ChildName::new(&sa.connection, &child.name);
                 let wait = self.reconciler.down(now, &name, child.handle, reason);
                 self.idle.gone(child.handle);
+                if !self.reconciler.knows(&name) {
+                    self.verdicts.forget_child(sa.handle, &name);
+                }
                 tracing::info!(
                     "{name}: Child SA down, {} in {} out: {}{}",
                     child.inbound_spi,
@@ -79,6 +83,7 @@ impl Daemon {
             }
             Event::IkeRekeyed { old, new } => {
                 self.negotiations.succeeded(&new.connection, Stage::IkeRekey, None);
+                self.verdicts.forget(old.handle);
                 tracing::info!(
                     "connection \"{}\": IKE SA [{}] rekeyed, {}_i {}_r replaces {}_i {}_r",
                     new.connection,

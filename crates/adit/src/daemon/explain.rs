@@ -2,13 +2,14 @@
 //!
 //! It owns the order in which causes are looked for and reads what the others know; it changes nothing.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use adit_ike::config::{Child, Connection, SelectorSpec};
+use adit_ike::config::{Child, Connection};
 use adit_ike::identity::Identity;
 use adit_ike::proposal::Notation;
-use adit_ike::{Difference, IkeSaState, IkeSaView, NegotiationRecord, OutcomeCode, Stage};
+use adit_ike::{ChildSaState, DownReason, IkeSaState, IkeSaView, NegotiationRecord, Stage};
 use adit_wire::ikev2::TrafficSelector;
 
 use super::Daemon;
@@ -17,51 +18,67 @@ use super::negotiations::Entry;
 use super::reconciler::{ChildName, Outlook};
 use crate::config::Host;
 use crate::control::vici::Message;
+use crate::snapshot::{self, Explanation, Health, Sides};
 
 /// Proposals and selectors of a side that are shown.
 const SHOWN: usize = 8;
 
-/// What is to be said about one child, connection or peer.
-#[derive(Debug)]
-pub(super) struct Explanation {
-    subject: String,
-    state: State,
-    /// As the manual lists it.
-    code: &'static str,
-    /// One sentence.
-    cause: String,
-    step: Option<String>,
-    difference: Option<Difference>,
-    /// What is told of the peer is what it asked us for itself.
-    inferred: bool,
-    /// How often, since when, when again.
-    notes: Vec<String>,
-    /// What both sides have: ours, the peer's.
-    rows: Vec<(&'static str, String, String)>,
+/// What is said about something, which has a name.
+pub(super) type Explained = (String, Explanation);
+
+/// What is known of the SAs of a connection, for whoever explains its children.
+#[derive(Debug, Default)]
+pub(super) struct Sas {
+    /// Is there an IKE SA?
+    any: bool,
+    /// Who was asked for one and has not answered.
+    asked: Option<IpAddr>,
+    children: HashMap<String, Up>,
 }
 
-/// How much of it is up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Up,
-    /// Up, but not all of it or not for long.
-    Degraded,
-    Down,
+/// A child that is up.
+#[derive(Debug)]
+struct Up {
+    /// Since when.
+    installed: Instant,
+    /// Whether it carries traffic: of several IKE SAs the one that fails.
+    health: Option<ChildHealth>,
+}
+
+impl Sas {
+    /// One more IKE SA, and how its children do.
+    pub(super) fn add(&mut self, sa: &IkeSaView, health: Vec<ChildHealth>) {
+        self.any = true;
+        if sa.state == IkeSaState::Connecting && sa.initiator {
+            self.asked.get_or_insert_with(|| sa.remote.ip());
+        }
+        for child in &sa.children {
+            if matches!(child.state, ChildSaState::Installed | ChildSaState::Rekeying) {
+                let up = self
+                    .children
+                    .entry(child.name.clone())
+                    .or_insert(Up { installed: child.installed, health: None });
+                up.installed = up.installed.min(child.installed);
+            }
+        }
+        for new in health {
+            let Some(up) = self.children.get_mut(&new.name.child) else { continue };
+            let fails = |health: &ChildHealth| health.verdict.code.is_failing();
+            if up.health.as_ref().is_none_or(|known| !fails(known) && fails(&new)) {
+                up.health = Some(new);
+            }
+        }
+    }
+
+    /// Whether a child carries traffic, if it is up.
+    pub(super) fn health(&self, child: &str) -> Option<&ChildHealth> {
+        self.children.get(child)?.health.as_ref()
+    }
 }
 
 impl Explanation {
-    fn new(subject: impl Into<String>, state: State, code: &'static str, cause: impl Into<String>) -> Self {
-        Self {
-            subject: subject.into(),
-            state,
-            code,
-            cause: cause.into(),
-            step: None,
-            difference: None,
-            inferred: false,
-            notes: Vec::new(),
-            rows: Vec::new(),
-        }
+    fn new(state: Health, code: &'static str, cause: impl Into<String>) -> Self {
+        Self { state, code, cause: cause.into(), ..Self::default() }
     }
 
     fn step(mut self, step: impl Into<String>) -> Self {
@@ -69,19 +86,16 @@ impl Explanation {
         self
     }
 
-    fn of_record(
-        subject: String,
-        state: State,
-        entry: &Entry,
-        record: &NegotiationRecord,
-        now: Instant,
-    ) -> Self {
-        let lead = if state == State::Down { "" } else { "up, but " };
-        let mut new = Self::new(subject, state, record.code.name(), format!("{lead}{}", record.cause()))
-            .step(record.step());
-        new.difference = record.difference();
-        new.inferred = record.inferred;
-        new.rows = rows(record);
+    fn of_record(state: Health, entry: &Entry, record: &NegotiationRecord, now: Instant) -> Self {
+        let lead = if state == Health::Down { "" } else { "up, but " };
+        let mut new =
+            Self::new(state, record.code.name(), format!("{lead}{}", record.cause())).step(record.step());
+        new.difference = record.difference().map(|difference| snapshot::Difference {
+            code: difference.name(),
+            text: difference.to_string(),
+            inferred: record.inferred,
+        });
+        new.sides = sides(record);
         let (first, last) = (ago(now, entry.first), ago(now, entry.record.at));
         new.notes.push(match entry.count {
             1 => format!("once, {last} ago, in {}", record.stage.name()),
@@ -96,28 +110,30 @@ impl Explanation {
         new
     }
 
+    /// What is not in force, whether SAs are left of it or not.
+    pub(super) fn not_configured(up: bool) -> Self {
+        let (state, cause) = match up {
+            true => (Health::Degraded, "up, but it is no longer configured"),
+            false => (Health::Down, "it is not configured"),
+        };
+        Self::new(state, "not-configured", cause)
+    }
+
     /// For a vici client.
-    pub(super) fn message(&self) -> Message {
+    pub(super) fn message(&self, subject: &str) -> Message {
         let mut message = Message::new();
-        message.put("subject", &self.subject).put(
-            "state",
-            match self.state {
-                State::Up => "up",
-                State::Degraded => "degraded",
-                State::Down => "down",
-            },
-        );
+        message.put("subject", subject).put("state", self.state.as_str());
         message.put("code", self.code).put("cause", &self.cause);
         if let Some(difference) = &self.difference {
-            message.put("difference", difference.name()).put_display("difference-text", difference);
-            message.put_flag("inferred", self.inferred);
+            message.put("difference", difference.code).put("difference-text", &difference.text);
+            message.put_flag("inferred", difference.inferred);
         }
         if let Some(step) = &self.step {
             message.put("step", step);
         }
         message.put_list("notes", &self.notes);
         let mut rows = Message::new();
-        for (label, ours, theirs) in &self.rows {
+        for Sides { label, ours, theirs } in &self.sides {
             let mut row = Message::new();
             row.put("ours", ours).put("theirs", theirs);
             rows.put_section(label, row);
@@ -128,71 +144,76 @@ impl Explanation {
 }
 
 impl Daemon {
-    /// Explains a connection, or one child of it.
-    pub(super) fn explain(
-        &mut self,
-        now: Instant,
-        connection: &str,
-        child: Option<&str>,
-    ) -> Vec<Explanation> {
-        let mut explanations = self.negotiated_so(now, connection, child);
-        // What is up as it should be may carry nothing.
-        let up = |explanation: &&mut Explanation| explanation.code == "up";
-        for explanation in explanations.iter_mut().filter(up) {
-            let health = self.health(now, |name| name.connection == connection);
-            let of = |name: &ChildName| format!("{}/{}", name.connection, name.child) == explanation.subject;
-            let failing = health.into_iter().find(|one| of(&one.name) && one.verdict.code.is_failing());
-            if let Some(ChildHealth { verdict, .. }) = failing {
-                explanation.state = State::Degraded;
-                explanation.code = verdict.code.as_str();
-                explanation.cause = format!("up, but {}", verdict.message);
-                explanation.step = Some(verdict.step);
+    /// What is known of the SAs of a connection.
+    fn sas_of(&mut self, now: Instant, connection: &str) -> Sas {
+        while self.learn_overlaps() {}
+        let mut sas = Sas::default();
+        for handle in self.gateway.handles_of(connection) {
+            if let Some(sa) = self.gateway.ike_sa(handle) {
+                let health = self.health_on(now, &sa);
+                sas.add(&sa, health);
             }
         }
-        explanations
+        sas
     }
 
-    fn negotiated_so(&self, now: Instant, connection: &str, child: Option<&str>) -> Vec<Explanation> {
+    /// Explains a connection, or one child of it.
+    pub(super) fn explain(&mut self, now: Instant, connection: &str, child: Option<&str>) -> Vec<Explained> {
+        let of_child = |child: &str| format!("{connection}/{child}");
+        let subject = child.map_or_else(|| connection.to_owned(), of_child);
+        let sas = self.sas_of(now, connection);
         let Some(configured) = self.connections.iter().find(|c| c.name == connection) else {
-            let cause = "it is not configured";
-            return vec![Explanation::new(connection, State::Down, "not-configured", cause)];
+            let up = child.map_or(!sas.children.is_empty(), |child| sas.children.contains_key(child));
+            return vec![(subject, Explanation::not_configured(up))];
         };
         if let Some(child) = child {
             let found = configured.children.iter().find(|c| c.name == child);
-            let none = || {
-                Explanation::new(
-                    format!("{connection}/{child}"),
-                    State::Down,
-                    "not-configured",
-                    "it is not configured",
-                )
-            };
-            return vec![found.map_or_else(none, |child| self.explain_child(now, configured, child))];
+            let explained = found.map(|found| self.explain_child(now, configured, found, &sas));
+            let gone = || Explanation::not_configured(sas.children.contains_key(child));
+            return vec![(subject, explained.unwrap_or_else(gone))];
         }
-        let explained: Vec<Explanation> =
-            configured.children.iter().map(|child| self.explain_child(now, configured, child)).collect();
+        let explained: Vec<Explained> = configured
+            .children
+            .iter()
+            .map(|child| (of_child(&child.name), self.explain_child(now, configured, child, &sas)))
+            .collect();
         // What keeps the IKE SA from coming up keeps all children: once is enough.
         match explained.split_first() {
             None => {
                 let cause = "it has no children: nothing is to be up";
-                vec![Explanation::new(connection, State::Down, "no-children", cause)]
+                vec![(subject, Explanation::new(Health::Down, "no-children", cause))]
             }
-            Some((first, rest))
+            Some(((_, first), rest))
                 if !rest.is_empty()
-                    && rest.iter().all(|other| (other.code, &other.cause) == (first.code, &first.cause)) =>
+                    && rest
+                        .iter()
+                        .all(|(_, other)| (other.code, &other.cause) == (first.code, &first.cause)) =>
             {
-                explained
-                    .into_iter()
-                    .take(1)
-                    .map(|one| Explanation { subject: connection.to_owned(), ..one })
-                    .collect()
+                vec![(subject, first.clone())]
             }
             Some(_) => explained,
         }
     }
 
+    /// Explains every child of a connection.
+    pub(super) fn explain_children(
+        &mut self,
+        now: Instant,
+        connection: &str,
+    ) -> Vec<(ChildName, Explanation)> {
+        let sas = self.sas_of(now, connection);
+        let configured = self.connections.iter().find(|c| c.name == connection);
+        let children =
+            configured.into_iter().flat_map(|one| one.children.iter().map(move |child| (one, child)));
+        let explained = children.map(|(connection, child)| {
+            let name = ChildName::new(&connection.name, &child.name);
+            (name, self.explain_child(now, connection, child, &sas))
+        });
+        explained.collect()
+    }
+
     /// Explains what is known of a peer by its address.
-    pub(super) fn explain_peer(&self, now: Instant, address: IpAddr) -> Vec<Explanation> {
+    pub(super) fn explain_peer(&self, now: Instant, address: IpAddr) -> Vec<Explained> {
         let mut found = Vec::new();
         for entry in self.negotiations.from(address) {
             let record = self.negotiations.informed(&entry.record);
@@ -201,10 +222,10 @@ impl Daemon {
                 (Some(connection), None) => format!("{address}, {connection}"),
                 (None, _) => address.to_string(),
             };
-            let state = if entry.resolved { State::Up } else { State::Down };
-            let mut new = Explanation::of_record(subject, state, entry, &record, now);
+            let state = if entry.resolved { Health::Up } else { Health::Down };
+            let mut new = Explanation::of_record(state, entry, &record, now);
             new.cause = record.cause();
-            found.push(new);
+            found.push((subject, new));
         }
         let up: Vec<String> = self
             .gateway
@@ -213,164 +234,138 @@ impl Daemon {
             .map(|sa| sa.connection)
             .collect();
         if found.is_empty() {
-            found.push(if let Some(connection) = up.first() {
+            let new = if let Some(connection) = up.first() {
                 let cause = format!("up with connection \"{connection}\": nothing to explain");
-                Explanation::new(address.to_string(), State::Up, "up", cause)
+                Explanation::new(Health::Up, "up", cause)
             } else {
-                let cause = "nothing is known of it: it has sent nothing that arrived, and nothing was tried with it";
-                Explanation::new(address.to_string(), State::Down, "unknown", cause).step(
+                let cause =
+                    "nothing is known of it: it has sent nothing that arrived, and nothing was tried with it";
+                Explanation::new(Health::Down, "unknown", cause).step(
                     "if it says that it sends: let UDP ports 500 and 4500 of this gateway through, and see with \
                      `adit capture --outer` whether anything arrives",
                 )
-            });
+            };
+            found.push((address.to_string(), new));
         }
         found
     }
 
-    fn explain_child(&self, now: Instant, connection: &Connection, child: &Child) -> Explanation {
+    /// Explains a child by what is known of the SAs of its connection. Whoever shows a child shows this.
+    pub(super) fn explain_child(
+        &self,
+        now: Instant,
+        connection: &Connection,
+        child: &Child,
+        sas: &Sas,
+    ) -> Explanation {
         let name = ChildName::new(&connection.name, &child.name);
-        let subject = format!("{}/{}", connection.name, child.name);
-        let sas: Vec<IkeSaView> =
-            self.gateway.ike_sas().filter(|sa| sa.connection == connection.name).collect();
-        let installed = sas
-            .iter()
-            .flat_map(|sa| &sa.children)
-            .filter(|sa| sa.name == child.name)
-            .map(|sa| sa.installed)
-            .min();
-        let mut failures = self.negotiations.open_of_child(&connection.name, &child.name);
-        if let Some(installed) = installed {
-            return self.explain_up(now, (connection, child), subject, installed, failures);
+        if let Some(up) = sas.children.get(&child.name) {
+            return self.explain_up(now, connection, child, up);
         }
         let outlook = self.reconciler.outlook(&name);
-        let failed = failures.find(|entry| entry.is_failure());
-        if let Some(explanation) = self.unresolved(connection, &subject) {
-            return with_outlook(explanation, outlook, now);
+        let explanation = self.explain_down(now, connection, child, outlook, sas);
+        with_outlook(explanation, outlook, now)
+    }
+
+    fn explain_down(
+        &self,
+        now: Instant,
+        connection: &Connection,
+        child: &Child,
+        outlook: Outlook,
+        sas: &Sas,
+    ) -> Explanation {
+        let name = ChildName::new(&connection.name, &child.name);
+        let bring_up = format!("`adit up {}/{}`", connection.name, child.name);
+        if let Some(explanation) = self.unresolved(connection) {
+            return explanation;
         }
         if outlook == Outlook::Held {
-            let cause = "an operator took it down";
-            return Explanation::new(subject, State::Down, "held", cause)
-                .step(format!("bring it up: `adit up {}/{}`", connection.name, child.name));
+            return Explanation::new(Health::Down, "held", "an operator took it down")
+                .step(format!("bring it up: {bring_up}"));
         }
+        // What happened last says why.
+        let went_down = self.observer.went_down(&name);
+        let mut failures = self.negotiations.open_of_child(&connection.name, &child.name);
+        let failed = failures
+            .find(|entry| entry.is_failure() && went_down.is_none_or(|(down, _)| down <= entry.record.at));
         if let Some(entry) = failed {
             let record = self.negotiations.informed(&entry.record);
-            let explanation = Explanation::of_record(subject, State::Down, entry, &record, now);
-            return with_outlook(explanation, outlook, now);
+            return Explanation::of_record(Health::Down, entry, &record, now);
         }
-        let explanation = match outlook {
+        if let Some((at, reason)) = went_down {
+            // What was let go because it was idle comes back with the next packet.
+            if !(reason == DownReason::DeletedByUs && matches!(outlook, Outlook::Traffic(_))) {
+                return ended(reason, &ago(now, at), &bring_up);
+            }
+        }
+        match outlook {
             Outlook::UnderWay => {
-                let handshake = sas.iter().find(|sa| sa.state == IkeSaState::Connecting && sa.initiator);
-                let with = handshake.map_or_else(
+                let with = sas.asked.map_or_else(
                     || "its IKE SA is up".to_owned(),
-                    |sa| format!("waiting for an answer of {}", sa.remote.ip()),
+                    |remote| format!("waiting for an answer of {remote}"),
                 );
-                Explanation::new(
-                    subject,
-                    State::Down,
-                    "connecting",
-                    format!("it is being brought up: {with}"),
-                )
-                .step("ask again in some seconds")
+                Explanation::new(Health::Down, "connecting", format!("it is being brought up: {with}"))
+                    .step("ask again in some seconds")
             }
             Outlook::Traffic(_) => Explanation::new(
-                subject,
-                State::Down,
+                Health::Down,
                 "waits-for-traffic",
                 "it comes up with the first packet for it (start_action = trap), and there was none",
             )
             .step("send something from the local network to the remote one, or bring it up: `adit up`"),
             Outlook::Attempt(_) => {
-                Explanation::new(subject, State::Down, "next-attempt", "it is about to be brought up")
+                Explanation::new(Health::Down, "next-attempt", "it is about to be brought up")
             }
-            Outlook::Nothing | Outlook::Held | Outlook::GivenUp if !sas.is_empty() => Explanation::new(
-                subject,
-                State::Down,
-                "child-not-started",
-                "its IKE SA is up, and nobody has asked for this child",
-            )
-            .step(format!(
-                "bring it up: `adit up {}/{}`, or `start_action = start`",
-                connection.name, child.name
-            )),
+            Outlook::Nothing | Outlook::Held | Outlook::GivenUp if sas.any => {
+                let cause = "its IKE SA is up, and nobody has asked for this child";
+                Explanation::new(Health::Down, "child-not-started", cause)
+                    .step(format!("bring it up: {bring_up}, or `start_action = start`"))
+            }
             Outlook::Nothing | Outlook::Held | Outlook::GivenUp => {
                 let cause = "nothing starts it here (start_action = none), and the peer has not";
-                Explanation::new(subject, State::Down, "not-started", cause).step(format!(
-                    "bring it up: `adit up {}/{}`, or `start_action = start`",
-                    connection.name, child.name
-                ))
+                Explanation::new(Health::Down, "not-started", cause)
+                    .step(format!("bring it up: {bring_up}, or `start_action = start`"))
             }
-        };
-        with_outlook(explanation, outlook, now)
+        }
     }
 
-    /// What is up may not stay so, or be less than is wanted.
-    fn explain_up<'a>(
-        &self,
-        now: Instant,
-        (connection, child): (&Connection, &Child),
-        subject: String,
-        installed: Instant,
-        mut failures: impl Iterator<Item = &'a Entry>,
-    ) -> Explanation {
-        let relevant = |entry: &&Entry| match entry.record.code {
-            OutcomeCode::Narrowed => entry.record.difference().is_some(),
+    /// What is up may not stay so, be less than is wanted, or carry nothing.
+    fn explain_up(&self, now: Instant, connection: &Connection, child: &Child, up: &Up) -> Explanation {
+        let mut narrowed = None;
+        for entry in self.negotiations.open_of_child(&connection.name, &child.name) {
             // Somebody may try in vain what we have already.
-            _ => entry.record.known && matches!(entry.record.stage, Stage::ChildSa | Stage::IkeRekey),
-        };
-        if let Some(entry) = failures.find(relevant) {
-            let record = self.negotiations.informed(&entry.record);
-            let state = if record.code == OutcomeCode::Narrowed { State::Up } else { State::Degraded };
-            return Explanation::of_record(subject, state, entry, &record, now);
+            let threatens = entry.is_failure()
+                && entry.record.known
+                && matches!(entry.record.stage, Stage::ChildSa | Stage::IkeRekey);
+            if threatens {
+                let record = self.negotiations.informed(&entry.record);
+                return Explanation::of_record(Health::Degraded, entry, &record, now);
+            }
+            if !entry.is_failure() && entry.record.difference().is_some() {
+                narrowed = narrowed.or(Some(entry));
+            }
         }
         if let Some((what, step)) = self.overlap(connection, child) {
-            return Explanation::new(subject, State::Degraded, "overlap", format!("up, but {what}"))
-                .step(step);
+            return Explanation::new(Health::Degraded, "overlap", format!("up, but {what}")).step(step);
         }
-        let since = ago(now, installed);
-        Explanation::new(subject, State::Up, "up", format!("up for {since}: nothing to explain"))
-    }
-
-    /// Networks that are in two places: packets for them find one way at most.
-    fn overlap(&self, connection: &Connection, child: &Child) -> Option<(String, String)> {
-        let key = (connection.name.clone(), child.name.clone());
-        if self.treatments.get(&key).is_some_and(|treatment| treatment.translation.is_some()) {
-            return None;
+        if let Some(ChildHealth { verdict, .. }) = &up.health
+            && verdict.code.is_failing()
+        {
+            let cause = format!("up, but {}", verdict.message);
+            return Explanation::new(Health::Degraded, verdict.code.as_str(), cause).step(&verdict.step);
         }
-        let (local, remote) = (fixed(&child.local_ts), fixed(&child.remote_ts));
-        let both =
-            remote.iter().find(|r| local.iter().any(|l| l.covers(r) && l.is_any_port() && l.protocol == 0));
-        if let Some(network) = both {
-            return Some((
-                format!("{network} is on both sides: packets for it stay here"),
-                "give one side other addresses in the tunnel: `local_net` and `remote_net` translate them one to one"
-                    .to_owned(),
-            ));
+        if let Some(entry) = narrowed {
+            let record = self.negotiations.informed(&entry.record);
+            return Explanation::of_record(Health::Up, entry, &record, now);
         }
-        if self.interfaces.contains_key(&connection.name) {
-            return None;
-        }
-        for other in self.connections.iter().filter(|other| !self.interfaces.contains_key(&other.name)) {
-            for sibling in &other.children {
-                if other.name == connection.name && sibling.name == child.name {
-                    continue;
-                }
-                let (theirs, ours) = (fixed(&sibling.remote_ts), fixed(&sibling.local_ts));
-                let meet = ours.iter().any(|o| local.iter().any(|l| l.intersection(o).is_some()));
-                if let Some(network) = remote.iter().find(|r| theirs.contains(r)).filter(|_| meet) {
-                    return Some((
-                        format!("{network} is also behind {}/{}: packets for it go one way only", other.name, sibling.name),
-                        "let one of the two be another network: `remote_net` translates it one to one, or give each \
-                         connection an `interface`"
-                            .to_owned(),
-                    ));
-                }
-            }
-        }
-        None
+        let name = ChildName::new(&connection.name, &child.name);
+        let since = ago(now, self.observer.up_since(&name).unwrap_or(up.installed));
+        Explanation::new(Health::Up, "up", format!("up for {since}: nothing to explain"))
     }
 
     /// A host name of the connection that means nothing yet.
-    fn unresolved(&self, connection: &Connection, subject: &str) -> Option<Explanation> {
+    fn unresolved(&self, connection: &Connection) -> Option<Explanation> {
         let hosts = self.hosts.get(&connection.name)?;
         let (name, local) =
             [(&hosts.remote, false), (&hosts.local, true)].into_iter().find_map(|(side, local)| {
@@ -389,12 +384,55 @@ impl Daemon {
         let why = format!("does not resolve: {}", self.names.failure(name)?);
         let whose = if local { "our host name" } else { "the peer's host name" };
         Some(
-            Explanation::new(subject, State::Down, "name-unresolved", format!("{whose} {name} {why}")).step(format!(
+            Explanation::new(Health::Down, "name-unresolved", format!("{whose} {name} {why}")).step(format!(
                 "correct the name in `{key}` or put an address there; `getent ahosts {name}` on this host shows what \
                  its resolver says"
             )),
         )
     }
+}
+
+/// What ended the last SA, a while ago.
+fn ended(reason: DownReason, ago: &str, bring_up: &str) -> Explanation {
+    let (code, cause, step) = match reason {
+        DownReason::PeerDead => (
+            "peer-dead",
+            "the peer stopped answering, and its SAs were ended",
+            format!(
+                "see that the peer runs and can be reached; then {bring_up}, or `dpd_action = restart` for the next time"
+            ),
+        ),
+        DownReason::DeletedByPeer => (
+            "deleted-by-peer",
+            "the peer ended it",
+            format!("the peer's log says why; {bring_up}, or `close_action = start` for the next time"),
+        ),
+        DownReason::DeletedByUs => ("deleted-by-us", "it was ended here", format!("bring it up: {bring_up}")),
+        DownReason::Failed => {
+            ("failed", "its IKE SA failed", format!("the log of that moment says why; {bring_up}"))
+        }
+        DownReason::DataPlane => (
+            "data-plane",
+            "the data plane could not go on with it",
+            format!("the log of that moment tells which limit or setting; {bring_up}"),
+        ),
+        DownReason::Expired => (
+            "expired",
+            "its hard limit was reached before it had new keys",
+            format!("the log before that moment says why it was not rekeyed; {bring_up}"),
+        ),
+        DownReason::Replaced => (
+            "replaced",
+            "a new IKE SA with the same peer took its place, without this child",
+            format!("see that no two peers have one identity (`unique`); {bring_up}"),
+        ),
+        DownReason::Reauthenticated => (
+            "reauthenticated",
+            "the peers authenticated anew, and it has not come back",
+            format!("bring it up: {bring_up}"),
+        ),
+    };
+    Explanation::new(Health::Down, code, format!("{cause}, {ago} ago")).step(step)
 }
 
 /// Says what happens next of itself.
@@ -410,15 +448,6 @@ fn with_outlook(mut explanation: Explanation, outlook: Outlook, now: Instant) ->
     explanation
 }
 
-/// The configured selectors that are the same on every IKE SA.
-fn fixed(specs: &[SelectorSpec]) -> Vec<TrafficSelector> {
-    let fixed = specs.iter().filter_map(|spec| match spec {
-        SelectorSpec::Fixed(selector) => Some(*selector),
-        SelectorSpec::Dynamic { .. } => None,
-    });
-    fixed.collect()
-}
-
 /// From one time to a later one.
 fn ago(now: Instant, then: Instant) -> String {
     let seconds = now.saturating_duration_since(then).as_secs();
@@ -430,7 +459,7 @@ fn ago(now: Instant, then: Instant) -> String {
 }
 
 /// Both sides, as far as the negotiation came.
-fn rows(record: &NegotiationRecord) -> Vec<(&'static str, String, String)> {
+fn sides(record: &NegotiationRecord) -> Vec<Sides> {
     let unknown = || "(not shown by the peer)".to_owned();
     let typed = |id: &Identity| format!("{id} ({})", id.id_type());
     let mut rows = vec![("address", record.local.to_string(), record.remote.to_string())];
@@ -468,12 +497,14 @@ fn rows(record: &NegotiationRecord) -> Vec<(&'static str, String, String)> {
         let show = |side: &str| if side.is_empty() { String::new() } else { notify.to_string() };
         rows.push(("answered with", show(ours), show(theirs)));
     }
-    rows
+    rows.into_iter().map(|(label, ours, theirs)| Sides { label, ours, theirs }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use adit_ike::OutcomeCode;
 
     use super::*;
 
@@ -495,6 +526,13 @@ mod tests {
             "no-children",
             "not-configured",
             "unknown",
+            "peer-dead",
+            "deleted-by-peer",
+            "deleted-by-us",
+            "failed",
+            "expired",
+            "replaced",
+            "reauthenticated",
         ];
         for code in OutcomeCode::ALL.iter().map(|code| code.name()).chain(states) {
             let row = format!("| `{code}` |");

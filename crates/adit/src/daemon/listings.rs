@@ -21,7 +21,7 @@ struct Listing {
 }
 
 /// Tells about the next item; `false` if there is none.
-type Tell = dyn FnMut(&Daemon, &Reply, Instant) -> bool;
+type Tell = dyn FnMut(&mut Daemon, &Reply, Instant) -> bool;
 
 impl Listings {
     pub(super) fn is_empty(&self) -> bool {
@@ -48,10 +48,10 @@ impl Daemon {
         now: Instant,
         reply: Reply,
         items: Vec<T>,
-        tell: impl Fn(&Self, &Reply, &T, Instant) + 'static,
+        tell: impl Fn(&mut Self, &Reply, &T, Instant) + 'static,
     ) {
         let mut items = items.into_iter();
-        let tell = move |daemon: &Self, reply: &Reply, now| {
+        let tell = move |daemon: &mut Self, reply: &Reply, now| {
             let item = items.next();
             item.inspect(|item| tell(daemon, reply, item, now)).is_some()
         };

@@ -50,7 +50,18 @@ pub(super) struct Entry {
     order: u64,
 }
 
+/// Which entry it is, until it is counted again.
+#[derive(Debug)]
+pub(super) struct Key {
+    connection: Option<String>,
+    order: u64,
+}
+
 impl Entry {
+    pub(super) fn key(&self) -> Key {
+        Key { connection: self.record.connection.clone(), order: self.order }
+    }
+
     fn is_same(&self, other: &NegotiationRecord) -> bool {
         let differs = |record: &NegotiationRecord| record.difference().as_ref().map(Difference::name);
         let one = &self.record;
@@ -137,6 +148,15 @@ impl Negotiations {
         all
     }
 
+    /// One of them, if it is still there.
+    pub(super) fn entry(&self, key: &Key) -> Option<&Entry> {
+        let among = match &key.connection {
+            Some(connection) => self.of_connections.get(connection)?,
+            None => &self.of_strangers,
+        };
+        among.iter().find(|entry| entry.order == key.order)
+    }
+
     /// Those of a connection, the newest first.
     pub(super) fn of<'a>(&'a self, connection: &str) -> impl Iterator<Item = &'a Entry> + use<'a> {
         self.of_connections.get(connection).into_iter().flatten().rev()
@@ -153,7 +173,8 @@ impl Negotiations {
         connection: &str,
         child: &'a str,
     ) -> impl Iterator<Item = &'a Entry> + use<'a> {
-        self.open(connection).filter(move |entry| entry.record.child.as_deref().is_none_or(|name| name == child))
+        self.open(connection)
+            .filter(move |entry| entry.record.child.as_deref().is_none_or(|name| name == child))
     }
 
     /// Those with a peer at an address, the newest first.

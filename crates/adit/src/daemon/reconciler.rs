@@ -74,8 +74,6 @@ struct Entry {
 pub(super) struct Wanted {
     /// Ought it to be up now?
     pub(super) up: bool,
-    /// Why it is not, if it is not up and nothing has failed.
-    pub(super) state: &'static str,
     /// When it is tried next.
     pub(super) next: Option<Instant>,
     /// Attempts that failed in a row.
@@ -395,15 +393,17 @@ impl Reconciler {
     /// What is wanted of a child now, and what is done about it.
     pub(super) fn wanted(&self, name: &ChildName) -> Wanted {
         let Some(entry) = self.children.get(name) else { return Wanted::default() };
-        let (state, next) = match entry.state {
-            _ if entry.held => ("taken-down", None),
-            State::Running(_) => ("connecting", None),
-            State::Waiting(at) => ("waiting", Some(at)),
-            State::Trapped(_) => ("on-demand", None),
-            State::Idle => ("not-wanted", None),
+        let next = match entry.state {
+            State::Waiting(at) if !entry.held => Some(at),
+            _ => None,
         };
         let up = entry.goal == Action::Start && !entry.held;
-        Wanted { up, state, next, failures: entry.failures }
+        Wanted { up, next, failures: entry.failures }
+    }
+
+    /// Is it a child that is configured?
+    pub(super) fn knows(&self, name: &ChildName) -> bool {
+        self.children.contains_key(name)
     }
 
     /// What happens to a child next.

@@ -286,9 +286,8 @@ impl Daemon {
             }
             Step::Traffic(child) => {
                 trial.until = now + TRAFFIC;
-                let name = ChildName::new(&trial.connection, child);
                 // What there was before is what the end is compared with.
-                let _ = self.health(now, |other| *other == name);
+                let _ = self.health(now, &trial.connection);
                 Awaited::Echoes(self.echoes(now, trial.ike_sa, child, trial.to)?)
             }
             Step::RekeyChild(child) => {
@@ -404,8 +403,8 @@ impl Daemon {
     /// What echoes and counters say together.
     fn traffic_seen(&mut self, now: Instant, trial: &Trial, echoes: Option<Echoes>) -> Outcome {
         let name = ChildName::new(&trial.connection, trial.step.child().unwrap_or_default());
-        let Some(ChildHealth { verdict, heard, encap, .. }) = self.health(now, |other| *other == name).pop()
-        else {
+        let found = self.health(now, &trial.connection).into_iter().find(|other| other.name == name);
+        let Some(ChildHealth { verdict, heard, encap, .. }) = found else {
             return Outcome::new(
                 Finding::Fail,
                 "down",

@@ -28,17 +28,18 @@ const ONE_SIDED: Duration = Duration::from_secs(10);
 /// So few packets may go without an answer, or be refused.
 const FEW: u64 = 3;
 
+/// Who looks within so short a time of each other is told the same.
+const SAME: Duration = Duration::from_millis(250);
+
 /// Samples kept for each child.
 const SAMPLES: usize = 6;
 
 /// The samples of all children that are up.
 #[derive(Debug, Default)]
 pub(super) struct Verdicts {
-    children: HashMap<Whose, Watch>,
+    /// By the IKE SA: with another one everything begins anew.
+    children: HashMap<IkeSaHandle, HashMap<ChildName, Watch>>,
 }
-
-/// A child, on its IKE SA: with another one everything begins anew.
-pub(super) type Whose = (IkeSaHandle, ChildName);
 
 /// What is known of one child so far.
 #[derive(Debug, Default)]
@@ -47,6 +48,8 @@ struct Watch {
     samples: VecDeque<Sample>,
     /// Has an authentic packet ever arrived on an SA of its?
     heard: bool,
+    /// Who looks at the same time at the same sees the same.
+    last: Option<(Sample, Verdict)>,
 }
 
 /// What the SAs of a child have carried together.
@@ -115,7 +118,20 @@ impl Code {
 
     /// Is something wrong?
     pub(super) fn is_failing(self) -> bool {
-        !matches!(self, Self::Flowing | Self::Idle)
+        self.direction().is_some()
+    }
+
+    /// What is wrong is with what comes `in` from the peer, or goes `out` to it.
+    pub(super) fn direction(self) -> Option<&'static str> {
+        match self {
+            Self::Flowing | Self::Idle => None,
+            Self::NothingEnters | Self::PathMtu => Some("out"),
+            Self::NothingReturns
+            | Self::EspFiltered
+            | Self::FailsAuthentication
+            | Self::FailsReplay
+            | Self::FailsSelector => Some("in"),
+        }
     }
 }
 
@@ -167,20 +183,38 @@ impl Sample {
 }
 
 impl Verdicts {
-    /// Keeps only children that are up.
-    pub(super) fn retain(&mut self, is_up: impl Fn(&Whose) -> bool) {
-        self.children.retain(|whose, _| is_up(whose));
+    /// An IKE SA is gone.
+    pub(super) fn forget(&mut self, ike_sa: IkeSaHandle) {
+        self.children.remove(&ike_sa);
+    }
+
+    /// A child is gone for good.
+    pub(super) fn forget_child(&mut self, ike_sa: IkeSaHandle, name: &ChildName) {
+        if let Some(children) = self.children.get_mut(&ike_sa) {
+            children.remove(name);
+        }
     }
 
     /// Has an authentic packet arrived on this child, now or earlier?
-    pub(super) fn has_heard(&self, whose: &Whose) -> bool {
-        self.children.get(whose).is_some_and(|watch| watch.heard)
+    pub(super) fn has_heard(&self, ike_sa: IkeSaHandle, name: &ChildName) -> bool {
+        self.children.get(&ike_sa).and_then(|all| all.get(name)).is_some_and(|watch| watch.heard)
     }
 
     /// Judges a child by a new sample and those before it.
-    pub(super) fn look(&mut self, whose: &Whose, sample: Sample, facts: &Facts) -> Verdict {
-        let watch = self.children.entry(whose.clone()).or_default();
+    pub(super) fn look(
+        &mut self,
+        (ike_sa, name): (IkeSaHandle, &ChildName),
+        sample: Sample,
+        facts: &Facts,
+    ) -> Verdict {
+        let watch = self.children.entry(ike_sa).or_default().entry(name.clone()).or_default();
         watch.heard |= sample.has_heard();
+        if let Some((last, verdict)) = &watch.last
+            && sample.counts == last.counts
+            && sample.at.saturating_duration_since(last.at) < SAME
+        {
+            return verdict.clone();
+        }
         // With new keys it counts from zero.
         if watch.samples.back().is_some_and(|last| sample.is_behind(last)) {
             watch.samples.clear();
@@ -198,6 +232,7 @@ impl Verdicts {
             }
             watch.samples.push_back(sample);
         }
+        watch.last = Some((sample, verdict.clone()));
         verdict
     }
 }
@@ -391,10 +426,10 @@ mod tests {
         }
 
         fn verdict(&mut self) -> Verdict {
-            let name = (IkeSaHandle(1), ChildName::new("gw", "net"));
+            let (ike_sa, name) = (IkeSaHandle(1), ChildName::new("gw", "net"));
             let sample = Sample::of(self.now, [&self.counters]);
-            self.facts.heard = sample.has_heard() || self.verdicts.has_heard(&name);
-            self.verdicts.look(&name, sample, &self.facts)
+            self.facts.heard = sample.has_heard() || self.verdicts.has_heard(ike_sa, &name);
+            self.verdicts.look((ike_sa, &name), sample, &self.facts)
         }
 
         fn code(&mut self) -> Code {
@@ -514,13 +549,14 @@ mod tests {
     fn what_is_down_is_forgotten() {
         let mut child = Child::new();
         child.send(10).receive(10).code();
-        assert!(
-            child.start <= child.now
-                && child.verdicts.has_heard(&(IkeSaHandle(1), ChildName::new("gw", "net")))
-        );
+        let name = ChildName::new("gw", "net");
+        assert!(child.start <= child.now && child.verdicts.has_heard(IkeSaHandle(1), &name));
         // A new IKE SA proves the way of ESP for itself.
-        assert!(!child.verdicts.has_heard(&(IkeSaHandle(2), ChildName::new("gw", "net"))));
-        child.verdicts.retain(|_| false);
+        assert!(!child.verdicts.has_heard(IkeSaHandle(2), &name));
+        child.verdicts.forget_child(IkeSaHandle(1), &name);
+        assert!(!child.verdicts.has_heard(IkeSaHandle(1), &name));
+        child.send(10).receive(10).code();
+        child.verdicts.forget(IkeSaHandle(1));
         assert!(child.verdicts.children.is_empty());
     }
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::metrics::{self, Format};
 use super::process::Process;
 use super::{Site, Unwell};
-use crate::snapshot::{Connection, Moment, SCHEMA, Snapshot, Traffic};
+use crate::snapshot::{Child, Connection, Moment, SCHEMA, Snapshot, Traffic};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -73,8 +73,8 @@ async fn page<B>(site: &Site, request: &Request<B>) -> Answer {
             }
             Err(Unwell) => unwell(),
         },
-        "/healthz" => match site.source.snapshot().await {
-            Ok(_) => json_answer(StatusCode::OK, &json!({"status": "ok"})),
+        "/healthz" => match site.source.pulse().await {
+            Ok(()) => json_answer(StatusCode::OK, &json!({"status": "ok"})),
             Err(Unwell) => unwell(),
         },
         "/readyz" => match site.source.snapshot().await {
@@ -86,18 +86,9 @@ async fn page<B>(site: &Site, request: &Request<B>) -> Answer {
         },
         "/api/snapshot" => match site.source.snapshot().await {
             Ok(snapshot) => {
-                let (chosen, omitted) = listed(&snapshot);
-                let cut;
-                let shown = if omitted == 0 {
-                    &*snapshot
-                } else {
-                    cut = Snapshot {
-                        connections: chosen.into_iter().cloned().collect(),
-                        ..without_connections(&snapshot)
-                    };
-                    &cut
-                };
-                api(request.headers(), snapshot.now, &Whole { omitted, snapshot: shown })
+                let (connections, omitted) = listed(&snapshot);
+                let rest = without_connections(&snapshot);
+                api(request.headers(), snapshot.now, &Whole { omitted, connections, rest: &rest })
             }
             Err(Unwell) => unwell(),
         },
@@ -142,7 +133,7 @@ fn readiness(snapshot: &Snapshot) -> (bool, Value) {
     let missing = || snapshot.children().filter(|(_, child)| child.wanted && !child.up);
     let untried = missing()
         .filter(|(_, child)| {
-            child.reason.as_deref().is_none_or(|reason| matches!(reason, "waiting" | "connecting"))
+            child.reason.is_none_or(|reason| matches!(reason, "next-attempt" | "connecting"))
         })
         .count();
     let ready = snapshot.configured && !snapshot.stopping && untried == 0;
@@ -177,8 +168,9 @@ fn readiness(snapshot: &Snapshot) -> (bool, Value) {
 struct Whole<'a> {
     /// Connections that are left out.
     omitted: usize,
+    connections: Vec<&'a Connection>,
     #[serde(flatten)]
-    snapshot: &'a Snapshot,
+    rest: &'a Snapshot,
 }
 
 /// Everything about one connection.
@@ -210,7 +202,8 @@ struct Line<'a> {
     wanted: usize,
     up: usize,
     missing: usize,
-    /// Of a child that is not up, wanted ones first.
+    degraded: usize,
+    /// What is wrong, as a code: with a child that is wanted and not up, or else with one that is up, or why one is not.
     reason: Option<&'a str>,
     since: Option<Moment>,
     heard: Option<Moment>,
@@ -235,8 +228,7 @@ impl<'a> Overview<'a> {
 impl<'a> Line<'a> {
     fn of(connection: &'a Connection) -> Self {
         let children = &connection.children;
-        let count =
-            |of: fn(&crate::snapshot::Child) -> bool| children.iter().filter(|child| of(child)).count();
+        let count = |of: fn(&Child) -> bool| children.iter().filter(|child| of(child)).count();
         let mut traffic = Traffic::default();
         children.iter().for_each(|child| traffic.add(&child.traffic));
         let sa = connection.ike_sas.first();
@@ -244,7 +236,8 @@ impl<'a> Line<'a> {
         let remote = sa.map(|sa| sa.remote_id.as_str()).filter(known).unwrap_or(&connection.remote_id);
         let address = sa.map(|sa| sa.remote.as_str());
         let address = address.or_else(|| connection.remote_addrs.first().map(String::as_str));
-        let down = children.iter().filter(|child| !child.up).min_by_key(|child| !child.wanted);
+        let poor = children.iter().filter(|child| !child.up || child.is_degraded());
+        let poor = poor.min_by_key(|child| (child.up || !child.wanted, !child.up));
         Self {
             name: &connection.name,
             configured: connection.configured,
@@ -255,7 +248,8 @@ impl<'a> Line<'a> {
             wanted: count(|child| child.wanted),
             up: count(|child| child.up),
             missing: count(|child| child.wanted && !child.up),
-            reason: down.and_then(|child| child.reason.as_deref()),
+            degraded: count(|child| child.is_degraded()),
+            reason: poor.map(|child| child.explained.code),
             since: children.iter().filter_map(|child| child.since).max(),
             heard: children.iter().flat_map(|child| &child.sas).filter_map(|sa| sa.heard).max(),
             next_attempt: children.iter().filter_map(|child| child.next_attempt).min(),
@@ -264,15 +258,19 @@ impl<'a> Line<'a> {
     }
 }
 
-/// What one answer lists of the connections, in their order, and how many it leaves out.
+/// What one answer lists of the connections, by name, and how many it leaves out.
 fn listed(snapshot: &Snapshot) -> (Vec<&Connection>, usize) {
-    let omitted = snapshot.connections.len().saturating_sub(MOST_LISTED);
-    if omitted == 0 {
-        return (snapshot.connections.iter().collect(), 0);
+    let mut chosen: Vec<&Connection> = snapshot.connections.iter().collect();
+    let omitted = chosen.len().saturating_sub(MOST_LISTED);
+    if omitted > 0 {
+        chosen.sort_by_cached_key(|one| {
+            let missing = one.children.iter().any(|child| child.wanted && !child.up);
+            (!missing, !one.children.iter().any(Child::is_degraded))
+        });
+        chosen.truncate(MOST_LISTED);
     }
-    let missing = |one: &Connection| one.children.iter().any(|child| child.wanted && !child.up);
-    let (first, then): (Vec<_>, Vec<_>) = snapshot.connections.iter().partition(|one| missing(one));
-    (first.into_iter().chain(then).take(MOST_LISTED).collect(), omitted)
+    chosen.sort_by(|a, b| (!a.configured, &a.name).cmp(&(!b.configured, &b.name)));
+    (chosen, omitted)
 }
 
 fn without_connections(snapshot: &Snapshot) -> Snapshot {

@@ -13,7 +13,8 @@ use super::Counters;
 use super::process::Process;
 use crate::snapshot::{Child, Connection, Latency, Snapshot};
 
-/// Children that have metrics of their own; those that ought to be up and are not come first where there are more.
+/// Children that have metrics of their own; those that ought to be up and are not, and those with which something is wrong,
+/// come first where there are more.
 const MOST_CHILDREN: usize = 5000;
 
 /// The text format.
@@ -142,6 +143,14 @@ static FAMILIES: &[Family] = &[
         s.put(&[], v.snapshot.totals.missing);
     }),
     gauge(
+        "adit_children_degraded",
+        "Children that are up, but not all of them, not for long, or without traffic.",
+        &[],
+        |v, s| {
+            s.put(&[], v.snapshot.totals.degraded);
+        },
+    ),
+    gauge(
         "adit_children_not_listed",
         "Children without metrics of their own, because there are too many.",
         &[],
@@ -165,12 +174,35 @@ static FAMILIES: &[Family] = &[
     }),
     gauge(
         "adit_child_down_reason",
-        "Why this child is not up, as a label of the value 1.",
+        "Why this child is not up, as a label of the value 1: the code that `adit explain` gives.",
         &["connection", "child", "reason"],
         |v, s| {
             for (connection, child) in &v.children {
-                if let Some(reason) = child.reason.as_deref().filter(|_| !child.up) {
+                if let Some(reason) = child.reason {
                     s.put(&[&connection.name, &child.name, reason], 1_u8);
+                }
+            }
+        },
+    ),
+    gauge(
+        "adit_child_degraded_reason",
+        "What is wrong with this child though it is up, as a label of the value 1: the code that `adit explain` gives.",
+        &["connection", "child", "reason"],
+        |v, s| {
+            for (connection, child) in v.children.iter().filter(|(_, child)| child.is_degraded()) {
+                s.put(&[&connection.name, &child.name, child.explained.code], 1_u8);
+            }
+        },
+    ),
+    gauge(
+        "adit_child_traffic_verdict",
+        "Whether this child carries traffic, as labels of the value 1: the code, and in which direction something is wrong.",
+        &["connection", "child", "code", "direction"],
+        |v, s| {
+            for (connection, child) in &v.children {
+                if let Some(health) = &child.health {
+                    let direction = health.direction.unwrap_or_default();
+                    s.put(&[&connection.name, &child.name, health.code, direction], 1_u8);
                 }
             }
         },
@@ -463,10 +495,10 @@ impl View<'_> {
 
 /// A snapshot in a format.
 pub(super) fn render(snapshot: &Snapshot, process: &Process, http: &Counters, format: Format) -> String {
-    let missing = |child: &Child| child.wanted && !child.up;
+    let place = |child: &Child| (!child.wanted || child.up, !child.is_degraded());
     let mut children: Vec<_> = snapshot.children().collect();
     if children.len() > MOST_CHILDREN {
-        children.sort_by_key(|(_, child)| !missing(child));
+        children.sort_by_key(|(_, child)| place(child));
         children.truncate(MOST_CHILDREN);
     }
     let view = View { snapshot, children, process, http };

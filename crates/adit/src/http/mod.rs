@@ -50,6 +50,9 @@ const MOST_HEADERS: usize = 64;
 /// The event loop answers in this time, or it is not well.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// A snapshot of very many tunnels takes its time: it is made between everything else.
+const PATIENCE_TO_SEE: Duration = Duration::from_secs(9);
+
 /// The service; dropping it ends it.
 #[derive(Debug)]
 pub struct Service {
@@ -133,11 +136,20 @@ enum Socket {
     Unix(std::os::unix::net::UnixListener),
 }
 
+/// What is asked of the event loop, and where the answer goes.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// Everything that there is to see.
+    Snapshot(oneshot::Sender<Arc<Snapshot>>),
+    /// Whether it goes round.
+    Pulse(oneshot::Sender<()>),
+}
+
 /// Where snapshots come from.
 #[derive(Debug)]
 pub(crate) enum Source {
     /// The event loop.
-    Daemon(mpsc::Sender<oneshot::Sender<Arc<Snapshot>>>),
+    Daemon(mpsc::Sender<Ask>),
     /// One that never changes, for tests.
     Fixed(Arc<Snapshot>),
 }
@@ -149,16 +161,30 @@ impl Source {
     async fn snapshot(&self) -> Result<Arc<Snapshot>, Unwell> {
         match self {
             Self::Fixed(snapshot) => Ok(Arc::clone(snapshot)),
-            Self::Daemon(loop_) => {
-                let (ask, answer) = oneshot::channel();
-                let asked = async {
-                    loop_.send(ask).await.map_err(|_| Unwell)?;
-                    answer.await.map_err(|_| Unwell)
-                };
-                tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(Unwell))
-            }
+            Self::Daemon(daemon) => asked(daemon, Ask::Snapshot, PATIENCE_TO_SEE).await,
         }
     }
+
+    /// Does the event loop go round?
+    async fn pulse(&self) -> Result<(), Unwell> {
+        match self {
+            Self::Fixed(_) => Ok(()),
+            Self::Daemon(daemon) => asked(daemon, Ask::Pulse, PATIENCE).await,
+        }
+    }
+}
+
+async fn asked<T>(
+    daemon: &mpsc::Sender<Ask>,
+    what: fn(oneshot::Sender<T>) -> Ask,
+    patience: Duration,
+) -> Result<T, Unwell> {
+    let (ask, answer) = oneshot::channel();
+    let asked = async {
+        daemon.send(what(ask)).await.map_err(|_| Unwell)?;
+        answer.await.map_err(|_| Unwell)
+    };
+    tokio::time::timeout(patience, asked).await.unwrap_or(Err(Unwell))
 }
 
 /// What is served, and to how many.
@@ -264,6 +290,13 @@ pub(crate) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(site: &Site, str
             connection.as_mut().graceful_shutdown();
         }
     }
+}
+
+/// `/metrics` of a snapshot.
+#[cfg(test)]
+pub(crate) fn metrics_of(snapshot: &Snapshot) -> String {
+    let (process, counters) = (process::Process::read(), Counters::default());
+    metrics::render(snapshot, &process, &counters, metrics::Format::Prometheus)
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ fn a_hole_in_the_path_is_heeded_for_as_long_as_it_is_there() {
     // Ten minutes later it is looked at again: nothing has changed.
     talk_through_a_hole(&mut now, &mut a, &mut b, 1300, 11 * minute);
     assert_eq!(limits(&a), [Some(1300)]);
-    let health = a.daemon.health(now, |_| true);
+    let health = a.daemon.health(now, "gw");
     assert!(matches!(&health[..], [one] if one.path_limit == Some(1300)), "{health:?}");
     talk_through_a_hole(&mut now, &mut a, &mut b, 1500, 11 * minute);
     assert_eq!(limits(&a), [Some(1300), None]);

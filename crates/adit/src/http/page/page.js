@@ -4,7 +4,7 @@
   const EVERY = 2000, PAGE = 200, MOST_DRAWN = 60, SAMPLES = 90;
   const $ = id => document.getElementById(id);
   const SVG = "http://www.w3.org/2000/svg";
-  const WORDS = { up: ["✓", "up"], down: ["✕", "down"], part: ["!", "partly up"], idle: ["○", "not asked for"] };
+  const WORDS = { up: ["✓", "up"], down: ["✕", "down"], part: ["!", "partly up"], poor: ["!", "up, not well"], idle: ["○", "not asked for"] };
 
   /** An element with attributes and children; texts become text nodes. */
   function make(parent, name, attributes, ...children) {
@@ -47,6 +47,7 @@
   const rates = past => past && past.rx !== null ? `↓ ${bits(past.rx)}  ↑ ${bits(past.tx)}` : "";
   function stateOf(line) {
     if (line.missing > 0) return line.up > 0 ? "part" : "down";
+    if (line.degraded > 0) return "poor";
     return line.up > 0 ? "up" : "idle";
   }
   function mark(state) {
@@ -136,7 +137,7 @@
     const which = document.querySelector("input[name=which]:checked").value;
     return overview.connections.filter(line => {
       const state = stateOf(line);
-      if (which === "bad" && state !== "down" && state !== "part") return false;
+      if (which === "bad" && (state === "up" || state === "idle")) return false;
       if (which === "good" && line.up === 0) return false;
       if (words.length === 0) return true;
       const text = `${line.name} ${line.local} ${line.remote} ${line.address} ${line.reason || ""} ${WORDS[state][1]}`.toLowerCase();
@@ -316,23 +317,42 @@
   function tunnel(c) {
     const line = overview && overview.connections.find(other => other.name === c.name);
     const up = c.children.filter(child => child.up).length, missing = c.children.filter(child => child.wanted && !child.up).length;
-    const state = missing > 0 ? (up > 0 ? "part" : "down") : up > 0 ? "up" : "idle";
+    const state = stateOf({ up, missing, degraded: c.children.filter(child => child.up && child.explained.state === "degraded").length });
     const past = history.get(c.name);
     const flow = el("p", { class: "flow num" },
       el("span", {}, "from the peer ", el("b", {}, past && past.rx !== null ? bits(past.rx) : "…")),
       el("span", {}, "to the peer ", el("b", {}, past && past.tx !== null ? bits(past.tx) : "…")));
     const parts = [el("header", {}, back(), title(c.name), el("p", {}, ...mark(state), line ? `, ${noteOf(line, state) || "…"}` : ""), flow, spark(past))];
-    if (c.last_failure && missing + (up === 0 ? 1 : 0) > 0) {
-      const f = c.last_failure;
-      parts.push(el("section", { class: "card explain" },
-        el("h3", {}, "Why it is not up"),
-        el("p", {}, f.message),
-        facts([["Code", f.code], ["Stage", f.stage], ["Whose turn it is", f.blame.replaceAll("-", " ")], ["Last time", since(f.at)], ["More", `adit explain ${c.name}`]])));
-    }
+    parts.push(...explanations(c));
     parts.push(el("div", { class: "two" }, ends(c), ...c.ike_sas.map(ike)));
     parts.push(el("div", { class: "two" }, ...c.children.map(child)));
     parts.push(card("What happened", c.events.length === 0 ? el("p", { class: "quiet" }, "Nothing since the daemon started.") : el("ol", { class: "events" }, ...[...c.events].reverse().map(event))));
     return parts;
+  }
+  /** What there is to explain, as `adit explain` says it: what is the same of several children once. */
+  function explanations(c) {
+    const same = new Map();
+    for (const child of c.children) {
+      const e = child.explained;
+      if (e.code === "up") continue;
+      const key = JSON.stringify([e.state, e.code, e.cause]);
+      if (!same.has(key)) same.set(key, { e, names: [] });
+      same.get(key).names.push(child.name);
+    }
+    return [...same.values()].map(({ e, names }) => {
+      const whose = names.length === c.children.length ? "it" : names.join(", ");
+      const heading = { down: `Why ${whose} is not up`, degraded: `Why ${whose} is not well`, up: `What ${whose} has less than is configured` }[e.state];
+      const sides = e.sides.length === 0 ? null : el("table", {},
+        el("thead", {}, el("tr", {}, el("th", {}, ""), el("th", { scope: "col" }, "this gateway"), el("th", { scope: "col" }, "the peer"))),
+        el("tbody", {}, ...e.sides.map(side => el("tr", {}, el("th", { scope: "row" }, side.label), el("td", {}, side.ours), el("td", {}, side.theirs)))));
+      return el("section", { class: `card explain ${e.state}` }, el("h3", {}, heading), el("p", {}, e.cause),
+        e.step ? el("p", {}, el("strong", {}, "To do: "), e.step) : null,
+        facts([
+          ["Code", e.code],
+          [e.difference && e.difference.inferred ? "First difference, inferred" : "First difference", e.difference && e.difference.text],
+          ["When", e.notes.join("; ")],
+        ]), sides);
+    });
   }
   const ends = c => card("Ends", facts([
     ["Our side", [c.local_id, c.local_addrs.join(", ")].filter(Boolean).join(" at ")],
@@ -351,7 +371,7 @@
     ["Authentication anew", within(sa.reauth_at)],
   ]));
   function child(c) {
-    const state = c.up ? "up" : c.wanted ? "down" : "idle";
+    const state = c.up ? (c.explained.state === "degraded" ? "poor" : "up") : c.wanted ? "down" : "idle";
     const sas = c.sas.map(sa => el("div", { class: "sa" }, el("strong", {}, `SA ${sa.id}: ${sa.state.toLowerCase()}`), facts([
       ["SPIs", `${sa.spi_in} in, ${sa.spi_out} out`],
       ["Algorithms", sa.suite],
@@ -365,7 +385,8 @@
       ["Ends", within(sa.expires_at)],
     ])));
     return el("section", { class: "card" }, el("h3", {}, `${c.name}: `, ...mark(state)), facts([
-      ["Why not up", c.up ? null : c.reason],
+      ["Explained", `${c.explained.cause} [${c.explained.code}]`],
+      ["Packets", c.health && `${c.health.message} [${c.health.code}]`],
       [c.up ? "Up" : "Down", c.since === null ? null : `for ${ago(now() - c.since)}`],
       ["Next attempt", c.up ? null : within(c.next_attempt)],
       ["Failed in a row", c.failures || null],
