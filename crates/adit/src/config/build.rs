@@ -634,7 +634,28 @@ impl<'d> Builder<'d> {
             });
         }
         self.share_a_family((&child.local_ts, local_span), (&child.remote_ts, remote_span), &path);
+        if child.mode == Mode::Transport {
+            self.only_of_hosts(&child.local_ts, local_span, format!("{path}.local_ts"));
+            self.only_of_hosts(&child.remote_ts, remote_span, format!("{path}.remote_ts"));
+        }
         child
+    }
+
+    /// Points out networks where only two hosts can talk (RFC 4301 4.1).
+    fn only_of_hosts(&mut self, selectors: &[SelectorSpec], span: Option<Span>, key: String) {
+        let is_network = |selector: &SelectorSpec| match selector {
+            SelectorSpec::Fixed(selector) => selector.start != selector.end,
+            SelectorSpec::Dynamic { .. } => false,
+        };
+        if let Some(span) = span
+            && selectors.iter().any(is_network)
+        {
+            let message =
+                "transport mode protects what the two gateways send each other: of a network, no other host";
+            let problem = Problem::new(span, key, message);
+            self.diagnostics
+                .warning(self.sources, problem.expected("`dynamic`, or `mode = tunnel` for networks"));
+        }
     }
 
     /// Points out selectors of which no two are of one address family.

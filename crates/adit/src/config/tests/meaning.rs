@@ -492,6 +492,24 @@ fn children_that_pass_or_drop_need_no_peer() {
 }
 
 #[test]
+fn transport_mode_is_for_hosts() {
+    let keys = |child: &str| {
+        let lines = "local_addrs = 192.0.2.1\n remote_addrs = 192.0.2.2";
+        let warnings = good(&connection(lines, &format!("mode = {child}"), "")).warnings;
+        warnings.iter().map(|warning| warning.key.clone()).collect::<Vec<_>>()
+    };
+    let networks = "local_ts = 10.1.0.0/16\n remote_ts = 10.2.0.0/16";
+    let children = "connections.c.children.n";
+    assert_eq!(
+        keys(&format!("transport\n {networks}")),
+        [format!("{children}.local_ts"), format!("{children}.remote_ts")]
+    );
+    assert!(keys(&format!("tunnel\n {networks}")).is_empty());
+    assert!(keys("transport\n local_ts = dynamic\n remote_ts = 192.0.2.2/32[tcp/80-90]").is_empty());
+    assert!(keys("transport").is_empty());
+}
+
+#[test]
 fn a_connection_has_the_interface_that_it_asks_for() {
     let everything = "local_ts = 0.0.0.0/0, ::/0\n remote_ts = 0.0.0.0/0, ::/0";
     let lines = "interface = vpn0
