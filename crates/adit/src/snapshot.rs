@@ -31,7 +31,11 @@ pub struct Snapshot {
     pub totals: Totals,
     /// In the order of the configuration; those that are no longer configured and still have SAs come last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub connections: Vec<Connection>,
+    #[expect(
+        clippy::vec_box,
+        reason = "of 100,000 one piece of memory would take long to move and to give back"
+    )]
+    pub connections: Vec<Box<Connection>>,
     /// Children that need no SA.
     pub shunts: Vec<Shunt>,
     /// Interfaces for tunnels.
@@ -51,12 +55,12 @@ impl Snapshot {
     /// A connection by its name.
     #[must_use]
     pub fn connection(&self, name: &str) -> Option<&Connection> {
-        self.connections.iter().find(|connection| connection.name == name)
+        self.connections.iter().find(|connection| connection.name == name).map(|boxed| &**boxed)
     }
 
     /// Every child with its connection.
     pub fn children(&self) -> impl Iterator<Item = (&Connection, &Child)> {
-        self.connections.iter().flat_map(|one| one.children.iter().map(move |child| (one, child)))
+        self.connections.iter().flat_map(|one| one.children.iter().map(move |child| (&**one, child)))
     }
 
     /// Counts what is there, and judges it.

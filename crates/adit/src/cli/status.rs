@@ -103,8 +103,8 @@ struct Explained {
     state: State,
     code: String,
     cause: String,
-    /// What to do; empty if there is nothing.
-    step: String,
+    /// What to do, if there is anything.
+    step: Option<String>,
 }
 
 /// What the daemon makes of a child's counters.
@@ -306,7 +306,7 @@ impl Facts {
             },
             code: text(event, "code"),
             cause: text(event, "cause"),
-            step: text(event, "step"),
+            step: event.text("step").map(Into::into),
         });
     }
 
@@ -490,7 +490,7 @@ impl Child {
                 Some(rest) => text.line(4, &format!("{}: up, but {code}: {rest}", self.name)),
                 None => text.line(6, &format!("{code}: {cause}")),
             }
-            if !step.is_empty() {
+            if let Some(step) = step {
                 text.line(6, &format!("To do: {step}"));
             }
         };
@@ -679,14 +679,10 @@ mod tests {
     }
 
     fn explained(ike: &str, child: &str, state: &str, code: &str, cause: &str, step: &str) -> Message {
-        Message::of(&[
-            ("ike", ike),
-            ("child", child),
-            ("state", state),
-            ("code", code),
-            ("cause", cause),
-            ("step", step),
-        ])
+        let mut told =
+            vec![("ike", ike), ("child", child), ("state", state), ("code", code), ("cause", cause)];
+        told.extend(Some(("step", step)).filter(|_| !step.is_empty()));
+        Message::of(&told)
     }
 
     #[test]

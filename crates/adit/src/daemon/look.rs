@@ -5,7 +5,6 @@
 //! is made in one bit, so of one moment; of a large one each IKE SA and each child is told as it is when its turn comes.
 
 use std::collections::{HashMap, HashSet};
-use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -55,20 +54,22 @@ pub(super) struct Looks {
 struct Look {
     begun: Instant,
     clock: Clock,
-    /// Connections whose turn comes.
-    names: std::vec::IntoIter<String>,
-    /// Where the next one probably is in the configuration.
+    /// The place in the configuration of the connection whose turn is next.
     at: usize,
+    /// With another configuration places are others, and those that are done are skipped by their names.
+    skip: Option<HashSet<String>>,
+    /// Connections that have outlived the configuration, when it is done.
+    strays: Option<std::vec::IntoIter<String>>,
     /// The one whose turn it is.
     part: Option<Part>,
-    done: Vec<snapshot::Connection>,
+    #[expect(clippy::vec_box, reason = "they go into a snapshot")]
+    done: Vec<Box<snapshot::Connection>>,
     sum: Sum,
     /// Connections with IKE SAs among those that are done.
     with_sas: usize,
-    /// Are the configured ones done, and those that have outlived the configuration have their turn?
-    strays: bool,
     /// An earlier snapshot, to be given back bit by bit as well.
-    old: Vec<snapshot::Connection>,
+    #[expect(clippy::vec_box, reason = "they come from a snapshot")]
+    old: Vec<Box<snapshot::Connection>>,
     cost: Duration,
 }
 
@@ -79,7 +80,8 @@ struct Part {
     sas: Sas,
     /// The children with their SAs, by their names.
     up: HashMap<String, Child>,
-    /// The next of the configured children.
+    /// Where it probably is in the configuration, and the next of its children there.
+    at: usize,
     child: usize,
 }
 
@@ -98,6 +100,11 @@ impl Looks {
     /// The configuration is another one: so is the next snapshot.
     pub(super) fn configured(&mut self) {
         self.stale = true;
+        if let Some(look) = &mut self.making {
+            let done = || look.done.iter().map(|one| one.name.clone()).collect();
+            look.skip.get_or_insert_with(done);
+            look.at = 0;
+        }
     }
 
     /// The last snapshot, if it is not too old.
@@ -146,20 +153,18 @@ impl Daemon {
     }
 
     fn begin_look(&mut self, now: Instant) -> Look {
-        self.observer.forget(&self.connections);
         self.looks.stale = false;
         let old = self.looks.last.take().and_then(|(_, last)| Arc::into_inner(last));
-        let names: Vec<String> = self.connections.iter().map(|one| one.name.clone()).collect();
         Look {
             begun: now,
             clock: self.observer.clock(now),
-            done: Vec::with_capacity(names.len()),
-            names: names.into_iter(),
             at: 0,
+            skip: None,
+            strays: None,
             part: None,
+            done: Vec::new(),
             sum: Sum::default(),
             with_sas: 0,
-            strays: false,
             old: old.map(|old| old.connections).unwrap_or_default(),
             cost: Duration::ZERO,
         }
@@ -189,41 +194,64 @@ impl Daemon {
     /// Looks at one thing more; `false` if there is none.
     fn look_at_one(&mut self, now: Instant, look: &mut Look) -> bool {
         look.old.truncate(look.old.len().saturating_sub(2));
-        if self.learn_overlaps() {
+        let (reconciler, gateway) = (&self.reconciler, &self.gateway);
+        let is_connection = |name: &str| reconciler.knows_any(name) || !gateway.handles_of(name).is_empty();
+        if self.observer.forget_on(|name| reconciler.knows(name), is_connection) || self.learn_overlaps() {
             return true;
         }
-        let Some(mut part) = look.part.take() else {
-            if let Some(name) = look.names.next() {
-                let part = self.begin_part(name, &mut look.at);
-                look.with_sas += usize::from(part.handles.len() > 0);
-                look.part = Some(part);
-                return true;
+        match look.part.take() {
+            None => self.next_part(look),
+            Some(mut part) => {
+                if let Some(handle) = part.handles.next() {
+                    self.look_at_sa(now, look.clock, &mut part, handle);
+                    look.part = Some(part);
+                } else if self.look_at_child(now, look.clock, &mut part) {
+                    look.part = Some(part);
+                } else {
+                    self.end_part(look, part.shown);
+                }
+                true
             }
-            let first = !mem::replace(&mut look.strays, true);
-            if first && self.gateway.connections_with_sas().len() > look.with_sas {
-                look.names = self.strays().into_iter();
-                return true;
+        }
+    }
+
+    /// Whose turn is next; `false` if that is nobody.
+    fn next_part(&self, look: &mut Look) -> bool {
+        let name = match &mut look.strays {
+            Some(strays) => strays.next(),
+            None => {
+                let next = self.connections.get(look.at).map(|connection| connection.name.clone());
+                look.at += 1;
+                if next.is_none() {
+                    let more = self.gateway.connections_with_sas().len() > look.with_sas;
+                    look.strays = Some(if more { self.strays() } else { Vec::new() }.into_iter());
+                    return true;
+                }
+                next
             }
-            return !look.old.is_empty();
         };
-        if let Some(handle) = part.handles.next() {
-            self.look_at_sa(now, look.clock, &mut part, handle);
-        } else if !self.look_at_child(now, look, &mut part) {
-            look.at += usize::from(part.shown.configured);
-            // It has gone meanwhile.
-            if !part.shown.configured && part.shown.ike_sas.is_empty() {
-                return true;
-            }
-            part.shown.events = self.observer.happenings(&part.shown.name);
-            let mut failures = self.negotiations.open(&part.shown.name);
-            let failure = failures.find(|entry| entry.is_failure());
-            part.shown.last_failure = failure.map(|entry| self.failure(look.clock, &entry.record));
-            look.sum.add(&part.shown);
-            look.done.push(part.shown);
-            return true;
+        let Some(name) = name else { return !look.old.is_empty() };
+        if look.skip.as_ref().is_none_or(|done| !done.contains(&name)) {
+            let part = self.begin_part(name, look.at.saturating_sub(1));
+            look.with_sas += usize::from(part.handles.len() > 0);
+            look.part = Some(part);
         }
-        look.part = Some(part);
         true
+    }
+
+    fn end_part(&self, look: &mut Look, mut shown: snapshot::Connection) {
+        if let Some(done) = &mut look.skip {
+            done.insert(shown.name.clone());
+        }
+        // It has gone meanwhile.
+        if !shown.configured && shown.ike_sas.is_empty() {
+            return;
+        }
+        shown.events = self.observer.happenings(&shown.name);
+        let failure = self.negotiations.open(&shown.name).find(|entry| entry.is_failure());
+        shown.last_failure = failure.map(|entry| self.failure(look.clock, &entry.record));
+        look.sum.add(&shown);
+        look.done.push(Box::new(shown));
     }
 
     /// Connections that are not configured and have IKE SAs still, by name.
@@ -243,9 +271,9 @@ impl Daemon {
         self.connections.get(*at)
     }
 
-    fn begin_part(&self, name: String, at: &mut usize) -> Part {
+    fn begin_part(&self, name: String, mut at: usize) -> Part {
         let handles = self.gateway.handles_of(&name).into_iter();
-        let shown = match self.configured_at(at, &name) {
+        let shown = match self.configured_at(&mut at, &name) {
             Some(connection) => {
                 let (local_addrs, remote_addrs) = report::addresses(connection, self.hosts.get(&name));
                 let (local_id, remote_id) = report::identities(connection);
@@ -263,7 +291,7 @@ impl Daemon {
             }
             None => snapshot::Connection { name, ..snapshot::Connection::default() },
         };
-        Part { shown, handles, sas: Sas::default(), up: HashMap::new(), child: 0 }
+        Part { shown, handles, sas: Sas::default(), up: HashMap::new(), at, child: 0 }
     }
 
     fn look_at_sa(&mut self, now: Instant, clock: Clock, part: &mut Part, handle: IkeSaHandle) {
@@ -284,9 +312,9 @@ impl Daemon {
     }
 
     /// Looks at one child more, the configured ones first; `false` if there is none.
-    fn look_at_child(&self, now: Instant, look: &mut Look, part: &mut Part) -> bool {
-        let Part { shown, sas, up, child: next, .. } = part;
-        let connection = if shown.configured { self.configured_at(&mut look.at, &shown.name) } else { None };
+    fn look_at_child(&self, now: Instant, clock: Clock, part: &mut Part) -> bool {
+        let Part { shown, sas, up, at, child: next, .. } = part;
+        let connection = if shown.configured { self.configured_at(at, &shown.name) } else { None };
         let mut child = match connection.and_then(|one| Some((one, one.children.get(*next)?))) {
             Some((connection, configured)) => {
                 let name = ChildName::new(&connection.name, &configured.name);
@@ -296,7 +324,7 @@ impl Daemon {
                     configured: true,
                     start: configured.start,
                     wanted: wanted.up,
-                    next_attempt: wanted.next.map(|at| look.clock.moment(at)),
+                    next_attempt: wanted.next.map(|at| clock.moment(at)),
                     failures: wanted.failures,
                     local_ts: report::selectors(&configured.local_ts),
                     remote_ts: report::selectors(&configured.remote_ts),

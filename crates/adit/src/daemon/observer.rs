@@ -3,10 +3,10 @@
 //! It owns what no machine keeps: what a child carried in SAs that are gone, what ended the last one, what happened to a
 //! connection lately. It decides nothing; what is shown is put together in `look`.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 use std::time::{Duration, Instant, SystemTime};
 
-use adit_ike::config::Connection;
 use adit_ike::{ChildHandle, ChildSaView, DownReason, Event, IkeSaView, NegotiationRecord};
 use adit_net::ChildCounters;
 
@@ -31,10 +31,17 @@ pub(super) struct Observer {
     clock: Clock,
     /// The names of the Child SAs that are or were up, while they are in the data plane.
     names: HashMap<ChildHandle, ChildName>,
-    children: HashMap<ChildName, Past>,
-    connections: HashMap<String, Lately>,
-    /// May something be remembered that is gone?
-    outdated: bool,
+    children: BTreeMap<ChildName, Past>,
+    connections: BTreeMap<String, Lately>,
+    /// How far it has been looked for what is gone, if anything may be.
+    forgetting: Option<Forgetting>,
+}
+
+/// What has been looked at last.
+#[derive(Debug, Default)]
+struct Forgetting {
+    child: Option<ChildName>,
+    connection: Option<String>,
 }
 
 /// What a child has behind it.
@@ -46,6 +53,8 @@ struct Past {
     drops: Vec<Count>,
     rekeys: u64,
     ups: u64,
+    /// The SAs that are in the data plane.
+    sas: usize,
     /// The SAs that are up.
     up: usize,
     since: Option<Instant>,
@@ -89,33 +98,45 @@ impl Observer {
         Self {
             clock: Clock { at: now, wall },
             names: HashMap::new(),
-            children: HashMap::new(),
-            connections: HashMap::new(),
-            outdated: false,
+            children: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            forgetting: None,
         }
     }
 
     /// The configuration is another one: what is gone may be forgotten.
     pub(super) fn configured(&mut self) {
-        self.outdated = true;
+        self.forgetting = Some(Forgetting::default());
     }
 
-    /// Forgets what is neither configured nor there. It looks at everything, so not at each of many changes.
-    pub(super) fn forget(&mut self, connections: &[Connection]) {
-        if !std::mem::take(&mut self.outdated) {
-            return;
+    /// Looks at one more of what is remembered, and forgets it if it is neither configured nor there; `false` if nothing is
+    /// left to look at.
+    pub(super) fn forget_on(
+        &mut self,
+        is_child: impl Fn(&ChildName) -> bool,
+        is_connection: impl Fn(&str) -> bool,
+    ) -> bool {
+        let Some(Forgetting { child, connection }) = &mut self.forgetting else { return false };
+        let from = child.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        if let Some((name, past)) = self.children.range::<ChildName, _>((from, Bound::Unbounded)).next() {
+            let name = name.clone();
+            if past.sas == 0 && !is_child(&name) {
+                self.children.remove(&name);
+            }
+            *child = Some(name);
+            return true;
         }
-        let names: HashSet<&str> = connections.iter().map(|one| one.name.as_str()).collect();
-        let children: HashSet<(&str, &str)> = connections
-            .iter()
-            .flat_map(|one| one.children.iter().map(|child| (one.name.as_str(), child.name.as_str())))
-            .collect();
-        let there: HashSet<&ChildName> = self.names.values().collect();
-        self.children.retain(|name, _| {
-            children.contains(&(name.connection.as_str(), name.child.as_str())) || there.contains(name)
-        });
-        let there: HashSet<&str> = there.iter().map(|child| child.connection.as_str()).collect();
-        self.connections.retain(|name, _| names.contains(name.as_str()) || there.contains(name.as_str()));
+        let from = connection.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        if let Some((name, _)) = self.connections.range::<str, _>((from, Bound::Unbounded)).next() {
+            let name = name.clone();
+            if !is_connection(&name) {
+                self.connections.remove(&name);
+            }
+            *connection = Some(name);
+            return true;
+        }
+        self.forgetting = None;
+        false
     }
 
     /// What ended the last SA of a child that is down, and when.
@@ -162,7 +183,7 @@ impl Observer {
                     past.since = Some(now);
                 }
                 past.ended = None;
-                self.names.insert(child.handle, name);
+                self.is_there(child.handle, name);
                 self.happened(now, sa, Some(child), EventKind::Up, None, peer(sa));
             }
             Event::ChildDown(sa, child, reason) => {
@@ -177,7 +198,7 @@ impl Observer {
             Event::ChildRekeyed { ike_sa, new, .. } => {
                 let name = ChildName::new(&ike_sa.connection, &new.name);
                 self.child(&name).rekeys += 1;
-                self.names.insert(new.handle, name);
+                self.is_there(new.handle, name);
                 let spis = format!("{} in, {} out", new.inbound_spi, new.outbound_spi);
                 self.happened(now, ike_sa, Some(new), EventKind::Rekeyed, None, spis);
             }
@@ -225,8 +246,17 @@ impl Observer {
     pub(super) fn removed(&mut self, handle: ChildHandle, facts: &ChildFacts) {
         let Some(name) = self.names.remove(&handle) else { return };
         let past = self.child(&name);
+        past.sas = past.sas.saturating_sub(1);
         past.traffic.add(&traffic(&facts.counters));
         add_drops(&mut past.drops, &drops(&facts.counters));
+    }
+
+    fn is_there(&mut self, handle: ChildHandle, name: ChildName) {
+        self.child(&name).sas += 1;
+        if let Some(before) = self.names.insert(handle, name) {
+            let past = self.child(&before);
+            past.sas = past.sas.saturating_sub(1);
+        }
     }
 
     fn child(&mut self, name: &ChildName) -> &mut Past {

@@ -37,6 +37,11 @@ impl Overlaps {
     fn grow(&mut self, all: &[Connection]) -> bool {
         let connection = self.connections;
         let Some(new) = all.get(connection) else { return false };
+        if connection == 0 {
+            // To grow it later would move all at once.
+            self.last.reserve(all.len());
+            self.children.reserve(all.len());
+        }
         self.connections += 1;
         for (child, of) in new.children.iter().enumerate() {
             for network in fixed(&of.remote_ts) {

@@ -406,6 +406,12 @@ impl Reconciler {
         self.children.contains_key(name)
     }
 
+    /// Has a connection any such child?
+    pub(super) fn knows_any(&self, connection: &str) -> bool {
+        let first = self.children.range(ChildName::new(connection, "")..).next();
+        first.is_some_and(|(name, _)| name.connection == connection)
+    }
+
     /// What happens to a child next.
     pub(super) fn outlook(&self, name: &ChildName) -> Outlook {
         match self.children.get(name) {

@@ -260,7 +260,7 @@ impl<'a> Line<'a> {
 
 /// What one answer lists of the connections, by name, and how many it leaves out.
 fn listed(snapshot: &Snapshot) -> (Vec<&Connection>, usize) {
-    let mut chosen: Vec<&Connection> = snapshot.connections.iter().collect();
+    let mut chosen: Vec<&Connection> = snapshot.connections.iter().map(|boxed| &**boxed).collect();
     let omitted = chosen.len().saturating_sub(MOST_LISTED);
     if omitted > 0 {
         chosen.sort_by_cached_key(|one| {

@@ -28,12 +28,14 @@ fn shown() -> Snapshot {
         reason: Some("no-proposal-chosen"),
         ..Child::default()
     };
-    let connection = |name: &str, child| Connection {
-        name: name.into(),
-        configured: true,
-        remote_id: hostile.into(),
-        children: vec![child],
-        ..Connection::default()
+    let connection = |name: &str, child| {
+        Box::new(Connection {
+            name: name.into(),
+            configured: true,
+            remote_id: hostile.into(),
+            children: vec![child],
+            ..Connection::default()
+        })
     };
     let mut snapshot = Snapshot {
         version: "0",
