@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// A connection for each tunnel, with an identity and a network of its own.
-fn initiators(tunnels: usize, dpd_delay: u32) -> String {
+pub(crate) fn initiators(tunnels: usize, dpd_delay: u32) -> String {
     let mut text = "connections {\n".to_owned();
     let (local, remote) = (Side::A.outer(Family::V4), Side::B.outer(Family::V4));
     for number in 0..tunnels {

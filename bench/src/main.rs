@@ -4,10 +4,12 @@
 #![forbid(unsafe_code)]
 
 mod contenders;
+mod control;
 mod dataplane;
 mod gateways;
 mod idle;
 mod load;
+mod loading;
 mod machine;
 mod memory;
 mod peers;
@@ -38,6 +40,10 @@ enum What {
     Memory(memory::Options),
     /// Over UDP in namespaces, Adit and strongSwan in turn: handshakes per second, CPU time, memory. Needs root.
     Peers(Extent),
+    /// The control socket with 10,000 SAs, and with 100 clients that ask and never read, in turns. Needs root.
+    Control(control::Options),
+    /// What it takes to load a connection and a secret beside 1, 1,000 and 10,000 others. Needs root.
+    Loading(loading::Options),
     /// Side by side with its peers: what the hosts behind two gateways get through them. Needs root.
     Dataplane(dataplane::Options),
     /// Raw ESP: what one worker sends, and what arrives. Needs root.
@@ -82,6 +88,8 @@ fn main() -> Result<()> {
         What::Machine(extent) => machine::run(&extent),
         What::Memory(options) => memory::run(&options),
         What::Peers(extent) => peers::run(&extent),
+        What::Control(options) => control::run(&options),
+        What::Loading(options) => loading::run(&options),
         What::Dataplane(options) => dataplane::run_rounds(&options),
         What::Raw(options) => raw::run(&options),
         What::Scale(options) => scale::run(&options),

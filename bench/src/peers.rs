@@ -17,7 +17,7 @@ use crate::{Extent, median};
 
 /// Who answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Responder {
+pub(crate) enum Responder {
     /// `adit run`.
     Adit,
     /// Adit's machine around a socket.
@@ -61,10 +61,10 @@ fn in_labs(more: usize, labs: &[&Lab], f: &dyn Fn(&[&Lab]) -> Result<()>) -> Res
     with_lab("bench", Topology::default(), |lab| in_labs(more - 1, &[labs, &[lab]].concat(), f))
 }
 
-struct Comparison<'a> {
-    extent: &'a Extent,
-    hybrid: bool,
-    child: bool,
+pub(crate) struct Comparison<'a> {
+    pub(crate) extent: &'a Extent,
+    pub(crate) hybrid: bool,
+    pub(crate) child: bool,
 }
 
 impl Comparison<'_> {
@@ -124,33 +124,33 @@ impl Comparison<'_> {
 
 /// One measurement.
 #[derive(Clone, Copy, Debug)]
-struct Measured {
+pub(crate) struct Measured {
     /// Handshakes per second.
-    rate: f64,
+    pub(crate) rate: f64,
     /// Seconds of CPU time of the responder for one.
-    cpu: f64,
+    pub(crate) cpu: f64,
 }
 
 /// A responder with what was found out about it.
-struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     responder: Responder,
     lab: &'a Lab,
-    running: Running,
+    pub(crate) running: Running,
     up: usize,
     started: usize,
-    measured: Vec<Measured>,
+    pub(crate) measured: Vec<Measured>,
     /// So many tunnels more, and octets of resident memory for each.
     growth: Vec<(usize, f64)>,
 }
 
-enum Running {
+pub(crate) enum Running {
     Adit(Adit),
     Machine(Process),
     StrongSwan(StrongSwan),
 }
 
 impl Running {
-    fn process(&self) -> &Process {
+    pub(crate) fn process(&self) -> &Process {
         match self {
             Self::Adit(adit) => adit.process(),
             Self::Machine(process) => process,
@@ -160,7 +160,7 @@ impl Running {
 }
 
 impl<'a> Subject<'a> {
-    fn start(lab: &'a Lab, responder: Responder, comparison: &Comparison<'_>) -> Result<Self> {
+    pub(crate) fn start(lab: &'a Lab, responder: Responder, comparison: &Comparison<'_>) -> Result<Self> {
         let suite = if comparison.hybrid { HYBRID } else { CLASSICAL };
         let mut connection = Connection::new(Side::B, Family::V4, suite, ESP);
         connection.remote_addrs = "%any".to_owned();
@@ -192,7 +192,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Brings tunnels up until there are so many; `false` if that took too long.
-    fn fill(&mut self, comparison: &Comparison<'_>, level: usize) -> Result<bool> {
+    pub(crate) fn fill(&mut self, comparison: &Comparison<'_>, level: usize) -> Result<bool> {
         let (count, before) = (level - self.up, self.running.process().resident_memory()?);
         let end = Instant::now() + Duration::from_secs(comparison.extent.patience);
         // In parts: what an initiator keeps of a tunnel that is up grows with their number.
@@ -209,7 +209,7 @@ impl<'a> Subject<'a> {
         Ok(self.up == level)
     }
 
-    fn measure(&mut self, comparison: &Comparison<'_>) -> Result<()> {
+    pub(crate) fn measure(&mut self, comparison: &Comparison<'_>) -> Result<()> {
         let count = comparison.extent.handshakes;
         let (up, measured) = self.load(comparison, count, comparison.extent.patience, true)?;
         anyhow::ensure!(up == count, "{}: {up} of {count} tunnels came up", self.responder.describe());
