@@ -1,6 +1,6 @@
 //! The control socket as others use it: Debian's `swanctl` and PyPI's vici library, unmodified.
 
-use adit_lab::adit::Adit;
+use adit_lab::adit::{Adit, Settings};
 use adit_lab::lab::{Family, Lab, Node, Side, Topology, with_lab};
 use adit_lab::peer::{Connection, Peer, SECRET, raw_events, sas_from_json};
 use adit_lab::process::{eventually, run, run_unchecked};
@@ -90,12 +90,17 @@ fn swanctl_works_unmodified() -> Result<()> {
 #[test]
 fn the_vici_library_works_unmodified() -> Result<()> {
     with_lab("vici", Topology::default(), |lab| {
-        let (a, _b) = pair(lab)?;
+        let connection =
+            |side| Connection::new(side, Family::V4, "aes256gcm16-prfsha384-x25519", "aes256gcm16");
+        let http = lab.dir().join("http.sock").display().to_string();
+        let settings = Settings { extra: format!("http = unix://{http}"), ..Settings::default() };
+        let a = Adit::start_with(lab, Side::A, &connection(Side::A), &settings)?;
+        let _b = Adit::start(lab, Side::B, &connection(Side::B))?;
         let mut script = scapy::script(lab, Node::GatewayA, "vici_client.py")?;
         script.arg(a.control().trim_start_matches("unix://"));
         let report = run(&mut script)?;
         ensure!(report.contains("all good"), "{report}");
-        Ok(())
+        nobody_else_gets_in(lab, &http)
     })
 }
 
@@ -113,18 +118,21 @@ fn the_vici_library_drives_a_whole_life() -> Result<()> {
         script.args([one.network(Family::V4), two.network(Family::V4), SECRET]);
         let report = run(&mut script)?;
         ensure!(report.contains("all good"), "{report}");
-        // Nobody else gets in, by the socket's own permissions.
-        std::fs::set_permissions(lab.dir(), std::fs::Permissions::from_mode(0o755))?;
-        let others = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-        let knock = format!("import socket; socket.socket(socket.AF_UNIX).connect({path:?})");
-        let python = scapy::python()?;
-        let knocked =
-            run_unchecked(Command::new("setpriv").args(others).arg("/usr/bin/python3").args(["-c", &knock]))?;
-        ensure!(!knocked.status.success(), "another user was let in");
-        let why = String::from_utf8_lossy(&knocked.stderr).into_owned();
-        ensure!(why.contains("Permission denied"), "{why}");
-        run(Command::new(python).args(["-c", &knock])).map(drop)
+        nobody_else_gets_in(lab, path)
     })
+}
+
+/// By the socket's own permissions: the directory is open.
+fn nobody_else_gets_in(lab: &Lab, path: &str) -> Result<()> {
+    std::fs::set_permissions(lab.dir(), std::fs::Permissions::from_mode(0o755))?;
+    let others = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let knock = format!("import socket; socket.socket(socket.AF_UNIX).connect({path:?})");
+    let knocked =
+        run_unchecked(Command::new("setpriv").args(others).arg("/usr/bin/python3").args(["-c", &knock]))?;
+    ensure!(!knocked.status.success(), "another user was let in by {path}");
+    let why = String::from_utf8_lossy(&knocked.stderr).into_owned();
+    ensure!(why.contains("Permission denied"), "{why}");
+    run(Command::new(scapy::python()?).args(["-c", &knock])).map(drop)
 }
 
 #[test]

@@ -169,6 +169,12 @@ impl Gateway {
         }
     }
 
+    /// Replaces the secrets. What is up does not rest on them any more. Whether there are post-quantum ones at all decides what
+    /// connections offer: who gives up the last, or has the first, has to [set the configuration](Self::set_configuration).
+    pub fn set_secrets(&mut self, secrets: Vec<SharedSecret>, ppks: Vec<PostQuantumKey>) {
+        self.shared.secrets = Secrets::new(secrets, ppks);
+    }
+
     /// Replaces the connection of this name. IKE SAs keep the one they were made with.
     pub fn replace_connection(&mut self, connection: Connection) {
         self.shared.connections.replace(connection);

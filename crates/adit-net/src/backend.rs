@@ -71,8 +71,14 @@ pub trait Backend: Send {
     /// What a Child SA has carried; `None` if there is no such SA.
     fn counters(&self, id: ChildId) -> Option<ChildCounters>;
 
-    /// What the data plane has done outside any one SA.
-    fn stats(&self) -> Stats;
+    /// What the data plane has done outside any one SA. The kernel is asked for some of it, which may take its time: see
+    /// [`Backend::count`].
+    fn stats(&self) -> Stats {
+        self.count()()
+    }
+
+    /// Finds out what [`Backend::stats`] tells, on any thread: nobody else waits for it.
+    fn count(&self) -> Box<dyn FnOnce() -> Stats + Send>;
 
     /// Shows copies of packets to whoever reads them, until the reader is dropped.
     ///

@@ -25,8 +25,11 @@
 
 mod groups;
 
+use std::sync::Arc;
+
 use crate::Error;
 use crate::backend::{NetConfig, PolicySpec};
+use crate::counting::Known;
 use crate::netlink::NetlinkSocket;
 use crate::nft::{self, Base, Batch, Compare, Hook, Meta, Rule, Verdict};
 
@@ -39,8 +42,8 @@ pub const TABLE: &str = "adit";
 const INBOUND: &str = "inbound";
 const DELIVERED: &str = "delivered";
 const FRAGMENTS: &str = "fragments";
-const DROPPED_IN: &str = "dropped-in";
-const DROPPED_OUT: &str = "dropped-out";
+pub(crate) const DROPPED_IN: &str = "dropped-in";
+pub(crate) const DROPPED_OUT: &str = "dropped-out";
 
 /// The table `inet adit` of one network namespace.
 #[derive(Debug)]
@@ -53,15 +56,23 @@ pub struct Fence {
     abilities: Abilities,
     /// What earlier ones have dropped, if there was one of ours.
     dropped: Option<(u64, u64)>,
+    /// Who else counts.
+    known: Arc<Known>,
 }
 
 impl Fence {
     /// A fence for the calling thread's network namespace. Nothing changes yet.
     pub fn new(config: &NetConfig) -> Self {
+        Self::known(config, Arc::default())
+    }
+
+    /// The same, and what has to be known of it for others to count what it drops.
+    pub(crate) fn known(config: &NetConfig, known: Arc<Known>) -> Self {
         let socket = NetlinkSocket::open(libc::NETLINK_NETFILTER).inspect_err(lost).ok();
         let ports = [config.ike_port, config.nat_t_port];
         let abilities = Abilities { asks_routes: true, joins_fragments: true };
-        Self { socket, tun_name: config.tun_name.clone(), mark: config.mark, ports, abilities, dropped: None }
+        let tun_name = config.tun_name.clone();
+        Self { socket, tun_name, mark: config.mark, ports, abilities, dropped: None, known }
     }
 
     /// The netlink port that its changes come from; `None` without nf_tables.
@@ -159,34 +170,21 @@ impl Fence {
     pub fn dropped(&mut self) -> Result<(u64, u64), Error> {
         // What a predecessor has counted is none of ours.
         let Some((inbound, outbound)) = self.dropped else { return Ok((0, 0)) };
-        Ok((inbound + self.counted(DROPPED_IN)?, outbound + self.counted(DROPPED_OUT)?))
-    }
-
-    fn counted(&mut self, chain: &str) -> Result<u64, Error> {
-        let Some(socket) = &mut self.socket else { return Ok(0) };
-        let sequence = socket.next_sequence();
-        let mut packets = 0;
-        let mut count = || {
-            socket.send(&nft::list_rules(sequence, TABLE, chain))?;
-            socket
-                .collect(sequence..=sequence, |message| packets += nft::counted_packets(message).unwrap_or(0))
-        };
-        match count() {
-            // There is no fence.
-            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-                Err(Error::system("read the packet filter's counters", error))
-            }
-            _ => Ok(packets),
-        }
+        let Some(socket) = &mut self.socket else { return Ok((inbound, outbound)) };
+        Ok((inbound + counted(socket, DROPPED_IN)?, outbound + counted(socket, DROPPED_OUT)?))
     }
 
     fn commit(&mut self, batch: Batch, action: &str) -> Result<(), Error> {
         // The counters go with the table.
         let dropped = self.dropped().ok().or(self.dropped);
         let Some(socket) = &mut self.socket else { return Ok(()) };
-        batch.commit(socket).map_err(|error| Error::system(action, error))?;
-        self.dropped = dropped;
-        Ok(())
+        self.known.fence_is(None);
+        let done = batch.commit(socket).map_err(|error| Error::system(action, error));
+        if done.is_ok() {
+            self.dropped = dropped;
+        }
+        self.known.fence_is(Some(self.dropped));
+        done
     }
 
     fn unless_unsupported(&mut self, error: Error) -> Result<(), Error> {
@@ -245,6 +243,23 @@ impl Claim {
         let old = error.raw_os_error() == Some(libc::EINVAL) || nft::is_unsupported(error.raw_os_error());
         let error = Error::system("claim the network namespace", error);
         if old { unsupported(&error) } else { Err(error) }
+    }
+}
+
+/// Packets that a chain of the fence that stands has dropped.
+pub(crate) fn counted(socket: &mut NetlinkSocket, chain: &str) -> Result<u64, Error> {
+    let sequence = socket.next_sequence();
+    let mut packets = 0;
+    let mut count = || {
+        socket.send(&nft::list_rules(sequence, TABLE, chain))?;
+        socket.collect(sequence..=sequence, |message| packets += nft::counted_packets(message).unwrap_or(0))
+    };
+    match count() {
+        // There is no fence.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+            Err(Error::system("read the packet filter's counters", error))
+        }
+        _ => Ok(packets),
     }
 }
 

@@ -18,11 +18,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit};
 
 use crate::Error;
 use crate::backend::{InterfaceSpec, NetConfig};
+use crate::counting::Known;
 use crate::engine::Device;
 use crate::netlink::{
     InterfaceAddress, Link, Netlink, NetlinkSocket, Route, RouteKind, Rule, RuleAction, TABLE_MAIN,
@@ -68,6 +70,8 @@ pub(crate) struct Interfaces {
     filter: Option<NetlinkSocket>,
     /// There is no table of marks, not even an old one.
     unmarked: bool,
+    /// Who counts what the kernel drops.
+    known: Arc<Known>,
 }
 
 #[derive(Debug)]
@@ -91,7 +95,7 @@ pub(crate) struct Change {
 
 impl Interfaces {
     /// For the calling thread's network namespace. Nothing changes yet. `mtu` is that of devices that ask for none.
-    pub(crate) fn new(config: &NetConfig, mtu: u16) -> Result<Self, Error> {
+    pub(crate) fn new(config: &NetConfig, mtu: u16, known: Arc<Known>) -> Result<Self, Error> {
         Ok(Self {
             netlink: Netlink::open()?,
             present: BTreeMap::new(),
@@ -100,6 +104,7 @@ impl Interfaces {
             rule_priority: config.rule_priority,
             filter: NetlinkSocket::open(libc::NETLINK_NETFILTER).ok(),
             unmarked: false,
+            known,
         })
     }
 
@@ -116,6 +121,17 @@ impl Interfaces {
     /// What has such a name is not ours, or in use by another process, or the kernel refused. Those made before the error are
     /// in the change.
     pub(crate) fn change(
+        &mut self,
+        wanted: &[InterfaceSpec],
+        taken: &HashSet<Device>,
+        change: &mut Change,
+    ) -> Result<(), Error> {
+        let made = self.make(wanted, taken, change);
+        self.told();
+        made
+    }
+
+    fn make(
         &mut self,
         wanted: &[InterfaceSpec],
         taken: &HashSet<Device>,
@@ -175,24 +191,16 @@ impl Interfaces {
         Ok(())
     }
 
-    /// Packets that the kernel dropped because a worker did not read them in time, from the device `shared` and from those here.
-    pub(crate) fn unread(&mut self, shared: u32) -> Result<u64, Error> {
-        if self.present.is_empty() {
-            return self.netlink.dropped(shared);
-        }
-        let before: HashMap<u32, u64> = self
-            .present
-            .values()
-            .map(|interface| (interface.index, interface.dropped_before))
-            .chain([(shared, 0)])
-            .collect();
-        let of = |link: &Link| Some(link.dropped.saturating_sub(*before.get(&link.index)?));
-        Ok(self.netlink.links()?.iter().filter_map(of).sum())
+    /// Tells who counts what the kernel has dropped which devices are ours.
+    fn told(&self) {
+        let before = |interface: &Interface| (interface.index, interface.dropped_before);
+        self.known.devices_are(self.present.values().map(before).collect());
     }
 
     /// Deletes devices, which no worker serves any more.
     pub(crate) fn delete<'n>(&mut self, names: impl Iterator<Item = &'n str>) -> Result<(), Error> {
         let gone: Vec<Interface> = names.filter_map(|name| self.present.remove(name)).collect();
+        self.told();
         if gone.is_empty() {
             return Ok(());
         }

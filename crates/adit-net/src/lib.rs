@@ -24,6 +24,7 @@ mod backend;
 pub mod bench;
 pub mod capture;
 mod counters;
+mod counting;
 mod devices;
 mod engine;
 pub mod fence;

@@ -22,6 +22,7 @@ use crate::backend::{
     PolicySpec, UdpEncap,
 };
 use crate::counters::{Clock, DropCause, SaCounts, Stats, WorkerCounts};
+use crate::counting::{Counting, Known};
 use crate::engine::{Device, Inbound, NewChild, Outbound, Policies, Table, Transport, WorkerPlace};
 use crate::fence::{Claim, Fence};
 use crate::interfaces::{self, Change, Interfaces};
@@ -37,7 +38,9 @@ use crate::{Error, TapFilter, TapReader, handoff, path, steering, tap};
 pub struct Userspace {
     config: NetConfig,
     sockets: Arc<Sockets>,
-    unread: Unread,
+    /// Of all workers.
+    all_sockets: Vec<Arc<Sockets>>,
+    counting: Arc<Counting>,
     policies: Arc<ArcSwap<Policies>>,
     workers: Vec<WorkerHandle>,
     children: HashMap<ChildId, Child>,
@@ -94,21 +97,25 @@ impl Userspace {
         interfaces::prepare(&mut netlink, &config.tun_name, interface, 5000)?;
         netlink.set_up(interface)?;
         let routes = Routes::new(&config, interface)?;
-        let interfaces = Interfaces::new(&config, mtu)?;
-        let protection = Protection::new(Fence::new(&config), routes, interfaces);
+        let known = Arc::new(Known::default());
+        let interfaces = Interfaces::new(&config, mtu, Arc::clone(&known))?;
+        let fence = Fence::known(&config, Arc::clone(&known));
+        let counting = Arc::new(Counting::open(known, interface)?);
+        let protection = Protection::new(fence, routes, interfaces);
         let protection = Arc::new(Mutex::new(protection));
         let events: Arc<dyn Fn(NetEvent) + Send + Sync> = Arc::from(events);
         let monitor = Monitor::spawn(Arc::clone(&protection), interface, Arc::clone(&events))?;
         let policies = Arc::new(ArcSwap::from_pointee(Policies::default()));
         let clock = Clock::new(Instant::now());
         let workers = spawn(&config, tuns, &sockets, &policies, clock, &events)?;
-        let unread = Unread { interface, sockets: sockets.clone() };
+        let all_sockets = sockets.clone();
         // All IKE messages leave by the first worker's sockets, which receive all of them.
         let sockets = sockets.into_iter().next().ok_or(Error::Stopped)?;
         Ok(Self {
             config,
             sockets,
-            unread,
+            all_sockets,
+            counting,
             policies,
             workers,
             children: HashMap::new(),
@@ -329,32 +336,34 @@ impl Backend for Userspace {
         self.children.get(&id).map(|child| child.counts.read(self.clock))
     }
 
-    fn stats(&self) -> Stats {
-        let (fenced_in, fenced_out) = lock(&self.protection).fence.dropped().unwrap_or_else(|error| {
-            tracing::debug!(%error, "no packet filter counters");
-            (0, 0)
-        });
-        let sum = |count: fn(&WorkerCounts) -> u64| -> u64 {
-            self.workers.iter().map(|worker| count(&worker.counts)).sum()
-        };
-        let (not_read, not_received) = self.unread.dropped(&mut lock(&self.protection).interfaces);
-        let drops = DropCause::ALL.into_iter().map(|cause| {
-            let count = match cause {
-                DropCause::NotRead => not_read,
-                DropCause::NotReceived => not_received,
-                _ => self.workers.iter().map(|worker| worker.counts.drops_for(cause)).sum(),
-            };
-            (cause, count)
-        });
-        Stats {
-            drops: drops.collect(),
-            ike_received: sum(|counts| counts.ike_received.read()),
-            keepalives_received: sum(|counts| counts.keepalives_received.read()),
-            frames_received: sum(|counts| counts.frames_received.read()),
-            frames_sent: sum(|counts| counts.frames_sent.read()),
-            fenced_in,
-            fenced_out,
-        }
+    fn count(&self) -> Box<dyn FnOnce() -> Stats + Send> {
+        let (counting, sockets) = (Arc::clone(&self.counting), self.all_sockets.clone());
+        let workers: Vec<Arc<WorkerCounts>> =
+            self.workers.iter().map(|worker| Arc::clone(&worker.counts)).collect();
+        Box::new(move || {
+            let (fenced_in, fenced_out) = counting.fenced();
+            let not_read = counting.unread();
+            let not_received = sockets.iter().map(|sockets| sockets.unreceived()).sum();
+            let sum =
+                |count: fn(&WorkerCounts) -> u64| -> u64 { workers.iter().map(|counts| count(counts)).sum() };
+            let drops = DropCause::ALL.into_iter().map(|cause| {
+                let count = match cause {
+                    DropCause::NotRead => not_read,
+                    DropCause::NotReceived => not_received,
+                    _ => workers.iter().map(|counts| counts.drops_for(cause)).sum(),
+                };
+                (cause, count)
+            });
+            Stats {
+                drops: drops.collect(),
+                ike_received: sum(|counts| counts.ike_received.read()),
+                keepalives_received: sum(|counts| counts.keepalives_received.read()),
+                frames_received: sum(|counts| counts.frames_received.read()),
+                frames_sent: sum(|counts| counts.frames_sent.read()),
+                fenced_in,
+                fenced_out,
+            }
+        })
     }
 
     fn tap(&mut self, filter: &TapFilter) -> Result<TapReader, Error> {
@@ -402,25 +411,6 @@ impl Drop for Userspace {
 impl fmt::Debug for Userspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Userspace").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-/// Where packets wait for workers, and the kernel counts those for which there is no room.
-struct Unread {
-    /// Index of the shared TUN device.
-    interface: u32,
-    /// Of all workers.
-    sockets: Vec<Arc<Sockets>>,
-}
-
-impl Unread {
-    /// Packets from TUN devices, and outer packets.
-    fn dropped(&self, interfaces: &mut Interfaces) -> (u64, u64) {
-        let not_read = interfaces.unread(self.interface).unwrap_or_else(|error| {
-            tracing::debug!(%error, "no counters of TUN devices");
-            0
-        });
-        (not_read, self.sockets.iter().map(|sockets| sockets.unreceived()).sum())
     }
 }
 

@@ -8,9 +8,11 @@ mod apply;
 mod capture;
 mod commands;
 mod configuration;
+mod counts;
 mod echo;
 mod events;
 mod explain;
+pub(crate) mod fuzzing;
 mod health;
 mod idle;
 mod interfaces;
@@ -48,12 +50,13 @@ use adit_ike::config::{AddressSpec, Connection, Settings};
 use adit_ike::{
     ChildHandle, CommandError, Gateway, InstallChild, Output, RequestId, Target, TerminateTarget, Transmit,
 };
-use adit_net::{Backend, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicyId, UdpEncap, Userspace};
+use adit_net::{Backend, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicyId, Stats, UdpEncap, Userspace};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::apply::{Load, Unconfirmed};
 pub(crate) use self::capture::COUNTS as CAPTURE_COUNTS;
+use self::counts::Counts;
 use self::events::Again;
 use self::health::Forwarding;
 use self::idle::Idle;
@@ -83,7 +86,7 @@ use crate::key_log::KeyLog;
 const INBOX_OCTETS: usize = 4 * 1024 * 1024;
 
 /// Messages taken from the inbox before commands, signals and timers get their turn.
-const BATCH: usize = 64;
+const BATCH: usize = 16;
 
 /// How long a stopping daemon waits for the answers to its deletes.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
@@ -143,8 +146,9 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
     let (loaded, loads) = mpsc::unbounded_channel();
     let loader = Loader::new(setup.file, setup.optional, loaded);
     let (answers, answered) = mpsc::unbounded_channel();
-    let outside =
-        Outside { backend: Box::new(network), wire, loader, resolver: Box::new(SystemResolver), answers };
+    let (counts, counted) = mpsc::unbounded_channel();
+    let resolver = Box::new(SystemResolver);
+    let outside = Outside { backend: Box::new(network), wire, loader, resolver, answers, counts };
     let mut daemon = Daemon::new(gateway, outside, hub.clone(), inbox, key_log);
     daemon.section = Some(setup.section);
     daemon.looks.listen(asked);
@@ -157,7 +161,7 @@ pub fn run(setup: Setup, hub: &Hub) -> Result<(), RunError> {
         let server = listener.serve(hub)?;
         tracing::info!("adit {} serves {uri}", env!("CARGO_PKG_VERSION"));
         daemon.supervisor.ready();
-        daemon.serve(server, received, loads, answered, signals).await
+        daemon.serve(server, received, loads, answered, counted, signals).await
     });
     drop(watched);
     let result = daemon.end(result);
@@ -268,6 +272,8 @@ struct Outside {
     resolver: Box<dyn Resolver>,
     /// Where the resolver's answers go.
     answers: mpsc::UnboundedSender<Answer>,
+    /// Where what the kernel has counted goes.
+    counts: mpsc::UnboundedSender<Stats>,
 }
 
 struct Daemon {
@@ -304,6 +310,7 @@ struct Daemon {
     observer: Observer,
     looks: Looks,
     overlaps: Overlaps,
+    counts: Counts,
     verdicts: Verdicts,
     forwarding: Forwarding,
     paths: Paths,
@@ -358,7 +365,7 @@ struct Stopping {
 
 impl Daemon {
     fn new(gateway: Gateway, outside: Outside, hub: Hub, inbox: Inbox, key_log: Option<KeyLog>) -> Self {
-        let Outside { backend, wire, loader, resolver, answers } = outside;
+        let Outside { backend, wire, loader, resolver, answers, counts } = outside;
         let now = Instant::now();
         Self {
             gateway,
@@ -387,6 +394,7 @@ impl Daemon {
             observer: Observer::new(now, SystemTime::now()),
             looks: Looks::new(),
             overlaps: Overlaps::default(),
+            counts: Counts::new(counts),
             verdicts: Verdicts::default(),
             forwarding: Forwarding::default(),
             paths: Paths::default(),
@@ -416,6 +424,7 @@ impl Daemon {
         mut events: mpsc::UnboundedReceiver<NetEvent>,
         mut loads: mpsc::UnboundedReceiver<Load>,
         mut answers: mpsc::UnboundedReceiver<Answer>,
+        mut counted: mpsc::UnboundedReceiver<Stats>,
         mut signals: Signals,
     ) -> Result<(), RunError> {
         loop {
@@ -454,6 +463,7 @@ impl Daemon {
                 _ = signals.hangup.recv() => self.loader.read(None),
                 ask = self.looks.due() => self.show(Instant::now(), ask),
                 Some(answer) = answers.recv() => self.answered(Instant::now(), answer),
+                Some(stats) = counted.recv() => self.counted(Instant::now(), stats),
                 Some(load) = loads.recv() => self.load(Instant::now(), load),
             }
         }
@@ -538,6 +548,8 @@ impl Daemon {
             .chain(self.trials.poll_timeout())
             .chain(self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.deadline))
             .chain(self.supervisor.poll_timeout())
+            .chain(self.pushed.poll_timeout())
+            .chain(self.counts.due)
             .min()
     }
 
@@ -567,6 +579,8 @@ impl Daemon {
         self.look_at_paths(now);
         self.try_on(now);
         self.roll_back(now);
+        self.catch_up_in_time(now);
+        self.tell_counts_in_time(now);
         self.supervisor.handle_timeout(now);
         while let Some(name) = self.reconciler.due(now) {
             self.start(now, &name);

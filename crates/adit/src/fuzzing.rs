@@ -1,28 +1,38 @@
 //! Entry points for fuzzing. Each takes arbitrary octets, must return, and asserts what must hold for all input.
 
-use std::path::Path;
-
-use crate::config;
-use crate::control::vici::Packet;
+use crate::control::vici::{MAX_FRAME, Message, Packet};
+use crate::daemon;
 pub use crate::http::fuzzing::http;
 
-/// The vici decoder: what decodes must encode, and decode again to the same. What has sections is loaded as connections.
+/// The name under which an input makes several requests, its sections.
+const SEVERAL: &str = "several";
+
+/// A packet of the control protocol: what decodes must encode, and decode again to the same. Requests are made of a daemon that
+/// has a tunnel, before and after a few that ask for all there is.
 pub fn vici(payload: &[u8]) {
-    if let Ok(packet) = Packet::decode(payload) {
-        let frame = packet.encode();
-        // Input of a frame's size cannot encode to more: the format has one encoding.
-        assert!(payload.len() > crate::control::vici::MAX_FRAME || frame.is_ok(), "{packet:?}");
-        if let Ok(frame) = frame {
-            assert_eq!(frame.get(4..), Some(payload), "{packet:?}");
-        }
-        if let Packet::Request { message, .. } = packet
-            && let Ok(settings) = config::load_if_there(Path::new("/nonexistent"))
-        {
-            for (name, section) in message.sections() {
-                let known = adit_ike::config::Configuration::default();
-                // A refusal is as good as a connection.
-                let _ = config::pushed::connection(name, section, &settings.gateway, known);
-            }
-        }
+    let Ok(packet) = Packet::decode(payload) else { return };
+    let frame = packet.encode();
+    // Input of a frame's size cannot encode to more: the format has one encoding.
+    assert!(payload.len() > MAX_FRAME || frame.is_ok(), "{packet:?}");
+    if let Ok(frame) = frame {
+        assert_eq!(frame.get(4..), Some(payload), "{packet:?}");
     }
+    let Packet::Request { name, message } = packet else { return };
+    let mut requests = if name == SEVERAL {
+        message.sections().map(|(name, section)| (name.to_owned(), section.clone())).collect()
+    } else {
+        vec![(name, message)]
+    };
+    let looks = [
+        "list-sas",
+        "list-conns",
+        "list-policies",
+        "list-negotiations",
+        "get-shared",
+        "get-conns",
+        "health",
+        "stats",
+    ];
+    requests.extend(looks.map(|name| (name.to_owned(), Message::new())));
+    daemon::fuzzing::ask(requests);
 }

@@ -158,6 +158,8 @@ fn the_socket_is_for_root_and_its_group() {
     assert_eq!(socket.permissions().mode() & 0o777, 0o660);
     let parent = std::fs::metadata(daemon.path().parent().unwrap()).unwrap();
     assert_eq!(parent.permissions().mode() & 0o777 & !0o750, 0);
+    let lock = std::fs::metadata(daemon.path().with_extension("vici.lock")).unwrap();
+    assert_eq!(lock.permissions().mode() & 0o777 & !0o600, 0, "nobody else can keep a daemon from starting");
     let parent = daemon.path().parent().unwrap().to_owned();
     drop(daemon);
     assert_eq!(std::fs::read_dir(parent).unwrap().count(), 0, "nothing is left behind");

@@ -51,17 +51,18 @@ impl<'d> Builder<'d> {
     ) -> (GatewaySettings, Configuration, HashMap<String, Hosts>, Vec<Shunt>) {
         let gateway = root.take_sections("gateway").into_iter().next();
         let gateway = self.gateway(gateway.unwrap_or_else(Checked::empty_gateway));
-        let (configuration, hosts, shunts) = self.parts(root, &gateway, Configuration::default());
+        let (configuration, hosts, shunts) = self.parts(root, &gateway, &Configuration::default());
         (gateway, configuration, hosts, shunts)
     }
 
-    /// Everything but the section `gateway`, added to what is known already.
+    /// Everything but the section `gateway`. Connections may rest on secrets that are `known` already.
     pub(super) fn parts(
         &mut self,
         mut root: Checked,
         gateway: &GatewaySettings,
-        mut configuration: Configuration,
+        known: &Configuration,
     ) -> (Configuration, HashMap<String, Hosts>, Vec<Shunt>) {
+        let mut configuration = Configuration::default();
         let (mut named, mut shunts) = (HashMap::new(), Vec::new());
         for mut section in root.take_sections("secrets") {
             for section in section.take_sections("ike*") {
@@ -81,7 +82,8 @@ impl<'d> Builder<'d> {
                     continue;
                 }
                 self.interface(&mut section, &children, gateway);
-                let (connection, hosts) = self.connection(section, children, gateway, &configuration);
+                let (connection, hosts) =
+                    self.connection(section, children, gateway, [known, &configuration]);
                 if hosts.names().next().is_some() {
                     named.insert(connection.name.clone(), hosts);
                 }
@@ -254,7 +256,7 @@ impl<'d> Builder<'d> {
         mut section: Checked,
         child_sections: Vec<Checked>,
         gateway: &GatewaySettings,
-        Configuration { secrets, ppks, .. }: &Configuration,
+        secrets: [&Configuration; 2],
     ) -> (Connection, Hosts) {
         let path = section.path.clone();
         let span = section.span;
@@ -298,7 +300,9 @@ impl<'d> Builder<'d> {
         let secrets_are_known = !self.diagnostics.errors.iter().any(|error| error.key.starts_with("secrets"));
         if let Some(auth) = auth
             && secrets_are_known
-            && !has_secret(secrets, local_id.as_ref(), &local_addrs, &remote_id)
+            && !secrets
+                .iter()
+                .any(|some| has_secret(&some.secrets, local_id.as_ref(), &local_addrs, &remote_id))
         {
             let problem = Problem::new(auth, format!("{path}.local.auth"), "no secret fits this connection");
             let problem =
@@ -312,7 +316,7 @@ impl<'d> Builder<'d> {
         if let Some(span) = ppk_span
             && secrets_are_known
             && (ppk.id.is_some() || ppk.required)
-            && !ppks.iter().any(|key| {
+            && !secrets.iter().flat_map(|some| &some.ppks).any(|key| {
                 key.ids.is_empty() || ppk.id.as_ref().is_none_or(|wanted| key.ids.contains(wanted))
             })
         {
@@ -323,7 +327,7 @@ impl<'d> Builder<'d> {
         let post_quantum_span = section.span_of("post_quantum");
         let require_post_quantum = section.word("post_quantum") == "required";
         if let (true, Some(span)) = (require_post_quantum && secrets_are_known, post_quantum_span)
-            && ppks.is_empty()
+            && secrets.iter().all(|some| some.ppks.is_empty())
             && !proposals.iter().any(is_post_quantum)
         {
             let message = "nothing here is safe from a quantum computer, so every peer would be refused";

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::load::load_from;
+use super::Diagnostics;
+use super::load::{Configuration, load_from};
 use super::syntax::Files;
 
 /// One file that includes nothing.
@@ -23,8 +24,12 @@ impl Files for One<'_> {
 
 /// Reads, checks and builds a configuration from hostile text, and renders what is wrong with it.
 pub fn load(content: &[u8]) {
-    match load_from(Path::new("fuzz.conf"), &One(content), |_| true) {
+    match read(content) {
         Ok(configuration) => configuration.warnings.iter().for_each(|warning| drop(warning.render(false))),
         Err(diagnostics) => drop((diagnostics.render(true), diagnostics.to_string())),
     }
+}
+
+pub(crate) fn read(content: &[u8]) -> Result<Configuration, Diagnostics> {
+    load_from(Path::new("fuzz.conf"), &One(content), |_| true)
 }

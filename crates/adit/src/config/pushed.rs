@@ -36,7 +36,7 @@ pub fn connection(
     name: &str,
     section: &Message,
     gateway: &GatewaySettings,
-    known: config::Configuration,
+    known: &config::Configuration,
 ) -> Result<Pushed, String> {
     if name.is_empty() || name.chars().any(char::is_control) {
         return Err("a connection needs a name without control characters".to_owned());
@@ -53,8 +53,6 @@ pub fn connection(
         let mut builder = Builder::new(&sources, &mut diagnostics);
         (parts.ike, parts.hosts, parts.shunts) = builder.parts(checked, gateway, known);
         (parts.treatments, parts.interfaces) = (builder.treatments, builder.interfaces);
-        // They have been looked at and are not of this connection.
-        (parts.ike.secrets, parts.ike.ppks) = (Vec::new(), Vec::new());
     }
     if diagnostics.errors.is_empty()
         && let Some(problem) = reader.garbled
@@ -164,7 +162,7 @@ mod tests {
     }
 
     fn read(section: &Message) -> Result<Pushed, String> {
-        connection("gw", section, &gateway(), config::Configuration::default())
+        connection("gw", section, &gateway(), &config::Configuration::default())
     }
 
     #[test]
@@ -207,9 +205,9 @@ mod tests {
 
     #[test]
     fn names_and_values_that_no_file_has_are_refused() {
-        let known = config::Configuration::default;
-        assert!(connection("", &site(&[]), &gateway(), known()).is_err());
-        assert!(connection("a\nb", &site(&[]), &gateway(), known()).is_err());
+        let known = config::Configuration::default();
+        assert!(connection("", &site(&[]), &gateway(), &known).is_err());
+        assert!(connection("a\nb", &site(&[]), &gateway(), &known).is_err());
         assert!(read(&site(&[("a\u{1b}[2J", "2")])).is_err());
         let mut octets = site(&[]);
         octets.put("interface_mtu", [0xff_u8, 0xfe]);

@@ -4,12 +4,12 @@
 //! [`Server::request`]; it knows none of them. No client can delay anybody else: what is queued for one is bounded, and
 //! who does not read is disconnected.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -295,7 +295,7 @@ pub struct Reply {
 impl Reply {
     /// Streams one event to this client, before the answer; as everywhere in vici, only if it registered for it.
     pub fn event(&self, name: &str, message: Message) {
-        if lock(&self.client.registered).contains(name) {
+        if self.client.wants(name) {
             match (Packet::Event { name: name.to_owned(), message }).encode() {
                 Ok(frame) => {
                     self.client.enqueue(Outgoing { frame: Arc::new(frame), event: false, written: None })
@@ -309,7 +309,7 @@ impl Reply {
     /// that serves clients.
     #[must_use]
     pub fn stream(&self, name: &str, message: Message) -> bool {
-        if !lock(&self.client.registered).contains(name) {
+        if !self.client.wants(name) {
             return false;
         }
         let Ok(frame) = (Packet::Event { name: name.to_owned(), message }).encode() else { return false };
@@ -414,11 +414,9 @@ pub struct HubCounters {
 impl Hub {
     /// Sends an event to every client that registered for it. The message is only made if there is one.
     pub fn publish(&self, name: &str, message: impl FnOnce() -> Message) {
-        let clients: Vec<Arc<Client>> = lock(&self.0.clients)
-            .values()
-            .filter(|client| lock(&client.registered).contains(name))
-            .cloned()
-            .collect();
+        let bit = bit(name);
+        let wants = |client: &&Arc<Client>| client.registered.load(Ordering::Relaxed) & bit != 0;
+        let clients: Vec<Arc<Client>> = lock(&self.0.clients).values().filter(wants).cloned().collect();
         if clients.is_empty() {
             return;
         }
@@ -462,7 +460,7 @@ impl Hub {
         let (queue, outgoing) = mpsc::unbounded_channel();
         let client = Arc::new(Client {
             private,
-            registered: Mutex::default(),
+            registered: AtomicU32::new(0),
             queue,
             queued_events: AtomicUsize::new(0),
             queued_answers: AtomicUsize::new(0),
@@ -499,7 +497,7 @@ impl Hub {
             }
             lock(&hub.0.clients).remove(&id);
             hub.0.read.notify_one();
-            if lock(&client.registered).contains("log") {
+            if client.wants("log") {
                 hub.0.log_listeners.fetch_sub(1, Ordering::Relaxed);
             }
         });
@@ -550,15 +548,19 @@ impl Hub {
     }
 
     fn register(&self, client: &Client, name: &str) -> Packet {
-        let Some(name) = EVENTS.iter().find(|event| **event == name) else { return Packet::EventUnknown };
-        if lock(&client.registered).insert(name) && *name == "log" {
+        let bit = bit(name);
+        if bit == 0 {
+            return Packet::EventUnknown;
+        }
+        if client.registered.fetch_or(bit, Ordering::Relaxed) & bit == 0 && name == "log" {
             self.0.log_listeners.fetch_add(1, Ordering::Relaxed);
         }
         Packet::EventConfirm
     }
 
     fn unregister(&self, client: &Client, name: &str) -> Packet {
-        if !lock(&client.registered).remove(name) {
+        let bit = bit(name);
+        if client.registered.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
             return Packet::EventUnknown;
         }
         if name == "log" {
@@ -566,6 +568,12 @@ impl Hub {
         }
         Packet::EventConfirm
     }
+}
+
+/// The bit of an event in a client's registrations; 0 if there is no such event.
+fn bit(name: &str) -> u32 {
+    const { assert!(EVENTS.len() <= u32::BITS as usize) };
+    EVENTS.iter().position(|event| *event == name).map_or(0, |place| 1 << place)
 }
 
 /// Cuts what arrives into frames, reading at most one frame ahead.
@@ -645,7 +653,8 @@ async fn write<W: AsyncWrite + Unpin>(
 struct Client {
     /// It has come by the socket file, which has an owner and permissions.
     private: bool,
-    registered: Mutex<HashSet<&'static str>>,
+    /// One bit for each of [`EVENTS`].
+    registered: AtomicU32,
     queue: mpsc::UnboundedSender<Outgoing>,
     /// Octets of events in the queue.
     queued_events: AtomicUsize,
@@ -663,6 +672,10 @@ struct Outgoing {
 }
 
 impl Client {
+    fn wants(&self, event: &str) -> bool {
+        self.registered.load(Ordering::Relaxed) & bit(event) != 0
+    }
+
     fn enqueue(&self, outgoing: Outgoing) {
         if outgoing.event {
             let length = outgoing.frame.len();
@@ -697,40 +710,53 @@ enum ReadError {
     Io(#[from] io::Error),
 }
 
-/// A client that is a test and has registered for everything.
-#[cfg(test)]
-pub(crate) struct Captured(mpsc::UnboundedReceiver<Outgoing>);
+/// A client that is a test, or a fuzzer, and has registered for everything.
+pub(crate) struct Captured {
+    client: Arc<Client>,
+    outgoing: mpsc::UnboundedReceiver<Outgoing>,
+}
 
-#[cfg(test)]
 impl Captured {
     pub(crate) fn reply() -> (Reply, Self) {
-        let (client, captured) = Self::client();
-        (Reply { client, written: Some(oneshot::channel().0) }, captured)
+        let captured = Self::client();
+        (Reply { client: Arc::clone(&captured.client), written: Some(oneshot::channel().0) }, captured)
     }
 
+    #[cfg(test)]
     pub(crate) fn listener(hub: &Hub) -> Self {
-        let (client, captured) = Self::client();
-        lock(&hub.0.clients).insert(u64::MAX, client);
+        let captured = Self::client();
+        lock(&hub.0.clients).insert(u64::MAX, Arc::clone(&captured.client));
         captured
     }
 
-    fn client() -> (Arc<Client>, Self) {
+    fn client() -> Self {
         let (queue, outgoing) = mpsc::unbounded_channel();
         let client = Client {
             private: true,
-            registered: Mutex::new(EVENTS.iter().copied().collect()),
+            registered: AtomicU32::new(u32::MAX),
             queue,
             queued_events: AtomicUsize::new(0),
             queued_answers: AtomicUsize::new(0),
             overflow: Notify::new(),
         };
-        (Arc::new(client), Self(outgoing))
+        Self { client: Arc::new(client), outgoing }
+    }
+
+    /// Octets that wait to be read.
+    pub(crate) fn queued(&self) -> usize {
+        self.client.queued_answers.load(Ordering::Relaxed)
+    }
+
+    /// What was sent has reached somebody who reads.
+    #[cfg(test)]
+    pub(crate) fn has_read(&self) {
+        self.client.queued_answers.store(0, Ordering::Relaxed);
     }
 
     /// What was sent since the last call.
     pub(crate) fn packets(&mut self) -> Vec<Packet> {
-        let frames = std::iter::from_fn(|| self.0.try_recv().ok());
-        frames.map(|outgoing| Packet::decode(&outgoing.frame[4..]).unwrap()).collect()
+        let frames = std::iter::from_fn(|| self.outgoing.try_recv().ok());
+        frames.filter_map(|outgoing| Packet::decode(outgoing.frame.get(4..)?).ok()).collect()
     }
 }
 

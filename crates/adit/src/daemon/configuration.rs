@@ -21,6 +21,9 @@ pub(super) const MOST_LISTED: usize = 1000;
 impl Daemon {
     /// Puts what the file says in force, beside what clients have pushed.
     pub(super) fn configure(&mut self, now: Instant, file: Parts) -> Result<Changes, Refused> {
+        if let Err(why) = self.catch_up(now) {
+            tracing::error!("what clients have loaded is not in force: {why}");
+        }
         let taken = self.pushed.names_in(&file);
         let all = self.pushed.beside(file.clone(), &taken);
         if !self.pushed.is_empty() {
@@ -32,6 +35,7 @@ impl Daemon {
             self.pushed.remove_connection(&name);
         }
         self.file = file;
+        self.pushed.file_changed();
         Ok(changes)
     }
 
@@ -47,6 +51,7 @@ impl Daemon {
             &interfaces,
         );
         let both = interfaces::both(&self.interfaces, &interfaces);
+        let going = self.interfaces != interfaces;
         let made = self.backend.set_interfaces(both);
         if let Err(error) = made.and_then(|()| self.backend.set_policies(self.policies.all())) {
             self.policies = before;
@@ -94,11 +99,12 @@ impl Daemon {
         self.looks.configured();
         self.overlaps = Overlaps::default();
         self.configure_paths(now);
-        self.policies.forget_obsolete();
-        if let Err(error) = self.backend.set_policies(self.policies.all()) {
+        if self.policies.forget_obsolete()
+            && let Err(error) = self.backend.set_policies(self.policies.all())
+        {
             tracing::warn!("policies that are gone stay in force: {error}");
         }
-        if let Err(error) = self.backend.set_interfaces(interfaces::all(&self.interfaces)) {
+        if going && let Err(error) = self.backend.set_interfaces(interfaces::all(&self.interfaces)) {
             tracing::warn!("interfaces that are gone stay: {error}");
         }
         for sa in lost {
@@ -123,18 +129,25 @@ impl Daemon {
     pub(super) fn lost(&self, new: &Configuration) -> Vec<IkeSaView> {
         let by_name: HashMap<&str, &Connection> =
             self.connections.iter().map(|connection| (connection.name.as_str(), connection)).collect();
+        let secrets = reload::Secrets::of(new);
         let is_lost = |sa: &IkeSaView| {
             let connection = by_name.get(sa.connection.as_str()).copied();
-            reload::has_lost_its_secret(&self.gateway, sa, connection, new)
+            reload::has_lost_its_secret(&self.gateway, sa, connection, &secrets)
         };
         self.gateway.ike_sas().filter(is_lost).collect()
     }
 
     /// Secrets that clients push are there for what begins from now on; what is up does not rest on them any more.
     pub(super) fn renew_secrets(&mut self) {
-        let mut configuration = self.file.ike.clone();
-        configuration.connections.clone_from(&self.connections);
+        let Configuration { secrets, ppks, .. } = &self.file.ike;
+        let (secrets, ppks) = (secrets.clone(), ppks.clone());
+        let mut configuration = Configuration { connections: Vec::new(), secrets, ppks };
         self.pushed.add_secrets(&mut configuration);
+        if configuration.ppks.is_empty() == self.gateway.ppks().is_empty() {
+            return self.gateway.set_secrets(configuration.secrets, configuration.ppks);
+        }
+        // What connections offer rests on whether there are any.
+        configuration.connections.clone_from(&self.connections);
         self.tell_the_gateway(configuration);
     }
 

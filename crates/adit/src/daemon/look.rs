@@ -143,13 +143,21 @@ impl Daemon {
                     self.looks.waiting.retain(|other| !other.is_closed());
                     self.looks.waiting.push(answer);
                     if self.looks.making.is_none() {
-                        self.looks.making = Some(self.begin_look(now));
+                        return self.count(now);
                     }
                 }
             }
             None => {}
         }
         self.look_on(now);
+    }
+
+    /// What the kernel has counted is known: whoever waits for a snapshot gets one.
+    pub(super) fn look_now(&mut self, now: Instant) {
+        if self.looks.making.is_none() && !self.looks.waiting.is_empty() {
+            self.looks.making = Some(self.begin_look(now));
+            self.look_on(now);
+        }
     }
 
     fn begin_look(&mut self, now: Instant) -> Look {
@@ -441,7 +449,7 @@ impl Daemon {
     }
 
     fn plane(&self) -> DataPlane {
-        let stats = self.backend.stats();
+        let stats = &self.counts.last;
         let drops = stats.drops.iter().map(|(cause, count)| Count { cause: cause.as_str(), count: *count });
         DataPlane {
             workers: self.section.as_ref().map_or(0, |section| section.workers),

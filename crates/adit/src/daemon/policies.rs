@@ -119,11 +119,13 @@ impl Policies {
         self.by_name.insert(name, id);
     }
 
-    /// Gives up what no child of the configuration has.
-    pub(super) fn forget_obsolete(&mut self) {
+    /// Gives up what no child of the configuration has. Was there something?
+    pub(super) fn forget_obsolete(&mut self) -> bool {
+        let before = self.policies.len();
         self.policies.retain(|id, _| self.children.contains_key(id));
         self.by_selectors.retain(|_, id| self.policies.contains_key(id));
         self.learned.retain(|learned| self.policies.contains_key(&learned.policy));
+        self.policies.len() != before
     }
 
     /// Every configured child with its policy, in the order of the policies.
@@ -227,10 +229,16 @@ fn sorted(selectors: &[TrafficSelector]) -> Vec<TrafficSelector> {
 
 /// Connections whose children have the selectors that they have on our side.
 pub(super) fn inside<'c>(connections: &'c [Connection], treatments: &Treatments) -> Cow<'c, [Connection]> {
+    if treatments.values().all(|treatment| treatment.translation.is_none()) {
+        return Cow::Borrowed(connections);
+    }
+    let places = connections.iter().enumerate().map(|(place, connection)| (connection.name.as_str(), place));
+    let places: HashMap<&str, usize> = places.collect();
     let mut connections = Cow::Borrowed(connections);
     for ((connection, child), treatment) in treatments {
         let Some(translation) = &treatment.translation else { continue };
-        let connection = connections.to_mut().iter_mut().find(|one| one.name == *connection);
+        let place = places.get(connection.as_str()).copied();
+        let connection = place.and_then(|place| connections.to_mut().get_mut(place));
         let child = connection.and_then(|one| one.children.iter_mut().find(|one| one.name == *child));
         let Some(child) = child else { continue };
         let fixed = |specs: &[SelectorSpec]| {

@@ -3,10 +3,14 @@
 //! It owns them and their bounds. A name belongs to whom it belonged first, and to the file in doubt: what the file has is
 //! never replaced or unloaded over vici, and a reload of the file leaves alone what was pushed. Nothing of it outlives the
 //! daemon.
+//!
+//! Putting a configuration in force costs time by all that is in it. So where there is much, and something was put in force
+//! just now, what is loaded next is only kept at first, and all of it is put in force together a little later, or as soon as
+//! somebody asks for what may rest on it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_crypto::Secret;
 use adit_ike::config::{Configuration, PostQuantumKey, SharedSecret};
@@ -25,28 +29,110 @@ const MOST_SECRETS: usize = 20_000;
 /// Most octets of messages that are kept, as many as all files of a configuration may have.
 const MOST_OCTETS: usize = 16 << 20;
 
+/// With so many connections or secrets, or fewer, everything is put in force at once.
+const FEW: usize = 64;
+
+/// With more, that takes no more than this part of the loop's time.
+const PART: u32 = 5;
+
 /// What is kept.
 #[derive(Debug, Default)]
 pub(super) struct Pushed {
-    connections: Vec<PushedConnection>,
-    secrets: Vec<PushedSecret>,
+    connections: Kept<Parts>,
+    secrets: Kept<SecretKind>,
     /// Children that wait for packets, or do not, whatever is configured.
     pub(super) traps: BTreeMap<ChildName, bool>,
+    /// What the file and clients have said of secrets, for whoever looks whether there is a fitting one; made anew when it is
+    /// asked for.
+    known: Option<Configuration>,
+    postponed: Postponed,
+}
+
+/// Things in the order they came, found by their names.
+#[derive(Debug)]
+struct Kept<T> {
+    all: BTreeMap<u64, Item<T>>,
+    by_name: HashMap<String, u64>,
+    last: u64,
+    octets: usize,
 }
 
 #[derive(Debug)]
-struct PushedConnection {
+struct Item<T> {
+    name: Option<String>,
+    what: T,
+    /// About how much a client has sent for it.
+    octets: usize,
+}
+
+/// What is kept and not in force yet.
+#[derive(Debug, Default)]
+struct Postponed {
+    /// How connections were before, the latest last.
+    before: Vec<Before>,
+    /// There are other secrets.
+    secrets: bool,
+    due: Option<Instant>,
+    /// Not before this is anything put in force again.
+    next: Option<Instant>,
+}
+
+/// A connection before a client changed it: its place, and what it was, if it was there.
+#[derive(Debug)]
+struct Before {
     name: String,
-    parts: Parts,
-    octets: usize,
+    place: u64,
+    connection: Option<Item<Parts>>,
+    traps: Vec<(ChildName, bool)>,
 }
 
-#[derive(Debug)]
-struct PushedSecret {
-    /// What it is replaced and unloaded by.
-    id: Option<String>,
-    kind: SecretKind,
-    octets: usize,
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self { all: BTreeMap::new(), by_name: HashMap::new(), last: 0, octets: 0 }
+    }
+}
+
+impl<T> Kept<T> {
+    fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    fn get(&self, name: &str) -> Option<&Item<T>> {
+        self.all.get(self.by_name.get(name)?)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.all.values().map(|item| &item.what)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.values().filter_map(|item| item.name.as_deref())
+    }
+
+    /// In the place of the one of this name, or behind all others. Returns the place, and what was there.
+    fn put(&mut self, new: Item<T>) -> (u64, Option<Item<T>>) {
+        let known = new.name.as_ref().and_then(|name| self.by_name.get(name)).copied();
+        let place = known.unwrap_or(self.last + 1);
+        (place, self.put_at(place, new))
+    }
+
+    fn put_at(&mut self, place: u64, new: Item<T>) -> Option<Item<T>> {
+        self.last = self.last.max(place);
+        self.octets += new.octets;
+        if let Some(name) = &new.name {
+            self.by_name.insert(name.clone(), place);
+        }
+        let old = self.all.insert(place, new)?;
+        self.octets -= old.octets;
+        Some(old)
+    }
+
+    fn remove(&mut self, name: &str) -> Option<(u64, Item<T>)> {
+        let place = self.by_name.remove(name)?;
+        let old = self.all.remove(&place)?;
+        self.octets -= old.octets;
+        Some((place, old))
+    }
 }
 
 #[derive(Debug)]
@@ -56,6 +142,13 @@ enum SecretKind {
 }
 
 impl SecretKind {
+    fn add_to(&self, configuration: &mut Configuration) {
+        match self {
+            Self::Ike(secret) => configuration.secrets.push(secret.clone()),
+            Self::Ppk(key) => configuration.ppks.push(key.clone()),
+        }
+    }
+
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Ike(one), Self::Ike(other)) => {
@@ -71,17 +164,22 @@ impl SecretKind {
 
 impl Pushed {
     pub(super) fn is_empty(&self) -> bool {
-        self.connections.is_empty()
+        self.connections.len() == 0
+    }
+
+    /// When what is kept is put in force, if it is not yet.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.postponed.due
     }
 
     /// The names of the connections, in the order they came.
     pub(super) fn connection_names(&self) -> impl Iterator<Item = &str> {
-        self.connections.iter().map(|connection| connection.name.as_str())
+        self.connections.names()
     }
 
     /// What secrets can be unloaded by.
     pub(super) fn secret_ids(&self) -> impl Iterator<Item = &str> {
-        self.secrets.iter().filter_map(|secret| secret.id.as_deref())
+        self.secrets.names()
     }
 
     /// The connections whose names a file has as well.
@@ -92,10 +190,11 @@ impl Pushed {
 
     /// All that is pushed, behind what the file says, but for some connections.
     pub(super) fn beside(&self, mut all: Parts, without: &[String]) -> Parts {
-        for PushedConnection { parts, .. } in
-            self.connections.iter().filter(|connection| !without.contains(&connection.name))
-        {
-            add(&mut all, parts);
+        let without: HashSet<&str> = without.iter().map(String::as_str).collect();
+        for Item { name, what, .. } in self.connections.all.values() {
+            if name.as_deref().is_none_or(|name| !without.contains(name)) {
+                add(&mut all, what);
+            }
         }
         self.add_secrets(&mut all.ike);
         if !self.traps.is_empty() {
@@ -110,25 +209,53 @@ impl Pushed {
     }
 
     pub(super) fn add_secrets(&self, configuration: &mut Configuration) {
-        for PushedSecret { kind, .. } in &self.secrets {
-            match kind {
-                SecretKind::Ike(secret) => configuration.secrets.push(secret.clone()),
-                SecretKind::Ppk(key) => configuration.ppks.push(key.clone()),
-            }
-        }
+        self.secrets.iter().for_each(|secret| secret.add_to(configuration));
     }
 
-    /// Forgets a connection. Was there one?
+    /// The file is another one.
+    pub(super) fn file_changed(&mut self) {
+        self.known = None;
+    }
+
+    /// Everything that is kept is in force, which has taken so long.
+    fn in_force(&mut self, took: Duration) {
+        let next = Instant::now().checked_add(took * (PART - 1));
+        self.postponed = Postponed { next, ..Postponed::default() };
+    }
+
+    /// Forgets a connection. Returns what it was.
     pub(super) fn remove_connection(&mut self, name: &str) -> bool {
-        let before = self.connections.len();
-        self.connections.retain(|connection| connection.name != name);
-        self.traps.retain(|child, _| child.connection != name);
-        self.connections.len() != before
+        self.take_connection(name).is_some()
+    }
+
+    fn take_connection(&mut self, name: &str) -> Option<Before> {
+        let (place, connection) = self.connections.remove(name)?;
+        let first = ChildName::new(name, "");
+        let traps = self.traps.range(first..).take_while(|(child, _)| child.connection == name);
+        let traps: Vec<(ChildName, bool)> = traps.map(|(child, trap)| (child.clone(), *trap)).collect();
+        for (child, _) in &traps {
+            self.traps.remove(child);
+        }
+        Some(Before { name: name.to_owned(), place, connection: Some(connection), traps })
+    }
+
+    /// Takes back what is not in force, and says which connections that is about.
+    fn take_back(&mut self) -> Vec<String> {
+        let mut names = Vec::new();
+        for Before { name, place, connection, traps } in self.postponed.before.drain(..).rev() {
+            match connection {
+                Some(connection) => drop(self.connections.put_at(place, connection)),
+                None => drop(self.connections.remove(&name)),
+            }
+            self.traps.extend(traps);
+            names.push(name);
+        }
+        names.reverse();
+        names
     }
 
     fn octets(&self) -> usize {
-        let connections = self.connections.iter().map(|connection| connection.octets);
-        connections.chain(self.secrets.iter().map(|secret| secret.octets)).sum()
+        self.connections.octets + self.secrets.octets
     }
 }
 
@@ -141,11 +268,20 @@ impl Daemon {
         section: &Message,
     ) -> Result<(), String> {
         let Some(gateway) = &self.section else { return Err("the daemon is not configured yet".to_owned()) };
-        let mut known = Configuration { connections: Vec::new(), ..self.file.ike.clone() };
-        self.pushed.add_secrets(&mut known);
-        let config::pushed::Pushed { parts, warnings } =
-            config::pushed::connection(name, section, gateway, known)?;
-        if names(&self.file).contains(name) {
+        let known = match self.pushed.known.take() {
+            Some(known) => known,
+            None => {
+                let Configuration { secrets, ppks, .. } = &self.file.ike;
+                let (secrets, ppks) = (secrets.clone(), ppks.clone());
+                let mut known = Configuration { connections: Vec::new(), secrets, ppks };
+                self.pushed.add_secrets(&mut known);
+                known
+            }
+        };
+        let read = config::pushed::connection(name, section, gateway, &known);
+        self.pushed.known = Some(known);
+        let config::pushed::Pushed { parts, warnings } = read?;
+        if self.is_of_the_file(name) {
             if is_like(&of(&self.file, name), &parts) {
                 return Ok(());
             }
@@ -154,9 +290,8 @@ impl Daemon {
                 self.loader.file().display()
             ));
         }
-        let known = self.pushed.connections.iter().position(|connection| connection.name == name);
-        let old = known.and_then(|at| self.pushed.connections.get(at));
-        if old.is_some_and(|old| is_like(&old.parts, &parts)) {
+        let old = self.pushed.connections.get(name);
+        if old.is_some_and(|old| is_like(&old.what, &parts)) {
             return Ok(());
         }
         let octets = octets(section);
@@ -169,56 +304,106 @@ impl Daemon {
         for warning in warnings {
             tracing::info!("{warning}");
         }
-        let new = PushedConnection { name: name.to_owned(), parts, octets };
-        let replaced = match known.and_then(|at| self.pushed.connections.get_mut(at)) {
-            Some(old) => Some(std::mem::replace(old, new)),
-            None => {
-                self.pushed.connections.push(new);
-                None
-            }
-        };
-        let all = self.pushed.beside(self.file.clone(), &[]);
-        let done = config::pushed::compare_interfaces(&all).and_then(|()| {
-            self.put_in_force(now, all).map_err(|error| format!("the system refuses its policies: {error}"))
-        });
-        match done {
-            Ok(changes) => {
-                tracing::info!("connection \"{name}\" loaded: {changes}");
-                Ok(())
-            }
-            Err(why) => {
-                match (known.and_then(|at| self.pushed.connections.get_mut(at)), replaced) {
-                    (Some(new), Some(old)) => *new = old,
-                    _ => drop(self.pushed.remove_connection(name)),
-                }
-                Err(format!("connection \"{name}\" is not loaded: {why}"))
-            }
+        // What connections share an interface they have to agree about.
+        let alone = !parts.interfaces.is_empty() || old.is_some_and(|old| !old.what.interfaces.is_empty());
+        if alone {
+            self.catch_up(now)?;
         }
+        let new = Item { name: Some(name.to_owned()), what: parts, octets };
+        let (place, connection) = self.pushed.connections.put(new);
+        let before = Before { name: name.to_owned(), place, connection, traps: Vec::new() };
+        self.pushed.postponed.before.push(before);
+        let done = if alone { self.catch_up(now) } else { self.soon(now) };
+        done.map_err(|why| format!("connection \"{name}\" is not loaded: {why}"))
     }
 
     /// Gives a connection up that was pushed.
     pub(super) fn unload_connection(&mut self, now: Instant, name: &str) -> Result<(), String> {
-        if !self.pushed.connection_names().any(|known| known == name) {
-            if names(&self.file).contains(name) {
+        let Some(before) = self.pushed.take_connection(name) else {
+            if self.is_of_the_file(name) {
                 return Err(format!(
                     "connection \"{name}\" belongs to {}: take it out there and reload it",
                     self.loader.file().display()
                 ));
             }
             return Err(format!("unload: connection '{name}' not found for unloading"));
+        };
+        self.pushed.postponed.before.push(before);
+        self.soon(now).map_err(|why| format!("connection \"{name}\" stays: {why}"))
+    }
+
+    /// Is the name taken by the file?
+    fn is_of_the_file(&self, name: &str) -> bool {
+        self.file.ike.connections.iter().any(|connection| connection.name == name)
+            || self.file.shunts.iter().any(|shunt| shunt.connection == name)
+    }
+
+    /// Puts in force what clients have loaded, now, or together with what they are about to load.
+    fn soon(&mut self, now: Instant) -> Result<(), String> {
+        let many = self.connections.len().max(self.pushed.connections.len()).max(self.pushed.secrets.len());
+        let postponed = &mut self.pushed.postponed;
+        if let Some(next) = postponed.next
+            && many > FEW
+            && now < next
+        {
+            postponed.due = Some(next);
+            return Ok(());
         }
-        let without = [name.to_owned()];
-        let changes = self
-            .put_in_force(now, self.pushed.beside(self.file.clone(), &without))
-            .map_err(|error| format!("connection \"{name}\" stays: the system refuses it: {error}"))?;
-        self.pushed.remove_connection(name);
-        tracing::info!("connection \"{name}\" unloaded: {changes}");
+        self.catch_up(now)
+    }
+
+    /// Puts in force what clients have loaded and what is not yet. What the system refuses is taken back.
+    pub(super) fn catch_up(&mut self, now: Instant) -> Result<(), String> {
+        let Postponed { before, secrets, .. } = &self.pushed.postponed;
+        let (connections, secrets) = (!before.is_empty(), *secrets);
+        let begun = Instant::now();
+        if connections {
+            let all = self.pushed.beside(self.file.clone(), &[]);
+            let done = config::pushed::compare_interfaces(&all).and_then(|()| {
+                self.put_in_force(now, all)
+                    .map_err(|error| format!("the system refuses its policies: {error}"))
+            });
+            match done {
+                Ok(changes) => tracing::info!("loaded: {changes}"),
+                Err(why) => {
+                    let names = self.pushed.take_back();
+                    let others = names.len().saturating_sub(1);
+                    self.pushed.in_force(begun.elapsed());
+                    if secrets {
+                        self.renew_secrets();
+                    }
+                    if others > 0 {
+                        tracing::error!(
+                            "{} connections that clients have loaded or unloaded are as they were before: {why}: {}",
+                            names.len(),
+                            names.join(", ")
+                        );
+                    }
+                    return Err(why);
+                }
+            }
+        } else if secrets {
+            self.renew_secrets();
+        }
+        if connections || secrets {
+            self.pushed.in_force(begun.elapsed());
+        }
         Ok(())
+    }
+
+    /// What is kept is put in force when its time has come.
+    pub(super) fn catch_up_in_time(&mut self, now: Instant) {
+        if self.pushed.postponed.due.is_some_and(|due| due <= now)
+            && let Err(why) = self.catch_up(now)
+        {
+            tracing::error!("what clients have loaded is not in force: {why}");
+        }
     }
 
     /// Takes a secret over, in the place of the one with the same id.
     pub(super) fn load_shared(
         &mut self,
+        now: Instant,
         id: Option<&str>,
         kind: &str,
         data: &[u8],
@@ -247,45 +432,51 @@ impl Daemon {
             }
             _ => return Err(format!("invalid shared key type: {kind}")),
         };
-        let same = |known: &PushedSecret| match id {
-            Some(id) => known.id.as_deref() == Some(id),
-            None => known.id.is_none() && known.kind.is_like(&kind),
-        };
-        let known = self.pushed.secrets.iter().position(same);
-        if known.and_then(|at| self.pushed.secrets.get(at)).is_some_and(|old| old.kind.is_like(&kind)) {
+        let old = id.and_then(|id| self.pushed.secrets.get(id));
+        let mut nameless = self.pushed.secrets.all.values().filter(|item| item.name.is_none());
+        if old.is_some_and(|old| old.what.is_like(&kind))
+            || (id.is_none() && nameless.any(|item| item.what.is_like(&kind)))
+        {
             return Ok(());
         }
         let octets = data.len() + owners.iter().map(String::len).sum::<usize>();
-        if known.is_none() && self.pushed.secrets.len() >= MOST_SECRETS {
+        if old.is_none() && self.pushed.secrets.len() >= MOST_SECRETS {
             return Err(format!("{MOST_SECRETS} secrets are loaded, and that is the most"));
         }
         if self.pushed.octets() + octets > MOST_OCTETS {
             return Err(TOO_MUCH.to_owned());
         }
-        let new = PushedSecret { id: id.map(str::to_owned), kind, octets };
-        match known.and_then(|at| self.pushed.secrets.get_mut(at)) {
-            Some(old) => *old = new,
-            None => self.pushed.secrets.push(new),
+        match (&mut self.pushed.known, old) {
+            (Some(known), None) => kind.add_to(known),
+            (known, _) => *known = None,
         }
-        self.renew_secrets();
+        self.pushed.secrets.put(Item { name: id.map(str::to_owned), what: kind, octets });
+        self.secrets_changed(now);
         Ok(())
     }
 
     /// Gives a secret up that was pushed. Was there one?
-    pub(super) fn unload_shared(&mut self, id: &str) -> bool {
-        let before = self.pushed.secrets.len();
-        self.pushed.secrets.retain(|secret| secret.id.as_deref() != Some(id));
-        if self.pushed.secrets.len() == before {
+    pub(super) fn unload_shared(&mut self, now: Instant, id: &str) -> bool {
+        if self.pushed.secrets.remove(id).is_none() {
             return false;
         }
-        self.renew_secrets();
+        self.pushed.known = None;
+        self.secrets_changed(now);
         true
     }
 
     /// Gives all secrets up that were pushed.
-    pub(super) fn clear_secrets(&mut self) {
-        self.pushed.secrets.clear();
-        self.renew_secrets();
+    pub(super) fn clear_secrets(&mut self, now: Instant) {
+        self.pushed.secrets = Kept::default();
+        self.pushed.known = None;
+        self.secrets_changed(now);
+    }
+
+    fn secrets_changed(&mut self, now: Instant) {
+        self.pushed.postponed.secrets = true;
+        if let Err(why) = self.soon(now) {
+            tracing::error!("what clients have loaded is not in force: {why}");
+        }
     }
 }
 

@@ -4,9 +4,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
-use adit_ike::config::{Configuration, Connection, PostQuantumKey};
+use adit_crypto::Secret;
+use adit_ike::config::{Configuration, Connection, PostQuantumKey, SharedSecret};
 use adit_ike::{Gateway, IkeSaView};
 use adit_net::Treatment;
 use tokio::sync::mpsc::UnboundedSender;
@@ -51,7 +53,10 @@ impl Changes {
                 continue;
             };
             let same_hosts = old_hosts.get(&old.name) == new_hosts.get(&new.name);
-            if !same_hosts || !old.is_like(new) {
+            if same_hosts && old == *new {
+                let names = old.children.iter().map(|child| ChildName::new(&old.name, &child.name));
+                changes.kept.extend(names);
+            } else if !same_hosts || !old.is_like(new) {
                 changes.changed.push(old.name.clone());
                 changes.connections.push(old.name.clone());
             } else {
@@ -69,21 +74,27 @@ impl Changes {
     /// Compares the children that need no SA.
     pub(super) fn compare_shunts(&mut self, old: &[Shunt], new: &[Shunt]) {
         let name = |shunt: &Shunt| short(&ChildName::new(&shunt.connection, &shunt.name));
-        let same = |one: &Shunt, other: &Shunt| name(one) == name(other);
+        let by_name = |shunts: &[Shunt]| -> HashMap<String, Shunt> {
+            shunts.iter().map(|shunt| (name(shunt), shunt.clone())).collect()
+        };
+        let (old_by_name, new_by_name) = (by_name(old), by_name(new));
         for shunt in old {
-            match new.iter().find(|other| same(other, shunt)) {
+            match new_by_name.get(&name(shunt)) {
                 None => self.removed.push(name(shunt)),
                 Some(other) if other != shunt => self.changed.push(name(shunt)),
                 Some(_) => {}
             }
         }
-        let added = new.iter().filter(|shunt| !old.iter().any(|other| same(other, shunt)));
-        self.added.extend(added.map(name));
+        let added = new.iter().map(name).filter(|name| !old_by_name.contains_key(name));
+        self.added.extend(added);
     }
 
     /// Compares what happens to the packets of children that stay. SAs with other addresses on our side are ended; all else
     /// comes with the next ones.
     pub(super) fn compare_treatments(&mut self, old: &Treatments, new: &Treatments) {
+        if old == new {
+            return;
+        }
         let mut names: Vec<ChildName> = self.kept.iter().cloned().collect();
         names.sort();
         for name in names {
@@ -105,6 +116,9 @@ impl Changes {
 
     /// Compares the interfaces of connections whose children stay. SAs of another interface are ended; all else needs none.
     pub(super) fn compare_interfaces(&mut self, old: &Interfaces, new: &Interfaces) {
+        if old == new {
+            return;
+        }
         let mut names: Vec<ChildName> = self.kept.iter().cloned().collect();
         names.sort();
         for name in names {
@@ -173,22 +187,46 @@ fn without_children(connection: &Connection) -> Connection {
     Connection { children: Vec::new(), ..connection.clone() }
 }
 
+/// The secrets of a configuration, made to be searched: there may be as many as there are IKE SAs.
+pub(super) struct Secrets<'a> {
+    new: &'a Configuration,
+    /// By a hash that nobody outside can compute; what is found by it is compared in constant time.
+    by_hash: HashMap<u64, Vec<&'a Secret>>,
+    hashing: RandomState,
+}
+
+impl<'a> Secrets<'a> {
+    pub(super) fn of(new: &'a Configuration) -> Self {
+        let hashing = RandomState::new();
+        let mut by_hash: HashMap<u64, Vec<&Secret>> = HashMap::new();
+        for SharedSecret { secret, .. } in &new.secrets {
+            by_hash.entry(hashing.hash_one(secret.expose())).or_default().push(secret);
+        }
+        Self { new, by_hash, hashing }
+    }
+
+    fn has(&self, old: &Secret) -> bool {
+        let alike = self.by_hash.get(&self.hashing.hash_one(old.expose()));
+        alike.is_some_and(|alike| alike.iter().any(|new| new.ct_eq(old.expose())))
+    }
+}
+
 /// Does an IKE SA rest on a secret that the new configuration does not have?
 pub(super) fn has_lost_its_secret(
     gateway: &Gateway,
     sa: &IkeSaView,
     connection: Option<&Connection>,
-    new: &Configuration,
+    secrets: &Secrets<'_>,
 ) -> bool {
     let has_ppk = |old: &PostQuantumKey| {
-        new.ppks.iter().any(|new| new.ids == old.ids && new.secret.ct_eq(old.secret.expose()))
+        secrets.new.ppks.iter().any(|new| new.ids == old.ids && new.secret.ct_eq(old.secret.expose()))
     };
     // Which one a peer chose is known only if the connection leaves it no choice.
     let id = connection.and_then(|connection| connection.ppk.id.as_ref());
     let may_be_used = |ppk: &&PostQuantumKey| id.is_none_or(|id| ppk.ids.is_empty() || ppk.ids.contains(id));
     let (Some(local), Some(remote)) = (&sa.local_id, &sa.remote_id) else { return false };
     let secret = gateway.secret_between(local, remote);
-    secret.is_some_and(|old| !new.secrets.iter().any(|new| new.secret.ct_eq(old.secret.expose())))
+    secret.is_some_and(|old| !secrets.has(&old.secret))
         || (sa.ppk && !gateway.ppks().iter().filter(may_be_used).all(has_ppk))
 }
 

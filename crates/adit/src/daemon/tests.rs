@@ -4,6 +4,7 @@
 mod hostile;
 mod paths;
 mod pushed;
+mod secrets;
 mod views;
 
 use std::sync::Mutex;
@@ -43,6 +44,11 @@ struct World {
     refuse_policies: bool,
     refuse_interfaces: bool,
     last_in: Option<Instant>,
+    fenced_in: u64,
+    /// The kernel does not answer the next question before this says so.
+    slow_kernel: Option<std::sync::mpsc::Receiver<()>>,
+    /// The keys of all SAs.
+    keys: Vec<Vec<u8>>,
 }
 
 impl Deeds {
@@ -62,6 +68,9 @@ impl Backend for Deeds {
         }
         let (inbound, outbound) = (child.inbound.spi.0, child.outbound.spi.0);
         self.push(Deed::Install { id: child.id.0, inbound, outbound });
+        for keys in [&child.inbound.keys, &child.outbound.keys] {
+            self.0.lock().unwrap().keys.push(keys.encr.expose().to_vec());
+        }
         Ok(())
     }
 
@@ -118,8 +127,14 @@ impl Backend for Deeds {
         (!gone).then(|| ChildCounters { packets_in, bytes_in, heard, last_in, ..ChildCounters::default() })
     }
 
-    fn stats(&self) -> Stats {
-        Stats::default()
+    fn count(&self) -> Box<dyn FnOnce() -> Stats + Send> {
+        let (kernel, lent) = (Arc::clone(&self.0), self.0.lock().unwrap().slow_kernel.take());
+        Box::new(move || {
+            if let Some(slow) = lent {
+                let _ = slow.recv();
+            }
+            Stats { fenced_in: kernel.lock().unwrap().fenced_in, ..Stats::default() }
+        })
     }
 
     fn tap(&mut self, _: &TapFilter) -> Result<TapReader, adit_net::Error> {
@@ -163,6 +178,7 @@ struct Side {
     queue: mpsc::UnboundedSender<NetEvent>,
     loads: mpsc::UnboundedReceiver<Load>,
     answered: mpsc::UnboundedReceiver<Answer>,
+    counted: mpsc::UnboundedReceiver<Stats>,
 }
 
 fn text(own: &str, peer: &str, secret: &str, child: &str) -> String {
@@ -206,15 +222,17 @@ impl Side {
         let (queue, inbox) = mpsc::unbounded_channel();
         let (loaded, loads) = mpsc::unbounded_channel();
         let (answers, answered) = mpsc::unbounded_channel();
+        let (counts, counted) = mpsc::unbounded_channel();
         let outside = Outside {
             backend: Box::new(deeds.clone()),
             wire: Box::new(deeds.clone()),
             loader: Loader::new(PathBuf::from("/nonexistent/swanctl.conf"), false, loaded),
             resolver: Box::new(deeds.clone()),
             answers,
+            counts,
         };
         let daemon = Daemon::new(gateway, outside, Hub::default(), Inbox::default(), None);
-        Self { daemon, deeds, inbox, queue, loads, answered }
+        Self { daemon, deeds, inbox, queue, loads, answered, counted }
     }
 
     fn configure(
@@ -258,12 +276,24 @@ impl Side {
 
     fn request(&mut self, now: Instant, command: &str, message: Message) -> Captured {
         let (reply, captured) = Captured::reply();
+        let slow = self.deeds.0.lock().unwrap().slow_kernel.is_some();
         self.daemon.command(now, Request { command: command.into(), arguments: message, reply });
+        if !slow {
+            self.count(now);
+        }
         // Those whose clients read, as these do.
         for _ in 0..1000 {
             self.daemon.list_on(now);
         }
         captured
+    }
+
+    /// Lets the kernel say what it has counted, if it is asked.
+    fn count(&mut self, now: Instant) {
+        if self.daemon.counts.due.is_some() {
+            let stats = self.counted.blocking_recv().unwrap();
+            self.daemon.counted(now, stats);
+        }
     }
 
     fn installs(&self) -> Vec<(u64, u32, u32)> {
@@ -879,9 +909,10 @@ fn a_signal_before_the_loop_is_an_order_to_stop() {
     let ended = runtime.block_on(async {
         let signals = Signals::register().unwrap();
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
-        let Side { mut daemon, inbox, loads, answered, .. } = Side::new(Instant::now(), "1", "2", SECRET, "");
+        let Side { mut daemon, inbox, loads, answered, counted, .. } =
+            Side::new(Instant::now(), "1", "2", SECRET, "");
         let server = Listener::claim(&uri).unwrap().serve(&daemon.hub).unwrap();
-        daemon.serve(server, inbox, loads, answered, signals).await
+        daemon.serve(server, inbox, loads, answered, counted, signals).await
     });
     ended.unwrap();
 }

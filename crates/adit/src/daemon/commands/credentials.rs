@@ -8,21 +8,21 @@ use super::{Daemon, name};
 use crate::control::server::Reply;
 use crate::control::vici::{Message, Value};
 
-pub(super) fn load_shared(daemon: &mut Daemon, _: Instant, arguments: &Message, reply: Reply) {
+pub(super) fn load_shared(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Reply) {
     let Some(Value::Bytes(data)) = arguments.value("data") else {
         return reply.failure("shared secret data missing");
     };
     let Some(kind) = name(arguments, "type") else { return reply.failure("shared secret type missing") };
     let owners: Vec<String> = arguments.list("owners").map(std::borrow::Cow::into_owned).collect();
-    match daemon.load_shared(name(arguments, "id").as_deref(), &kind, data, &owners) {
+    match daemon.load_shared(now, name(arguments, "id").as_deref(), &kind, data, &owners) {
         Ok(()) => reply.success(),
         Err(why) => reply.failure(why),
     }
 }
 
-pub(super) fn unload_shared(daemon: &mut Daemon, _: Instant, arguments: &Message, reply: Reply) {
+pub(super) fn unload_shared(daemon: &mut Daemon, now: Instant, arguments: &Message, reply: Reply) {
     let Some(id) = name(arguments, "id") else { return reply.failure("unload: missing unique identifier") };
-    if daemon.unload_shared(&id) {
+    if daemon.unload_shared(now, &id) {
         reply.success();
     } else {
         reply.failure(format_args!("no shared secret is loaded as '{id}'"));
@@ -36,8 +36,8 @@ pub(super) fn get_shared(daemon: &mut Daemon, _: Instant, _: &Message, reply: Re
     reply.respond(answer);
 }
 
-pub(super) fn clear_creds(daemon: &mut Daemon, _: Instant, _: &Message, reply: Reply) {
-    daemon.clear_secrets();
+pub(super) fn clear_creds(daemon: &mut Daemon, now: Instant, _: &Message, reply: Reply) {
+    daemon.clear_secrets(now);
     reply.success();
 }
 

@@ -16,6 +16,8 @@ mod traps;
 
 use std::time::Instant;
 
+pub(super) use self::process::answer_stats;
+
 use super::reconciler::ChildName;
 use super::{Daemon, apply, capture, trials};
 use crate::control::server::{Reply, Request};
@@ -74,6 +76,25 @@ const COMMANDS: &[Command] = &[
     Command { name: "reload-settings", run: process::reload },
 ];
 
+/// Commands that do not rest on what was just loaded: it need not be in force before them.
+const AT_ONCE: &[&str] = &[
+    "version",
+    "stats",
+    "list-sas",
+    "load-conn",
+    "unload-conn",
+    "get-conns",
+    "load-shared",
+    "unload-shared",
+    "get-shared",
+    "clear-creds",
+    "flush-certs",
+    "get-keys",
+    "get-pools",
+    "get-authorities",
+    "get-counters",
+];
+
 /// Every command.
 #[cfg(test)]
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
@@ -83,7 +104,14 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 /// Runs a command of a client.
 pub(super) fn run(daemon: &mut Daemon, now: Instant, request: Request) {
     match COMMANDS.iter().find(|command| command.name == request.command) {
-        Some(command) => (command.run)(daemon, now, &request.arguments, request.reply),
+        Some(command) => {
+            if !AT_ONCE.contains(&command.name)
+                && let Err(why) = daemon.catch_up(now)
+            {
+                tracing::error!("what clients have loaded is not in force: {why}");
+            }
+            (command.run)(daemon, now, &request.arguments, request.reply);
+        }
         None => request.reply.unknown_command(),
     }
 }

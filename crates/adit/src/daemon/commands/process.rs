@@ -19,8 +19,12 @@ pub(super) fn version(_: &mut Daemon, _: Instant, _: &Message, reply: Reply) {
     reply.respond(answer);
 }
 
-/// In the shape `swanctl --stats` prints, whose workers and queues Adit does not have; then Adit's own counters.
 pub(super) fn stats(daemon: &mut Daemon, now: Instant, _: &Message, reply: Reply) {
+    daemon.tell_stats(now, reply);
+}
+
+/// In the shape `swanctl --stats` prints, whose workers and queues Adit does not have; then Adit's own counters.
+pub(in super::super) fn answer_stats(daemon: &Daemon, now: Instant, reply: Reply) {
     let none = |classes: &[&str]| {
         let mut section = Message::new();
         for class in classes {
@@ -55,7 +59,7 @@ pub(super) fn stats(daemon: &mut Daemon, now: Instant, _: &Message, reply: Reply
     control.put_display("connected", clients.connected).put_display("accepted", clients.accepted);
     control.put_display("refused", clients.refused).put_display("stuck", clients.stuck);
     answer.put_section("control", control);
-    let plane = daemon.backend.stats();
+    let plane = &daemon.counts.last;
     let mut data_plane = Message::new();
     data_plane.put_display("ike-received", plane.ike_received);
     let overflow = daemon.inbox.0.dropped.load(std::sync::atomic::Ordering::Relaxed);

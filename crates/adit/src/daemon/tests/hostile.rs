@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::control::vici::Value;
+use crate::http::Ask;
 
 /// A reproducible sequence.
 struct Dice(u64);
@@ -165,4 +166,99 @@ fn a_list_waits_for_its_reader_and_nobody_for_the_list() {
     }
     assert!((100..1000).contains(&told), "{told} items of a thousand octets, a quarter of a mebibyte");
     assert!(!a.daemon.listings.is_empty(), "it goes on when its client reads");
+}
+
+/// A kernel that does not say what it has counted is waited for by those who want to know it, and for no longer than a moment.
+#[test]
+fn nobody_else_waits_for_a_slow_kernel() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    let (answer_now, slow) = std::sync::mpsc::channel();
+    a.deeds.0.lock().unwrap().slow_kernel = Some(slow);
+    let mut stats = a.command(now, "stats", &[]);
+    let (ask, mut shown) = tokio::sync::oneshot::channel();
+    a.daemon.show(now, Some(Ask::Snapshot(ask)));
+    assert!(stats.packets().is_empty() && shown.try_recv().is_err(), "it is not known yet");
+
+    // Meanwhile a tunnel comes up, and is told of.
+    talk(now, &mut a, &mut b);
+    assert_eq!(a.installs().len(), 1);
+    let (reply, mut sas) = Captured::reply();
+    a.daemon.command(now, Request { command: "list-sas".into(), arguments: Message::new(), reply });
+    assert_eq!(answer(&mut sas).0.len(), 1);
+
+    // It takes too long: what is known is told.
+    let due = a.daemon.poll_timeout().unwrap();
+    assert!(due <= now + Duration::from_secs(1));
+    a.turn(due);
+    let (_, told) = answer(&mut stats);
+    assert_eq!(told.section("ikesas").unwrap().number("total"), Some(1));
+    let snapshot = loop {
+        if let Ok(snapshot) = shown.try_recv() {
+            break snapshot;
+        }
+        a.daemon.show(due, None);
+    };
+    assert_eq!(snapshot.data_plane.fenced_in, 0);
+
+    // It is asked once at a time, and its answer is what everybody is told who waits.
+    let (reply, mut stats) = Captured::reply();
+    a.daemon.command(due, Request { command: "stats".into(), arguments: Message::new(), reply });
+    a.deeds.0.lock().unwrap().fenced_in = 7;
+    answer_now.send(()).unwrap();
+    let counted = a.counted.blocking_recv().unwrap();
+    a.daemon.counted(due, counted);
+    let (_, told) = answer(&mut stats);
+    assert_eq!(told.section("data-plane").unwrap().number("fenced-in"), Some(7));
+    assert!(a.counted.try_recv().is_err());
+}
+
+/// However many lists wait for clients that do not read, each has what is told ahead and no more, and one who reads is told at once
+/// and to the end.
+#[test]
+fn a_hundred_that_do_not_read_hold_up_nobody() {
+    const CLIENTS: usize = 100;
+    const ITEMS: usize = 2000;
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now, SECRET);
+    let list = |a: &mut Side| {
+        let (reply, captured) = Captured::reply();
+        a.daemon.list(now, reply, (0..ITEMS).collect(), |_, reply, item: &usize, _| {
+            let mut message = Message::new();
+            message.put("item", format!("{item:0>1000}"));
+            reply.event("list-sa", message);
+        });
+        captured
+    };
+    let stuck: Vec<Captured> = (0..CLIENTS).map(|_| list(&mut a)).collect();
+    // Each bit takes half a millisecond at most, and tells one item at least.
+    for _ in 0..CLIENTS * ITEMS {
+        a.daemon.list_on(now);
+    }
+    let ahead: Vec<usize> = stuck.iter().map(Captured::queued).collect();
+    assert!(ahead.iter().all(|octets| (256 << 10..260 << 10).contains(octets)), "{ahead:?}");
+
+    let mut reader = list(&mut a);
+    let mut told = reader.packets().len();
+    assert!(told > 0, "it begins before anything else is done");
+    // Its turn comes each time, as nobody else can be told anything.
+    for _ in 0..2 * ITEMS {
+        reader.has_read();
+        a.daemon.list_on(now);
+        let packets = reader.packets();
+        told += packets.len();
+        if matches!(packets.last(), Some(Packet::Response(_))) {
+            break;
+        }
+    }
+    assert_eq!(told, ITEMS + 1);
+    assert_eq!(stuck.iter().map(Captured::queued).collect::<Vec<_>>(), ahead);
+    talk(now, &mut a, &mut b);
+    assert_eq!(a.installs().len(), 1, "a handshake goes on");
+    // Whoever goes leaves nothing behind.
+    drop(stuck);
+    for _ in 0..CLIENTS {
+        a.daemon.list_on(now);
+    }
+    assert!(a.daemon.listings.is_empty());
 }

@@ -275,3 +275,65 @@ fn algorithms_are_those_that_are_built_in() {
         assert!(section.text(has).is_some() && section.text(has_not).is_none(), "{kind}: {section:?}");
     }
 }
+
+/// Connections number 3 and on, each for a network of its own.
+fn numbered(number: usize) -> Message {
+    let name = format!("gw{number}");
+    let message = conn(&name, "1", "2", &[]);
+    let connection = message.section(&name).unwrap();
+    let (mut net, mut children) = (Message::new(), Message::new());
+    net.put_list("local_ts", ["10.1.0.0/16"]);
+    net.put_list("remote_ts", [format!("10.3.{}.{}/32", number / 256, number % 256)]);
+    children.put_section("net", net);
+    let mut other = Message::new();
+    for (key, value) in connection.entries().filter(|(key, _)| *key != "children") {
+        other.push(key, value.clone());
+    }
+    other.put_section("children", children);
+    let mut message = Message::new();
+    message.put_section(&name, other);
+    message
+}
+
+/// What costs time by all that is there is not done for each that is loaded, and nobody notices but by the time.
+#[test]
+fn many_that_are_loaded_in_a_row_are_put_in_force_together() {
+    let now = Instant::now();
+    let mut a = bare(now);
+    let times =
+        |side: &Side| side.deeds.all().iter().filter(|deed| matches!(deed, Deed::Policies(_))).count();
+    let (many, before) = (300, times(&a));
+    for number in 0..many {
+        assert_eq!(done(&mut a.request(now, "load-conn", numbered(number))), Ok(()));
+        let id = number.to_string();
+        assert_eq!(done(&mut a.request(now, "load-shared", shared(&id, &id))), Ok(()));
+    }
+    assert!(times(&a) - before < 80, "{} times", times(&a) - before);
+    assert_eq!(listed(&mut a, now, "get-conns", "conns").len(), many);
+    assert!(a.daemon.connections.len() < many);
+
+    // It is in force for whoever asks for it, and soon for whoever does not.
+    let (all, _) = answer(&mut a.command(now, "list-conns", &[]));
+    assert_eq!((all.len(), a.daemon.connections.len(), a.daemon.policies.all().len()), (many, many, many));
+    assert_eq!(done(&mut a.request(now, "load-conn", numbered(many))), Ok(()));
+    assert_eq!(done(&mut a.command(now, "unload-conn", &[("name", "gw7")])), Ok(()));
+    assert_eq!(a.daemon.connections.len(), many);
+    let due = a.daemon.poll_timeout().unwrap();
+    assert!(due < Instant::now() + Duration::from_secs(60), "soon");
+    a.turn(due);
+    let names: Vec<&str> = a.daemon.connections.iter().map(|connection| connection.name.as_str()).collect();
+    assert_eq!((names.len(), names.contains(&"gw7"), names.last()), (many, false, Some(&"gw300")));
+
+    // What the system refuses then is as it was before, in its place.
+    let before = listed(&mut a, now, "get-conns", "conns");
+    assert_eq!(done(&mut a.request(now, "load-conn", numbered(many + 1))), Ok(()));
+    assert_eq!(done(&mut a.command(now, "unload-conn", &[("name", "gw8")])), Ok(()));
+    a.deeds.0.lock().unwrap().refuse_policies = true;
+    let (all, _) = answer(&mut a.command(now, "list-conns", &[]));
+    assert_eq!(all.len(), many);
+    assert_eq!(listed(&mut a, now, "get-conns", "conns"), before);
+    a.deeds.0.lock().unwrap().refuse_policies = false;
+    let later = Instant::now() + Duration::from_secs(60);
+    assert_eq!(done(&mut a.command(later, "unload-conn", &[("name", "gw8")])), Ok(()));
+    assert_eq!(a.daemon.connections.len(), many - 1, "at once, where nothing was put in force just now");
+}

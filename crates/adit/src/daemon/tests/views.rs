@@ -17,10 +17,11 @@ fn two_children(own: &str, peer: &str, net: &str, lab: &str) -> String {
 
 impl Side {
     /// A new snapshot.
-    fn snapshot(&mut self, now: Instant) -> Arc<Snapshot> {
+    pub(super) fn snapshot(&mut self, now: Instant) -> Arc<Snapshot> {
         self.daemon.looks.configured();
         let (ask, mut answer) = oneshot::channel();
         self.daemon.show(now, Some(Ask::Snapshot(ask)));
+        self.count(now);
         loop {
             if let Ok(snapshot) = answer.try_recv() {
                 return snapshot;
@@ -371,6 +372,7 @@ fn a_snapshot_of_many_is_made_between_everything_else() {
     a.configure(now, many(3000)).unwrap();
     let (ask, mut answered) = oneshot::channel();
     a.daemon.show(now, Some(Ask::Snapshot(ask)));
+    a.count(now);
     let mut bits = 0;
     let mut pulses = 0;
     let snapshot = loop {
