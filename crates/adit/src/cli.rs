@@ -5,12 +5,15 @@
 
 mod apply;
 mod capture;
+mod check;
 mod diff;
 mod events;
 mod explain;
+mod failure;
 mod import;
 mod log;
 mod names;
+mod orders;
 mod status;
 mod support;
 mod test;
@@ -19,30 +22,29 @@ mod top;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use adit_ike::config::Settings;
 use adit_net::NetConfig;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use self::apply::Apply;
 use self::capture::Capture;
+use self::check::Check;
 use self::diff::Diff;
 use self::events::Events;
 use self::explain::Explain;
+use self::failure::Failure;
 use self::import::Import;
 use self::log::Log;
-use self::names::{Named, Names};
-use self::status::Status;
+use self::orders::{Order, Rekey};
 use self::support::Support;
 use self::test::Test;
+use self::text::{tell, wrapped};
 use self::top::Top;
-use crate::config::{Configuration, ControlUri, Diagnostics};
-use crate::control::client::{Client, ClientError};
+use crate::config::ControlUri;
 use crate::control::server::Hub;
-use crate::control::vici::Message;
 use crate::daemon::logging::{self, LogFormat};
 use crate::daemon::{self, Setup};
 
@@ -78,50 +80,25 @@ enum Command {
         log_format: LogFormat,
     },
     /// Check a configuration and say all that is wrong with it
-    Check {
-        /// The configuration
-        file: PathBuf,
-    },
+    Check(Check),
     /// Translate an ipsec.conf of strongSwan or Libreswan; exit status 2 if a line could not be
     Import(Import),
     /// Bring up a child, or all children of a connection
-    Up {
-        /// A connection, a child, or CONNECTION/CHILD
-        name: String,
-        /// Wait at most this long
-        #[arg(long, value_name = "SECONDS")]
-        timeout: Option<u32>,
-    },
+    Up(Order),
     /// Take down a child, or a connection with all its children
-    Down {
-        /// A connection, a child, or CONNECTION/CHILD
-        name: String,
-        /// Wait at most this long
-        #[arg(long, value_name = "SECONDS")]
-        timeout: Option<u32>,
-    },
+    Down(Order),
     /// Give a child, or a connection's IKE SA, new keys without an interruption
-    Rekey {
-        /// A connection, a child, or CONNECTION/CHILD
-        name: String,
-        /// Authenticate anew as well: a new IKE SA with new Child SAs takes the place of the old one
-        #[arg(long)]
-        reauth: bool,
-    },
+    Rekey(Rekey),
     /// Read the configuration again and apply what changed; nothing else is touched
-    Reload,
+    Reload(Form),
     /// Tell what a configuration would touch, and touch nothing
     Diff(Diff),
     /// Put a configuration in force and touch only what is different; back to the one before unless confirmed in time
     Apply(Apply),
     /// What was applied stays
-    Confirm,
+    Confirm(Form),
     /// Show what is up, what is not, and why
-    Status {
-        /// In JSON, for programs
-        #[arg(long)]
-        json: bool,
-    },
+    Status(Form),
     /// Try a tunnel that is up: the peer, the path, traffic, and on request what will happen in hours; says what to do
     Test(Test),
     /// Tell what was negotiated, and what happens from now on, one line each
@@ -142,6 +119,36 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+}
+
+/// How it is told.
+#[derive(Clone, Copy, Debug, Args)]
+struct Form {
+    /// In JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Command {
+    /// Is it told in JSON? Then its failure is, too.
+    fn json(&self) -> bool {
+        match self {
+            Self::Run { .. } | Self::Capture(_) | Self::Demo { .. } => false,
+            Self::Reload(form) | Self::Confirm(form) | Self::Status(form) => form.json,
+            Self::Up(order) | Self::Down(order) => order.json,
+            Self::Rekey(order) => order.json,
+            Self::Check(arguments) => arguments.json,
+            Self::Import(arguments) => arguments.json,
+            Self::Diff(arguments) => arguments.json,
+            Self::Apply(arguments) => arguments.json,
+            Self::Test(arguments) => arguments.json,
+            Self::Events(arguments) => arguments.json,
+            Self::Log(arguments) => arguments.json,
+            Self::Top(arguments) => arguments.json,
+            Self::Support(arguments) => arguments.json,
+            Self::Explain(arguments) => arguments.json,
+        }
+    }
 }
 
 /// How the program ends.
@@ -183,49 +190,40 @@ pub fn main() -> Exit {
 
 fn run(cli: Cli) -> Exit {
     let uri = cli.control.clone().unwrap_or_default();
+    let as_json = cli.command.json();
     let result = match cli.command {
-        Command::Run { config, log_format } => return serve(config, cli.control, log_format),
-        Command::Check { file } => return check(&file),
-        Command::Support(arguments) => return support::run(&uri, &arguments),
-        Command::Import(arguments) => return import::run(&arguments),
-        Command::Demo { keep } => return demonstrate(keep),
-        Command::Up { name, timeout } => up(&uri, &name, timeout),
-        Command::Down { name, timeout } => down(&uri, &name, timeout),
-        Command::Rekey { name, reauth } => rekey(&uri, &name, reauth),
-        Command::Reload => reload(&uri),
-        Command::Status { json } => show_status(&uri, json),
-        Command::Test(arguments) => test::run(&uri, &arguments),
+        Command::Run { config, log_format } => serve(config, cli.control, log_format),
+        Command::Demo { keep } => demonstrate(keep),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
+        Command::Support(arguments) => support::run(&uri, &arguments),
+        Command::Up(order) => orders::up(&uri, &order),
+        Command::Down(order) => orders::down(&uri, &order),
+        Command::Rekey(order) => orders::rekey(&uri, &order),
+        Command::Reload(Form { json }) => apply::reload(&uri, json),
         Command::Diff(arguments) => diff::run(&uri, &arguments),
         Command::Apply(arguments) => apply::run(&uri, &arguments),
-        Command::Confirm => apply::confirm(&uri),
+        Command::Confirm(Form { json }) => apply::confirm(&uri, json),
+        Command::Status(Form { json }) => status::run(&uri, json),
+        Command::Test(arguments) => test::run(&uri, &arguments),
         Command::Events(arguments) => events::run(&uri, &arguments),
         Command::Log(arguments) => log::run(&uri, &arguments),
         Command::Top(arguments) => top::run(&uri, &arguments),
         Command::Explain(arguments) => explain::run(&uri, &arguments),
         Command::Capture(arguments) => capture::run(&uri, &arguments),
     };
-    result.unwrap_or_else(|error| {
-        complain(&error);
-        Exit::Down
-    })
+    result.unwrap_or_else(|failure| failure.tell(as_json))
 }
 
-fn reload(uri: &ControlUri) -> Result<Exit, ClientError> {
-    let answer = Client::connect(uri)?.request("reload", Message::new())?;
-    answer.list("warnings").for_each(|warning| explain(&format!("warning: {warning}")));
-    answer.list("errors").for_each(|error| explain(&format!("error: {error}")));
-    if answer.flag("success") {
-        say(answer.text("summary").unwrap_or_default());
-        return Ok(Exit::Ok);
-    }
-    Ok(mistake(answer.text("errmsg").unwrap_or_default()))
-}
-
-fn serve(named: Option<PathBuf>, control: Option<ControlUri>, log_format: LogFormat) -> Exit {
+fn serve(
+    named: Option<PathBuf>,
+    control: Option<ControlUri>,
+    log_format: LogFormat,
+) -> Result<Exit, Failure> {
     let optional = named.is_none();
     let path = named.unwrap_or_else(|| PathBuf::from(USUAL_FILE));
     let loaded = if optional { crate::config::load_if_there(&path) } else { crate::config::load(&path) };
-    let Some(configuration) = shown(loaded) else { return Exit::Usage };
+    let configuration = loaded.map_err(|diagnostics| Failure::configuration(&path, diagnostics))?;
     let hub = Hub::default();
     logging::start(log_format, configuration.gateway.log, &hub);
     for warning in &configuration.warnings {
@@ -265,176 +263,39 @@ fn serve(named: Option<PathBuf>, control: Option<ControlUri>, log_format: LogFor
         key_log: gateway.key_log,
         parts: configuration.into(),
     };
-    match daemon::run(setup, &hub) {
+    Ok(match daemon::run(setup, &hub) {
         Ok(()) => Exit::Ok,
         Err(error) => {
             tracing::error!("{error}");
             Exit::Down
         }
-    }
+    })
 }
 
-fn check(path: &Path) -> Exit {
-    let Some(configuration) = shown(crate::config::load(path)) else { return Exit::Usage };
-    for warning in &configuration.warnings {
-        explain(&warning.render(text::color(&io::stderr())));
-    }
-    let Configuration { ike, shunts, .. } = configuration;
-    let children: usize = ike.connections.iter().map(|connection| connection.children.len()).sum();
-    let children = children + shunts.len();
-    say(format_args!(
-        "ok: {}, {}, {}",
-        count(ike.connections.len() as u64, "connection", "connections"),
-        count(children as u64, "child", "children"),
-        count((ike.secrets.len() + ike.ppks.len()) as u64, "secret", "secrets"),
-    ));
-    Exit::Ok
-}
-
-fn demonstrate(keep: bool) -> Exit {
-    match crate::demo::run(&mut io::stdout().lock(), keep) {
-        Ok(()) => Exit::Ok,
-        Err(error) => {
-            complain(format_args!("{error:#}"));
-            Exit::Down
-        }
-    }
-}
-
-/// The configuration, or nothing after all that is wrong with it is printed.
-fn shown(loaded: Result<Configuration, Diagnostics>) -> Option<Configuration> {
-    match loaded {
-        Ok(configuration) => Some(configuration),
-        Err(diagnostics) => {
-            explain(&diagnostics.render(text::color(&io::stderr())));
-            None
-        }
-    }
-}
-
-fn up(uri: &ControlUri, name: &str, timeout: Option<u32>) -> Result<Exit, ClientError> {
-    let mut client = Client::connect(uri)?;
-    let names = Names::configured(&mut client)?;
-    let named = match names.find(name) {
-        Ok(named) => named,
-        Err(error) => return Ok(mistake(error)),
-    };
-    let mut arguments = named.arguments();
-    put_timeout(&mut arguments, timeout);
-    let answer = client.streamed("initiate", arguments, "control-log", progress)?;
-    if answer.flag("success") {
-        say(format_args!("{named} is up"));
-        return Ok(Exit::Ok);
-    }
-    complain(format_args!("{named} is not up: {}", answer.text("errmsg").unwrap_or_default()));
-    Ok(Exit::Down)
-}
-
-fn down(uri: &ControlUri, name: &str, timeout: Option<u32>) -> Result<Exit, ClientError> {
-    let mut client = Client::connect(uri)?;
-    let mut names = Names::configured(&mut client)?;
-    names.add_established(&mut client)?;
-    let named = match names.find(name) {
-        Ok(named) => named,
-        Err(error) => return Ok(mistake(error)),
-    };
-    let mut arguments = named.arguments();
-    put_timeout(&mut arguments, timeout);
-    let answer = client.streamed("terminate", arguments, "control-log", progress)?;
-    if answer.flag("success") {
-        say(format_args!("{named} is down"));
-        Ok(Exit::Ok)
-    } else if answer.number("matches") == Some(0) {
-        say(format_args!("{named} was not up"));
-        Ok(Exit::Ok)
-    } else {
-        complain(format_args!("{named} is not down: {}", answer.text("errmsg").unwrap_or_default()));
-        Ok(Exit::Down)
-    }
-}
-
-fn rekey(uri: &ControlUri, name: &str, reauth: bool) -> Result<Exit, ClientError> {
-    let mut client = Client::connect(uri)?;
-    let mut names = Names::configured(&mut client)?;
-    names.add_established(&mut client)?;
-    let named = match names.find(name) {
-        Ok(named) => named,
-        Err(error) => return Ok(mistake(error)),
-    };
-    let mut arguments = named.arguments();
-    // Zero is no limit; without any, the answer would not wait for the end.
-    arguments.put("timeout", "0").put_flag("reauth", reauth);
-    let answer = client.streamed("rekey", arguments, "control-log", progress)?;
-    if answer.flag("success") {
-        say(format_args!("{named} has new keys"));
-        return Ok(Exit::Ok);
-    }
-    if answer.number("matches") == Some(0) {
-        complain(format_args!("{named} is not up: there are no keys to renew"));
-        return Ok(Exit::Down);
-    }
-    complain(format_args!("{named} has no new keys: {}", answer.text("errmsg").unwrap_or_default()));
-    Ok(Exit::Down)
-}
-
-impl Named {
-    fn arguments(&self) -> Message {
-        let mut arguments = Message::new();
-        match self {
-            Self::Connection(connection) => arguments.put("ike", connection),
-            Self::Child { connection, child } => arguments.put("child", child).put("ike", connection),
-        };
-        arguments
-    }
-}
-
-fn put_timeout(arguments: &mut Message, seconds: Option<u32>) {
-    if let Some(seconds) = seconds {
-        arguments.put_display("timeout", Duration::from_secs(seconds.into()).as_millis());
-    }
-}
-
-fn progress(line: Message) {
-    if let Some(text) = line.text("msg") {
-        say(text);
-    }
-}
-
-fn show_status(uri: &ControlUri, json: bool) -> Result<Exit, ClientError> {
-    let mut client = Client::connect(uri)?;
-    client.set_timeout(Some(Duration::from_secs(10)))?;
-    let status = Status::ask(&mut client)?;
-    if json {
-        say(status.to_json());
-    } else {
-        say(status.to_text().trim_end());
-    }
-    Ok(status.exit())
+fn demonstrate(keep: bool) -> Result<Exit, Failure> {
+    let shown = crate::demo::run(&mut io::stdout().lock(), keep);
+    shown.map(|()| Exit::Ok).map_err(|error| Failure::down(format_args!("{error:#}")))
 }
 
 fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// One or more lines for whoever called. A reader that has had enough is no failure.
+/// For whoever called.
 fn say(text: impl fmt::Display) {
-    let _ = writeln!(io::stdout().lock(), "{text}");
+    tell(&wrapped(&text.to_string()));
 }
 
 /// What went wrong, in one sentence.
 fn complain(text: impl fmt::Display) {
-    let _ = writeln!(io::stderr().lock(), "adit: {text}");
-}
-
-/// A mistake of whoever called.
-fn mistake(text: impl fmt::Display) -> Exit {
-    complain(text);
-    Exit::Usage
+    explain(&wrapped(&format!("adit: {text}")));
 }
 
 /// What is wrong, at length.
 fn explain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+    if !text.is_empty() {
+        let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+    }
 }
 
 #[cfg(test)]

@@ -13,3 +13,4 @@ pub mod import;
 pub mod key_log;
 pub mod pcapng;
 pub mod snapshot;
+mod wrap;

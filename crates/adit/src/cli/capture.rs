@@ -9,10 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
+use super::failure::Failure;
 use super::names::Names;
-use super::{Exit, complain, count, explain, mistake};
+use super::{Exit, count, explain};
 use crate::config::ControlUri;
-use crate::control::client::{Client, ClientError};
+use crate::control::client::Client;
 use crate::control::vici::{Message, Value};
 use crate::daemon::CAPTURE_COUNTS;
 use crate::pcapng::Blocks;
@@ -43,16 +44,13 @@ pub(super) struct Capture {
     snaplen: Option<u64>,
 }
 
-pub(super) fn run(uri: &ControlUri, arguments: &Capture) -> Result<Exit, ClientError> {
+pub(super) fn run(uri: &ControlUri, arguments: &Capture) -> Result<Exit, Failure> {
     let mut client = Client::connect(uri)?;
     let mut request = Message::new();
     if let Some(name) = &arguments.connection {
         let mut names = Names::configured(&mut client)?;
         names.add_established(&mut client)?;
-        match names.find(name) {
-            Ok(named) => request = named.arguments(),
-            Err(error) => return Ok(mistake(error)),
-        }
+        request = names.find(name)?.arguments();
     }
     if let Some(layer) = arguments.inner.then_some("inner").or_else(|| arguments.outer.then_some("outer")) {
         request.put("layer", layer);
@@ -62,10 +60,8 @@ pub(super) fn run(uri: &ControlUri, arguments: &Capture) -> Result<Exit, ClientE
             request.put_display(key, number);
         }
     }
-    let output = match Output::new(&arguments.write) {
-        Ok(output) => Arc::new(Mutex::new(output)),
-        Err(why) => return Ok(mistake(why)),
-    };
+    let output = Output::new(&arguments.write).map_err(Failure::mistake)?;
+    let output = Arc::new(Mutex::new(output));
     // Without it, Ctrl-C does what whoever started this has set.
     let _ = end_with_interrupt(Arc::clone(&output));
     let mut written = Ok(());
@@ -81,15 +77,13 @@ pub(super) fn run(uri: &ControlUri, arguments: &Capture) -> Result<Exit, ClientE
         (Some(answer), _) => {
             let output = lock(&output);
             let what = if output.file.is_some() { "the capture has ended" } else { "no capture" };
-            complain(format_args!("{what}: {}", answer.text("errmsg").unwrap_or_default()));
-            Ok(Exit::Down)
+            Err(Failure::down(format_args!("{what}: {}", answer.text("errmsg").unwrap_or_default())))
         }
         // A reader that has had enough is no failure.
         (None, Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Ok),
         (None, written) => {
             let why = written.err().map_or_else(String::new, |error| error.to_string());
-            complain(format_args!("cannot write to {}: {why}", arguments.write.display()));
-            Ok(Exit::Down)
+            Err(Failure::down(format_args!("cannot write to {}: {why}", arguments.write.display())))
         }
     }
 }

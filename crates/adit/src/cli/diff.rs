@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::text::{SCHEMA, Text, json};
-use super::{Exit, complain, explain, mistake, say, shown};
-use crate::config::ControlUri;
-use crate::control::client::{Client, ClientError};
+use super::Exit;
+use super::failure::{Failure, warnings};
+use super::text::{SCHEMA, Text, json, tell};
+use crate::config::{ControlUri, Diagnostic};
+use crate::control::client::Client;
 use crate::control::vici::{MAX_FRAME, Message, Value};
 
 /// Octets of one item of a list, and of all that is sent along.
@@ -22,92 +23,92 @@ pub(super) struct Diff {
     file: Option<PathBuf>,
     /// In JSON, for programs
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What is different.
 #[derive(Debug, Serialize)]
-pub(super) struct Difference {
+struct Difference {
     schema: u32,
+    success: bool,
     added: Vec<String>,
     changed: Vec<String>,
     removed: Vec<String>,
     /// SAs that end.
     ends: Vec<String>,
-    warnings: Vec<String>,
+    warnings: Vec<Diagnostic>,
 }
 
-pub(super) fn run(uri: &ControlUri, arguments: &Diff) -> Result<Exit, ClientError> {
+pub(super) fn run(uri: &ControlUri, arguments: &Diff) -> Result<Exit, Failure> {
     let mut client = Client::connect(uri)?;
-    let request = match request(arguments.file.as_deref()) {
-        Ok(request) => request,
-        Err(exit) => return Ok(exit),
-    };
-    let answer = client.request("diff", request)?;
-    let difference = match Difference::read(&answer) {
-        Ok(difference) => difference,
-        Err(exit) => return Ok(exit),
-    };
-    say(if arguments.json { json(&difference) } else { difference.to_text() });
+    let request = request(arguments.file.as_deref())?;
+    let difference = Difference::read(&client.request("diff", request)?)?;
+    tell(&if arguments.json { json(&difference) } else { difference.to_text() });
     Ok(Exit::Ok)
 }
 
-/// A request with a file and all it includes. What is wrong with it is said here, with excerpts.
-pub(super) fn request(file: Option<&Path>) -> Result<Message, Exit> {
+/// A request with a file and all it includes. What is wrong with it is found here, with excerpts.
+pub(super) fn request(file: Option<&Path>) -> Result<Message, Failure> {
     let mut request = Message::new();
     let Some(file) = file else { return Ok(request) };
-    let configuration = shown(crate::config::load(file)).ok_or(Exit::Usage)?;
+    let configuration =
+        crate::config::load(file).map_err(|diagnostics| Failure::configuration(file, diagnostics))?;
     let mut files = Message::new();
     let mut size = 0;
     for path in &configuration.files {
         let content = match std::fs::read(path) {
             Ok(content) => zeroize::Zeroizing::new(content),
-            Err(error) => return Err(mistake(format_args!("{}: {error}", path.display()))),
+            Err(error) => return Err(Failure::mistake(format_args!("{}: {error}", path.display()))),
         };
-        let name = path.to_str().ok_or(Exit::Usage)?;
+        let name = utf8(path)?;
         size += content.len() + name.len() + 64;
         if size > MOST {
-            return Err(mistake(
+            return Err(Failure::mistake(
                 "more than the control socket takes at once: put it in the place of the daemon's file, and leave FILE away",
             ));
         }
         files.push(name, Value::List(content.chunks(CHUNK).map(<[u8]>::to_vec).collect()));
     }
-    request.put("file", file.to_str().ok_or(Exit::Usage)?).put_section("files", files);
+    request.put("file", utf8(file)?).put_section("files", files);
     Ok(request)
 }
 
+/// The protocol names files in text.
+fn utf8(path: &Path) -> Result<&str, Failure> {
+    path.to_str().ok_or_else(|| Failure::mistake(format_args!("{}: the name is not UTF-8", path.display())))
+}
+
 impl Difference {
-    /// Of an answer; what went wrong is said.
-    pub(super) fn read(answer: &Message) -> Result<Self, Exit> {
+    fn read(answer: &Message) -> Result<Self, Failure> {
         if !answer.flag("success") {
-            answer.list("errors").for_each(|error| explain(&format!("error: {error}")));
-            complain(answer.text("errmsg").unwrap_or_default());
-            return Err(if answer.list("errors").next().is_some() { Exit::Usage } else { Exit::Down });
+            return Err(Failure::answered(answer));
         }
         let list = |key: &str| answer.list(key).map(Into::into).collect();
         Ok(Self {
             schema: SCHEMA,
+            success: true,
             added: list("added"),
             changed: list("changed"),
             removed: list("removed"),
             ends: list("ends"),
-            warnings: list("warnings"),
+            warnings: warnings(answer),
         })
     }
 
-    pub(super) fn to_text(&self) -> String {
+    fn to_text(&self) -> String {
         let mut text = Text::default();
         for (what, names) in [
             ("added", &self.added),
             ("changed", &self.changed),
             ("removed", &self.removed),
             ("would end", &self.ends),
-            ("warning:", &self.warnings),
         ] {
             for name in names {
                 text.line(0, &format!("{what} {name}"));
             }
+        }
+        for warning in &self.warnings {
+            text.line(0, &format!("warning: {warning}"));
         }
         if [&self.added, &self.changed, &self.removed].iter().all(|names| names.is_empty()) {
             text.line(0, "nothing would change");

@@ -6,9 +6,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Exit;
+use super::failure::Failure;
 use super::text::{Json, SCHEMA, WIDTH, cut, json, tell, utc};
 use crate::config::ControlUri;
-use crate::control::client::{Client, ClientError};
+use crate::control::client::Client;
 use crate::control::server::EVENTS;
 use crate::control::vici::Message;
 
@@ -20,7 +21,7 @@ pub(super) struct Events {
     follow: bool,
     /// In JSON, an object on each line, with all that is known
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// One line.
@@ -32,7 +33,7 @@ struct Line<'a> {
     data: Json<'a>,
 }
 
-pub(super) fn run(uri: &ControlUri, arguments: &Events) -> Result<Exit, ClientError> {
+pub(super) fn run(uri: &ControlUri, arguments: &Events) -> Result<Exit, Failure> {
     let mut client = Client::connect(uri)?;
     if arguments.follow {
         // Before the past is asked for, so that nothing falls between.

@@ -8,10 +8,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Exit;
-use super::names::{Named, Names};
+use super::failure::Failure;
+use super::names::Names;
 use super::text::{Json, SCHEMA, Text, WIDTH, json, printable, tell};
 use crate::config::ControlUri;
-use crate::control::client::{Client, ClientError};
+use crate::control::client::Client;
 use crate::control::vici::Message;
 
 /// Columns of what precedes the two sides, and of each side.
@@ -29,7 +30,7 @@ pub(super) struct Explain {
     from: Option<IpAddr>,
     /// In JSON, for programs
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Serialize)]
@@ -38,17 +39,13 @@ struct Document<'a> {
     explanations: Vec<Json<'a>>,
 }
 
-pub(super) fn run(uri: &ControlUri, explain: &Explain) -> Result<Exit, ClientError> {
+pub(super) fn run(uri: &ControlUri, explain: &Explain) -> Result<Exit, Failure> {
     let mut client = Client::connect(uri)?;
     let mut arguments = Message::new();
     if let Some(address) = explain.from {
         arguments.put_display("remote-host", address);
     } else if let Some(name) = &explain.name {
-        match Names::configured(&mut client)?.find(name) {
-            Ok(Named::Connection(connection)) => arguments.put("ike", connection),
-            Ok(Named::Child { connection, child }) => arguments.put("ike", connection).put("child", child),
-            Err(error) => return Ok(super::mistake(error)),
-        };
+        arguments = Names::configured(&mut client)?.find(name)?.arguments();
     }
     let mut events = Vec::new();
     client.streamed("explain", arguments, "explanation", |event| events.push(event))?;

@@ -6,9 +6,10 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::Exit;
+use super::failure::Failure;
 use super::text::{SCHEMA, Text, json, tell, utc};
 use crate::config::ControlUri;
-use crate::control::client::{Client, ClientError};
+use crate::control::client::Client;
 use crate::control::vici::Message;
 
 /// What is to be shown.
@@ -19,7 +20,7 @@ pub(super) struct Log {
     level: Level,
     /// In JSON, an object on each line
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What the control socket has; DEBUG and TRACE are for `gateway.log` and the daemon's own output.
@@ -62,7 +63,7 @@ struct Line<'a> {
     message: &'a str,
 }
 
-pub(super) fn run(uri: &ControlUri, arguments: &Log) -> Result<Exit, ClientError> {
+pub(super) fn run(uri: &ControlUri, arguments: &Log) -> Result<Exit, Failure> {
     let mut client = Client::connect(uri)?;
     client.follow("log")?;
     loop {

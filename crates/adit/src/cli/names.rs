@@ -23,6 +23,18 @@ pub(super) enum Named {
     },
 }
 
+impl Named {
+    /// As the daemon's commands take it.
+    pub(super) fn arguments(&self) -> Message {
+        let mut arguments = Message::new();
+        match self {
+            Self::Connection(connection) => arguments.put("ike", connection),
+            Self::Child { connection, child } => arguments.put("child", child).put("ike", connection),
+        };
+        arguments
+    }
+}
+
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -3,11 +3,14 @@
 //! It asks the daemon, sorts the answers, and prints them for people (at most [`WIDTH`](super::text::WIDTH) columns) or programs.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::Exit;
-use super::text::{SCHEMA, Text, duration, octets};
+use super::failure::Failure;
+use super::text::{SCHEMA, Text, duration, octets, tell};
+use crate::config::ControlUri;
 use crate::control::client::{Client, ClientError};
 use crate::control::vici::Message;
 
@@ -45,7 +48,7 @@ struct Connection {
     ike_sas: Vec<IkeSa>,
     children: Vec<Child>,
     /// The last negotiation that did not succeed, if none has succeeded since.
-    last_failure: Option<Failure>,
+    last_failure: Option<LastFailure>,
 }
 
 /// A child that needs no SA.
@@ -147,7 +150,7 @@ struct ChildSa {
 }
 
 #[derive(Debug, Serialize)]
-struct Failure {
+struct LastFailure {
     seconds_ago: u64,
     code: String,
     blame: String,
@@ -155,6 +158,14 @@ struct Failure {
     remote: String,
     message: String,
     step: String,
+}
+
+pub(super) fn run(uri: &ControlUri, as_json: bool) -> Result<Exit, Failure> {
+    let mut client = Client::connect(uri)?;
+    client.set_timeout(Some(Duration::from_secs(10)))?;
+    let status = Status::ask(&mut client)?;
+    tell(&if as_json { status.to_json() } else { status.to_text() });
+    Ok(status.exit())
 }
 
 impl Status {
@@ -317,7 +328,7 @@ impl Facts {
         if ["narrowed", "cancelled"].contains(&code.as_str()) || event.flag("resolved") {
             return;
         }
-        connection.last_failure = Some(Failure {
+        connection.last_failure = Some(LastFailure {
             seconds_ago: number(event, "ago"),
             code,
             blame: text(event, "blame"),
@@ -391,7 +402,7 @@ impl Connection {
             child.print(text);
         }
         // What keeps a child down is told with it.
-        let told = |failure: &&Failure| {
+        let told = |failure: &&LastFailure| {
             let mut all = self.children.iter().filter_map(|child| child.explained.as_ref());
             !all.any(|explained| explained.code == failure.code)
         };

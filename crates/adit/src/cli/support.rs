@@ -14,9 +14,10 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use zeroize::Zeroizing;
 
+use super::failure::Failure;
 use super::status::Status;
-use super::text::{Json, SCHEMA, json, utc};
-use super::{Exit, complain, say};
+use super::text::{Json, SCHEMA, json, tell, utc};
+use super::{Exit, say};
 use crate::config::{ControlUri, Redacted, redacted};
 use crate::control::client::{Client, ClientError};
 use crate::control::vici::Message;
@@ -42,25 +43,37 @@ pub(super) struct Support {
     /// The daemon's log, if it is not in the journal
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// In JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
-pub(super) fn run(uri: &ControlUri, arguments: &Support) -> Exit {
+/// The JSON form.
+#[derive(serde::Serialize)]
+struct Written {
+    schema: u32,
+    success: bool,
+    message: &'static str,
+    file: String,
+}
+
+pub(super) fn run(uri: &ControlUri, arguments: &Support) -> Result<Exit, Failure> {
     let now = utc(SystemTime::now());
     let path = arguments
         .output
         .clone()
         .unwrap_or_else(|| PathBuf::from(format!("adit-support-{}.tar.gz", now.replace([':', '-'], ""))));
-    match collect(uri, arguments, &path, &now) {
-        Ok(()) => {
-            say(path.display());
-            say("no secrets are in it, but addresses, names and identities are");
-            Exit::Ok
-        }
-        Err(error) => {
-            complain(format_args!("{}: {error}", path.display()));
-            Exit::Down
-        }
+    let failed = |error| Failure::down(format_args!("{}: {error}", path.display()));
+    collect(uri, arguments, &path, &now).map_err(failed)?;
+    let message = "no secrets are in it, but addresses, names and identities are";
+    let written = Written { schema: SCHEMA, success: true, message, file: path.display().to_string() };
+    if arguments.json {
+        tell(&json(&written));
+    } else {
+        tell(&written.file);
+        say(message);
     }
+    Ok(Exit::Ok)
 }
 
 fn collect(uri: &ControlUri, arguments: &Support, path: &Path, now: &str) -> io::Result<()> {
@@ -270,7 +283,8 @@ mod tests {
         .unwrap();
         std::fs::write(path("log"), "somebody wrote opensesame-1 and 0123456789ABCDEF 0123456789abcdef\n")
             .unwrap();
-        let arguments = Support { output: None, config: path("swanctl.conf"), log: Some(path("log")) };
+        let arguments =
+            Support { output: None, config: path("swanctl.conf"), log: Some(path("log")), json: false };
         let uri = format!("unix://{}", path("none").display()).parse().unwrap();
         collect(&uri, &arguments, &path("out.tar.gz"), "2026-01-01T00:00:00Z").unwrap();
         let mode =

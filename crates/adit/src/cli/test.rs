@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use clap::Args;
 use serde::Serialize;
 
+use super::Exit;
+use super::failure::Failure;
 use super::names::{Named, Names};
 use super::text::{SCHEMA, Text, color, tell};
-use super::{Exit, complain, mistake};
 use crate::config::ControlUri;
-use crate::control::client::{Client, ClientError};
+use crate::control::client::Client;
 use crate::control::vici::Message;
 
 /// What is to be tried.
@@ -29,7 +30,7 @@ pub(super) struct Test {
     yes: bool,
     /// In JSON, for programs
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// The JSON form.
@@ -105,16 +106,13 @@ impl Step {
     }
 }
 
-pub(super) fn run(uri: &ControlUri, arguments: &Test) -> Result<Exit, ClientError> {
+pub(super) fn run(uri: &ControlUri, arguments: &Test) -> Result<Exit, Failure> {
     let mut client = Client::connect(uri)?;
     let mut names = Names::configured(&mut client)?;
     names.add_established(&mut client)?;
-    let named = match names.find(&arguments.name) {
-        Ok(named) => named,
-        Err(error) => return Ok(mistake(error)),
-    };
+    let named = names.find(&arguments.name)?;
     if arguments.commission && !arguments.yes && !is_allowed(&named) {
-        return Ok(mistake("nothing is tried; --yes goes on without a question"));
+        return Err(Failure::mistake("nothing is tried; --yes goes on without a question"));
     }
     let mut request = named.arguments();
     request.put_flag("commission", arguments.commission);
@@ -131,8 +129,7 @@ pub(super) fn run(uri: &ControlUri, arguments: &Test) -> Result<Exit, ClientErro
         report.steps.push(step);
     })?;
     if !answer.flag("success") {
-        complain(answer.text("errmsg").unwrap_or_default());
-        return Ok(Exit::Down);
+        return Err(Failure::answered(&answer));
     }
     report.passed = answer.flag("passed");
     if arguments.json {

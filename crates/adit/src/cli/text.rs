@@ -9,9 +9,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::control::report::civil;
 use crate::control::vici::{Message, Value};
-
-/// Columns a line for people has at most.
-pub(super) const WIDTH: usize = 100;
+pub(super) use crate::wrap::WIDTH;
+use crate::wrap::wrap;
 
 /// Version of what commands print in JSON. It grows when a field changes or goes, not when one comes.
 pub(super) const SCHEMA: u32 = 1;
@@ -23,38 +22,22 @@ pub(super) struct Text(pub(super) String);
 impl Text {
     /// Adds a line with an indent; what does not fit goes to more lines, indented further.
     pub(super) fn line(&mut self, indent: usize, content: &str) {
-        let content = printable(content);
-        let mut line = " ".repeat(indent);
-        let mut empty = true;
-        for mut word in content.split_whitespace() {
-            loop {
-                let gap = if empty { "" } else { " " };
-                let space = WIDTH.saturating_sub(line.chars().count() + gap.len());
-                if word.chars().count() <= space {
-                    line.push_str(gap);
-                    line.push_str(word);
-                    empty = false;
-                    break;
-                }
-                if empty {
-                    // Longer than a line: cut.
-                    let (head, tail) =
-                        word.split_at(word.char_indices().nth(space).map_or(word.len(), |(at, _)| at));
-                    line.push_str(head);
-                    word = tail;
-                }
-                self.end(&line);
-                line = " ".repeat(indent + 4);
-                empty = true;
-            }
+        let room = WIDTH.saturating_sub(indent);
+        let lines = wrap(&printable(content), room, room.saturating_sub(4));
+        for (place, line) in lines.iter().enumerate() {
+            let indent = if place > 0 && !line.is_empty() { indent + 4 } else { indent };
+            self.0.push_str(&" ".repeat(indent));
+            self.0.push_str(line);
+            self.0.push('\n');
         }
-        self.end(&line);
     }
+}
 
-    fn end(&mut self, line: &str) {
-        self.0.push_str(line);
-        self.0.push('\n');
-    }
+/// Text in lines of bounded width.
+pub(super) fn wrapped(content: &str) -> String {
+    let mut text = Text::default();
+    content.lines().for_each(|line| text.line(0, line));
+    text.0
 }
 
 /// The text with `?` in place of what a terminal could take for an order.

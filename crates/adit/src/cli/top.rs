@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Exit;
+use super::failure::Failure;
 use super::text::{SCHEMA, WIDTH, color, cut, json, octets, tell};
 use crate::config::ControlUri;
 use crate::control::client::{Client, ClientError};
@@ -28,7 +29,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Top {
     /// In JSON, once: what was carried in one second
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What is shown.
@@ -56,7 +57,7 @@ struct Tunnel {
     drops: u64,
 }
 
-pub(super) fn run(uri: &ControlUri, arguments: &Top) -> Result<Exit, ClientError> {
+pub(super) fn run(uri: &ControlUri, arguments: &Top) -> Result<Exit, Failure> {
     let mut client = Client::connect(uri)?;
     client.set_timeout(Some(Duration::from_secs(10)))?;
     let mut before = Sample::ask(&mut client)?;
@@ -66,13 +67,8 @@ pub(super) fn run(uri: &ControlUri, arguments: &Top) -> Result<Exit, ClientError
         tell(&if arguments.json { json(&picture) } else { picture.lines(usize::MAX, false).join("\n") });
         return Ok(Exit::Ok);
     }
-    let screen = match Screen::enter() {
-        Ok(screen) => screen,
-        Err(error) => {
-            super::complain(format_args!("cannot use the terminal: {error}"));
-            return Ok(Exit::Down);
-        }
-    };
+    let cannot = |error| Failure::down(format_args!("cannot use the terminal: {error}"));
+    let screen = Screen::enter().map_err(cannot)?;
     loop {
         if screen.pause(INTERVAL) {
             return Ok(Exit::Ok);

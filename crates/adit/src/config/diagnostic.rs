@@ -5,11 +5,12 @@
 
 use std::fmt;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 
 use super::source::{Place, Sources, Span};
+use crate::wrap::{WIDTH, wrap};
 
 /// After this many errors the rest is only counted.
 pub const MAX_ERRORS: usize = 50;
@@ -51,6 +52,19 @@ pub(super) const UNKNOWN_KEY: &str = "unknown key";
 pub(super) const UNKNOWN_SECTION: &str = "unknown section";
 
 impl Diagnostic {
+    /// What somebody else has found out and says in one line.
+    pub(crate) fn told(severity: Severity, line: &str) -> Self {
+        Self {
+            severity,
+            place: None,
+            key: String::new(),
+            message: line.to_owned(),
+            expected: None,
+            nearest: None,
+            notes: Vec::new(),
+        }
+    }
+
     /// Is it about a name that is in no table?
     pub(super) fn is_unknown(&self) -> bool {
         [UNKNOWN_KEY, UNKNOWN_SECTION].contains(&self.message.as_str())
@@ -108,7 +122,7 @@ impl fmt::Display for Diagnostics {
 impl std::error::Error for Diagnostics {}
 
 impl Diagnostic {
-    /// The diagnostic with its line, a caret, and its notes.
+    /// The diagnostic with its line, a caret, and its notes; nothing but a file's name is wider than [`WIDTH`].
     #[must_use]
     pub fn render(&self, color: bool) -> String {
         let level = match self.severity {
@@ -120,20 +134,22 @@ impl Diagnostic {
         } else {
             format!("{}: {}", self.key, self.message)
         };
-        let label = self.expected.as_ref().map(|expected| format!("expected {expected}"));
-        let mut group = match &self.place {
-            Some(place) => level.primary_title(title).element(place.snippet(label)),
-            None => level.primary_title(title).elements(label.map(|label| Level::NOTE.message(label))),
-        };
+        let mut group = Group::with_title(level.primary_title(folded(&title)));
+        let mut expected = self.expected.as_ref().map(|expected| format!("expected {expected}"));
+        if let Some(place) = &self.place {
+            let label = expected.take_if(|label| place.has_room_for(label));
+            group = group.elements(place.elements(label));
+        }
+        group = group.elements(expected.map(|expected| Level::NOTE.message(folded(&expected))));
         if let Some(nearest) = &self.nearest {
-            group = group.element(Level::HELP.message(format!("did you mean `{nearest}`?")));
+            group = group.element(Level::HELP.message(folded(&format!("did you mean `{nearest}`?"))));
         }
         let mut report = Vec::new();
         for note in &self.notes {
             match &note.place {
-                None => group = group.element(Level::NOTE.message(note.message.clone())),
+                None => group = group.element(Level::NOTE.message(folded(&note.message))),
                 Some(place) => report
-                    .push(Level::NOTE.secondary_title(note.message.clone()).element(place.snippet(None))),
+                    .push(Level::NOTE.secondary_title(folded(&note.message)).elements(place.elements(None))),
             }
         }
         report.insert(0, group);
@@ -142,13 +158,33 @@ impl Diagnostic {
     }
 }
 
+/// Columns that stand before what a diagnostic has to say: a line's number, `= note: ` or `warning: `.
+const MARGIN: usize = 16;
+
+/// In lines that fit beside what stands before them.
+fn folded(text: &str) -> String {
+    wrap(text, WIDTH - MARGIN, WIDTH - MARGIN).join("\n")
+}
+
 impl Place {
-    fn snippet<'a>(&self, label: Option<String>) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+    fn has_room_for(&self, label: &str) -> bool {
+        let (line, range) = &self.excerpt;
+        let end = line.get(..range.end).unwrap_or(line).chars().count();
+        end + label.chars().count() <= WIDTH - MARGIN
+    }
+
+    /// Where it is, in the file and not in what is shown of the line; and the line.
+    fn elements<'a>(&self, label: Option<String>) -> Vec<Element<'a>> {
         let (line, range) = self.excerpt.clone();
-        Snippet::source(line)
-            .line_start(self.line)
-            .path(self.file.display().to_string())
-            .annotation(AnnotationKind::Primary.span(range).label(label))
+        let file = self.file.display().to_string();
+        let is_whole =
+            line.get(..range.start).is_some_and(|before| before.chars().count() + 1 == self.column);
+        let annotation = AnnotationKind::Primary.span(range).label(label);
+        let snippet = Snippet::source(line).line_start(self.line).annotation(annotation);
+        if is_whole {
+            return vec![snippet.path(file).into()];
+        }
+        vec![Origin::path(file).line(self.line).char_column(self.column).into(), snippet.into()]
     }
 }
 

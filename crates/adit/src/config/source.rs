@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 pub(super) const MASK: &str = "***";
 
 /// Longest excerpt of a line, in bytes; longer lines are cut around the place.
-const EXCERPT_MAX: usize = 400;
+const EXCERPT_MAX: usize = 84;
 
 /// A range of bytes of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
