@@ -1,5 +1,6 @@
 //! What the commands of `adit` say and do with a running daemon, what it logs, and what it tells the service manager.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +12,7 @@ use adit_lab::peer::{Connection, Peer};
 use adit_lab::process::{Process, Signal, eventually, read_lossy, run, run_unchecked};
 use adit_lab::scapy::script;
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -27,7 +28,7 @@ fn ends_with(daemon: &Adit, status: i32, arguments: &[&str]) -> Result<String> {
     let (code, text) = adit(daemon, arguments)?;
     ensure!(code == status, "adit {arguments:?} ended with {code}: {text}");
     ensure!(
-        text.lines().all(|line| line.chars().count() <= 100 || line.starts_with('{')),
+        arguments.contains(&"--json") || text.lines().all(|line| line.chars().count() <= 100),
         "too wide: {text}"
     );
     Ok(text)
@@ -90,6 +91,11 @@ fn a_tunnel_as_the_commands_show_it() -> Result<()> {
         ensure!(lines.get(2).is_some_and(|end| end.contains("\\x1b[?25h\\x1b[?1049l")), "{terminal}");
 
         applied(lab, &a)?;
+        let mut manual = Manual::read()?;
+        for (command, lines) in [("events", events.output()), ("log", log.output())] {
+            objects(&lines)?.iter().try_for_each(|line| manual.compare(command, line))?;
+        }
+        every_command_says_how_it_ended(lab, &a, manual)?;
         nothing_secret_is_told(lab, &a)?;
         ends_with(&a, 0, &["down", "gw"])?;
         ends_with(&a, 1, &["status"])?;
@@ -143,6 +149,204 @@ fn applied(lab: &Lab, a: &Adit) -> Result<()> {
     ends_with(a, 3, &["apply", "/nonexistent.conf"])?;
     ends_with(a, 3, &["diff", "/nonexistent.conf"])?;
     a.initiate().map(drop)
+}
+
+/// Every command in words and in JSON: at most 100 columns wide, or as the manual says; and its exit status.
+fn every_command_says_how_it_ended(lab: &Lab, a: &Adit, mut manual: Manual) -> Result<()> {
+    let path = |name: &str| lab.dir().join(name).display().to_string();
+    let (file, other, broken) = (a.config().display().to_string(), path("more.conf"), path("broken.conf"));
+    let before = std::fs::read_to_string(a.config())?;
+    let more = "second {\n local_ts = 10.77.0.0/16\n remote_ts = 10.78.0.0/16\n }\n \
+                clear {\n mode = pass\n start_action = trap\n local_ts = 10.91.0.0/16\n remote_ts = 10.92.0.0/16\n }\n";
+    // A secret that everybody may read is worth a warning.
+    std::fs::write(&other, before.replacen(" net {", &format!(" {more} net {{"), 1))?;
+    let long = "a-name-that-nobody-reads-".repeat(10);
+    std::fs::write(&broken, format!("connections {{\n {long} {{\n remote_adrs = {long}\n }}\n}}\n"))?;
+    let (old, odd) = (path("ipsec.conf"), path("odd.conf"));
+    let conn = "conn a\n left=192.0.2.1\n right=192.0.2.2\n authby=secret\n auto=add\n";
+    std::fs::write(&old, conn)?;
+    std::fs::write(&odd, format!("{conn} oddity=yes\n"))?;
+    let nobody = format!("unix://{}", path("nobody.vici"));
+
+    let rows: &[(i32, &[&str])] = &[
+        // Down.
+        (0, &["down", "gw"]),
+        (1, &["status"]),
+        (1, &["explain", "gw"]),
+        (1, &["rekey", "net"]),
+        (1, &["test", "net"]),
+        // Up.
+        (0, &["up", "net"]),
+        (0, &["status"]),
+        (0, &["explain", "gw/net"]),
+        (0, &["rekey", "gw"]),
+        (0, &["test", "net"]),
+        (0, &["top"]),
+        (0, &["reload"]),
+        (0, &["check", &file]),
+        (0, &["import", &old]),
+        (1, &["confirm"]),
+        // Partly, and with mistakes.
+        (0, &["check", &other]),
+        (0, &["diff", &other]),
+        (0, &["apply", &other]),
+        (1, &["up", "gw/second"]),
+        (0, &["events"]),
+        (2, &["status"]),
+        (2, &["explain", "gw"]),
+        (2, &["import", &odd]),
+        (3, &["check", &broken]),
+        (3, &["diff", &broken]),
+        (3, &["apply", &broken]),
+        (3, &["import", "/nonexistent/ipsec.conf"]),
+        (3, &["up", &long]),
+        (3, &["down", &long]),
+        (3, &["rekey", &long]),
+        (3, &["test", &long]),
+        (3, &["explain", &long]),
+        (0, &["apply", "--confirm", "600", &file]),
+        (1, &["reload"]),
+        (1, &["apply", &other]),
+        (0, &["confirm"]),
+        (0, &["reload"]),
+        // Nobody to ask.
+        (1, &["up", "net", "--control", &nobody]),
+        (1, &["down", "net", "--control", &nobody]),
+        (1, &["rekey", "net", "--control", &nobody]),
+        (1, &["reload", "--control", &nobody]),
+        (1, &["diff", "--control", &nobody]),
+        (1, &["apply", "--control", &nobody]),
+        (1, &["confirm", "--control", &nobody]),
+        (1, &["status", "--control", &nobody]),
+        (1, &["test", "net", "--control", &nobody]),
+        (1, &["events", "--control", &nobody]),
+        (1, &["log", "--control", &nobody]),
+        (1, &["top", "--control", &nobody]),
+        (1, &["explain", "net", "--control", &nobody]),
+    ];
+    let mut confirmed = 0;
+    for (status, arguments) in rows {
+        let (name, mut words) = (*arguments.first().context("a command")?, arguments.to_vec());
+        // What is confirmed, or awaits it, is so once.
+        let once = arguments.contains(&"--confirm") || (*status == 0 && name == "confirm");
+        confirmed += usize::from(once);
+        if !once {
+            ends_with(a, *status, &words)?;
+        }
+        words.push("--json");
+        let text = ends_with(a, *status, &words)?;
+        manual.compare(name, &serde_json::from_str(&text).with_context(|| format!("{words:?}: {text}"))?)?;
+    }
+    ensure!(confirmed == 2, "{confirmed}");
+    ends_with(a, 3, &["run", "--config", &broken])?;
+    ends_with(a, 1, &["capture", "--write", "/dev/null", "--control", &nobody])?;
+    ends_with(a, 3, &["capture", "--write", "/dev/null", "--connection", &long])?;
+    let archive = path("archive.tar.gz");
+    for status in [0, 1] {
+        // The second time it is there already.
+        let text = ends_with(a, status, &["support", "--json", "--output", &archive, "--config", &file])?;
+        manual.compare("support", &serde_json::from_str(&text)?)?;
+    }
+
+    let help = ends_with(a, 0, &["--help"])?;
+    let (_, commands) = help.split_once("Commands:\n").context("commands")?;
+    let commands: Vec<&str> = commands
+        .lines()
+        .map_while(|line| line.strip_prefix("  "))
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| !name.is_empty() && *name != "help")
+        .collect();
+    ensure!(commands.contains(&"run") && commands.contains(&"support"), "{help}");
+    let without = ["run", "capture", "demo"];
+    for command in commands {
+        ends_with(a, 3, &[command, "--nonsense"])?;
+        ends_with(a, 0, &[command, "--help"])?;
+        ensure!(without.contains(&command) != manual.keys.contains_key(command), "{command} in docs/json.md");
+    }
+    manual.is_complete()
+}
+
+/// `docs/json.md`: the keys of every command's object, and which of them were seen.
+struct Manual {
+    keys: BTreeMap<String, BTreeSet<String>>,
+    seen: BTreeSet<(String, String)>,
+}
+
+impl Manual {
+    const FAILED: &str = "Any command that fails";
+    const RARE: [&str; 4] =
+        ["drops.*", "explanations[].difference", "explanations[].difference-text", "explanations[].inferred"];
+
+    fn read() -> Result<Self> {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/json.md");
+        let mut keys = BTreeMap::<String, BTreeSet<String>>::new();
+        let mut commands = Vec::new();
+        for line in std::fs::read_to_string(page)?.lines() {
+            if let Some(heading) = line.strip_prefix("## ") {
+                commands = heading.split(", ").map(|name| name.trim_matches('`').to_owned()).collect();
+            } else if let Some((key, _)) = line.strip_prefix("| `").and_then(|rest| rest.split_once('`')) {
+                for command in &commands {
+                    keys.entry(command.clone()).or_default().insert(key.to_owned());
+                }
+            }
+        }
+        Ok(Self { keys, seen: BTreeSet::new() })
+    }
+
+    /// Has the object no key that is not in the manual?
+    fn compare(&mut self, command: &str, object: &Value) -> Result<()> {
+        let mut fields = object.as_object().context("an object")?.clone();
+        ensure!(fields.remove("schema") == Some(Value::from(1)), "{command}: schema: {object}");
+        let failed = fields.contains_key("errors");
+        let section = if failed { Self::FAILED } else { command };
+        let known = self.keys.get(section).with_context(|| format!("{section} in docs/json.md"))?;
+        let mut found = BTreeSet::new();
+        collect(&fields, "", &mut found);
+        for key in found {
+            // Errors are like the warnings of `check`.
+            let like = key.starts_with("errors[].") || (command != "check" && key.starts_with("warnings[]."));
+            let within = |known: &&String| {
+                known
+                    .strip_suffix('*')
+                    .is_some_and(|start| key.starts_with(start) || format!("{key}.") == start)
+            };
+            let known = known.get(&key).or_else(|| known.iter().find(within));
+            ensure!(like || known.is_some(), "docs/json.md does not tell {key} of {section}: {object}");
+            self.seen.extend(known.map(|known| (section.to_owned(), known.clone())));
+        }
+        Ok(())
+    }
+
+    /// Was all that it tells seen, but for what not every network has?
+    fn is_complete(&self) -> Result<()> {
+        for (section, keys) in &self.keys {
+            for key in keys.iter().filter(|key| !Self::RARE.contains(&key.as_str())) {
+                let seen = self.seen.contains(&(section.clone(), key.clone()));
+                ensure!(seen, "docs/json.md tells {key} of {section}, and nothing prints it");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The keys of an object, as the manual writes them.
+fn collect(object: &Map<String, Value>, within: &str, found: &mut BTreeSet<String>) {
+    for (key, value) in object {
+        let key = format!("{within}{key}");
+        match value {
+            Value::Array(items) => {
+                for item in items.iter().filter_map(Value::as_object) {
+                    collect(item, &format!("{key}[]."), found);
+                }
+                found.insert(format!("{key}[]"));
+            }
+            Value::Object(inner) => {
+                collect(inner, &format!("{key}."), found);
+                found.insert(key);
+            }
+            _ => drop(found.insert(key)),
+        }
+    }
 }
 
 /// In the log at DEBUG and in `adit support`: no secret, no key, no address of a packet inside.
