@@ -13,6 +13,9 @@ use super::{Dialect, Report, check, comment, proposals, quote};
 /// strongSwan's time from the wish for a new SA to the end of the old one.
 const MARGIN: u64 = 540;
 
+/// Octets of all children together: lists of subnets multiply.
+const MOST_OCTETS: usize = 16 * 1024 * 1024;
+
 /// Why certificates keep a connection out.
 const CERTIFICATES: &str = "authentication by certificates or raw keys is not done yet";
 const EAP: &str = "EAP is not done yet";
@@ -162,6 +165,8 @@ pub(super) struct Translator<'a> {
     reports: &'a mut Vec<Report>,
     /// What the language has said about a setting.
     taken: HashMap<(u8, &'static str, String), Option<String>>,
+    /// Octets that there is room for.
+    room: usize,
 }
 
 /// A connection that is being translated: what of it has not been looked at, and what it has become.
@@ -180,7 +185,7 @@ impl<'a> Translator<'a> {
         is_ours: &'a dyn Fn(IpAddr) -> bool,
         reports: &'a mut Vec<Report>,
     ) -> Self {
-        Self { dialect, is_ours, reports, taken: HashMap::new() }
+        Self { dialect, is_ours, reports, taken: HashMap::new(), room: MOST_OCTETS }
     }
 
     pub(super) fn translate(mut self, parsed: &Parsed) -> Connections {
@@ -289,6 +294,7 @@ impl<'a> Translator<'a> {
         let shunt = self.mode(&mut work)?;
         work.result.peer = !shunt;
         if shunt {
+            self.hosts_alone(&mut work);
             // What is about a peer says nothing about what travels in the clear or not at all.
             for key in ABOUT_PEERS {
                 work.take(key);
@@ -310,7 +316,7 @@ impl<'a> Translator<'a> {
             }
             self.others(&mut work);
         }
-        self.selectors(&mut work, &name);
+        self.selectors(&mut work, &name)?;
         for setting in std::mem::take(&mut work.left).into_values() {
             let why = reason(&setting.key);
             self.note(&mut work.result.comments, &setting, why);
@@ -352,6 +358,21 @@ impl<'a> Translator<'a> {
         }
     }
 
+    /// Without networks, a side of Libreswan's is its host alone; of strongSwan's it is everybody, as here.
+    fn hosts_alone(&self, work: &mut Work) {
+        for side in ["left", "right"] {
+            let has_networks =
+                ["", "s", "within"].iter().any(|end| work.left.contains_key(&*format!("{side}subnet{end}")));
+            if self.dialect == Dialect::Libreswan
+                && !has_networks
+                && let Some(host) =
+                    work.left.get(side).filter(|host| !host.value.starts_with("%any")).cloned()
+            {
+                work.left.insert(format!("{side}subnet").into(), host);
+            }
+        }
+    }
+
     fn version(&mut self, work: &mut Work) -> Result<(), String> {
         let exchange = work.take("keyexchange").map(|setting| setting.value.to_lowercase());
         let ikev2 = work.take("ikev2").map(|setting| setting.value.to_lowercase());
@@ -369,6 +390,10 @@ impl<'a> Translator<'a> {
     fn authentication(&mut self, work: &mut Work) -> Result<(), String> {
         let both = work.take("authby");
         for (place, side) in [(Place::Local, work.ours), (Place::Remote, work.theirs)] {
+            // A peer that proves only one of two things is not who was let in there.
+            if work.take(&format!("{side}auth2")).is_some() {
+                return Err(EAP.to_owned());
+            }
             let own = work.take(&format!("{side}auth"));
             let method = own
                 .as_ref()
@@ -659,7 +684,7 @@ impl<'a> Translator<'a> {
     }
 
     /// Traffic, and the children that carry it.
-    fn selectors(&mut self, work: &mut Work, name: &str) {
+    fn selectors(&mut self, work: &mut Work, name: &str) -> Result<(), String> {
         let mut sides = Vec::new();
         for (key, side) in [("local_ts", work.ours), ("remote_ts", work.theirs)] {
             let protocol = work.take(&format!("{side}protoport"));
@@ -686,6 +711,10 @@ impl<'a> Translator<'a> {
                 for value in values {
                     let value = quote(&value);
                     if let Err(why) = self.accepts(Place::Child, key, &value) {
+                        // Without it more would pass in the clear.
+                        if !work.result.peer {
+                            return Err(format!("`{}`: {why}", setting.key));
+                        }
                         self.note(&mut work.result.comments, setting, &why);
                     } else {
                         alternatives.push(Some(value));
@@ -697,7 +726,14 @@ impl<'a> Translator<'a> {
             }
             sides.push((key, alternatives));
         }
-        let [(local_key, locals), (remote_key, remotes)] = sides.as_slice() else { return };
+        let [(local_key, locals), (remote_key, remotes)] = sides.as_slice() else { return Ok(()) };
+        let longest = |all: &[Option<String>]| all.iter().flatten().map(String::len).max().unwrap_or(0);
+        let settings: usize = work.child.iter().map(|(key, value)| key.len() + value.len() + 20).sum();
+        let each = name.len() + settings + longest(locals) + longest(remotes) + 100;
+        let size = locals.len().saturating_mul(remotes.len()).saturating_mul(each);
+        self.room = self.room.checked_sub(size).ok_or_else(|| {
+            format!("{} times {} subnets are too many with all the rest", locals.len(), remotes.len())
+        })?;
         let single = locals.len() == 1 && remotes.len() == 1;
         for (local_number, local) in (1..).zip(locals) {
             for (remote_number, remote) in (1..).zip(remotes) {
@@ -710,6 +746,7 @@ impl<'a> Translator<'a> {
                 work.result.children.push((name, child));
             }
         }
+        Ok(())
     }
 
     /// Adds a setting if the language takes it, or reports what it says. `true`: it does.
@@ -852,7 +889,7 @@ fn reason(key: &str) -> &'static str {
         "sourceip" | "dns" | "addresspool" | "modecfgdns" | "modecfgdomains" | "modecfgclient"
         | "modecfgserver" | "cat" => ADDRESSES,
         "updown" | "firewall" | "hostaccess" => SCRIPT,
-        "auth2" | "id2" | "eap-identity" | "aaa-identity" | "eap_identity" => EAP,
+        "id2" | "eap-identity" | "aaa-identity" | "eap_identity" => EAP,
         "xauth" | "xauth-identity" | "xauthclient" | "xauthserver" | "xauthusername" | "xauthby"
         | "modeconfig" => IKEV1,
         "mark" | "mark-in" | "mark-out" | "if-id-in" | "if-id-out" | "vti-interface" | "vti-routing"

@@ -16,8 +16,9 @@ const MOST_FILES: usize = 1000;
 /// How deep includes nest.
 const MOST_DEPTH: usize = 16;
 
-/// Settings that connections have, counting those from `also` wherever they are read.
+/// Settings that connections have, counting those from `also` wherever they are read, and a long one as several.
 const MOST_SETTINGS: usize = 100_000;
+const LONG: usize = 100;
 
 /// A line of a file.
 #[derive(Clone, Debug)]
@@ -137,11 +138,11 @@ impl Parsed {
             let mut own: BTreeMap<&str, &Setting> = BTreeMap::new();
             let mut also = Vec::new();
             for setting in settings() {
+                *budget = budget.saturating_sub(1 + setting.value.len() / LONG);
                 if *budget == 0 {
                     reports.push(setting.line.report("too many settings: the rest is left out"));
                     return;
                 }
-                *budget -= 1;
                 if &*setting.key == "also" {
                     if self.by_name.contains_key(&*setting.value) {
                         also.push(setting.value.to_string());

@@ -94,12 +94,14 @@ fn import_from(
     };
     // What the parts say is right each by itself; where the whole is not, the connection that is to blame goes.
     loop {
-        let text = format!("{}{}", connections.render(), *secrets.render());
-        let Err(errors) = check(&text) else { break };
+        let first_part = connections.render();
+        let Err(errors) = check(&format!("{first_part}{}", *secrets.render())) else { break };
         let first = errors.errors.first();
         let line = first.and_then(|error| error.place.as_ref()).map_or(0, |place| place.line);
         let why = first.map_or_else(String::new, |error| error.message.clone());
-        if !connections.remove_at(line, &why, &mut reports) && !secrets.remove_last(&why, &mut reports) {
+        let behind = line.saturating_sub(first_part.lines().count());
+        if !connections.remove_at(line, &why, &mut reports) && !secrets.remove_at(behind, &why, &mut reports)
+        {
             break;
         }
     }

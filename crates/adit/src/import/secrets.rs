@@ -55,9 +55,15 @@ impl Secrets {
         text
     }
 
-    /// The language does not take one of them, and it can only be the owners: one by one.
-    pub(super) fn remove_last(&mut self, why: &str, reports: &mut Vec<Report>) -> bool {
-        let Some(secret) = self.0.pop() else { return false };
+    /// The language does not take one of them: that which has this line of the text.
+    pub(super) fn remove_at(&mut self, line: usize, why: &str, reports: &mut Vec<Report>) -> bool {
+        let mut end = 1;
+        let has_it = |secret: &Secret| {
+            end += secret.ids.len() + 3;
+            line <= end
+        };
+        let at = self.0.iter().position(has_it);
+        let Some(secret) = at.map(|at| self.0.remove(at)).or_else(|| self.0.pop()) else { return false };
         reports.push(Report { why: why.to_owned(), ..secret.report });
         true
     }
@@ -203,7 +209,8 @@ fn value(word: &Word<'_>) -> Zeroizing<String> {
     let text = word.text;
     let encoded = text.starts_with("0x") || text.starts_with("0s");
     if encoded && !word.quoted {
-        return Zeroizing::new(text.to_owned());
+        // What is neither hexadecimal nor Base64 is refused as the one value that it is.
+        return Zeroizing::new(quote(text));
     }
     let plain =
         |character: char| (character.is_ascii_graphic() || character == ' ') && !"\"\\".contains(character);

@@ -311,6 +311,71 @@ fn hostile_values_stay_values() {
     assert_eq!(imported.counts, [2, 2, 0]);
 }
 
+/// A secret that cannot be takes no other with it, and no value is more than a value.
+#[test]
+fn one_bad_secret_goes_alone() {
+    let imported = translate(&[
+        ("ipsec.conf", "conn a\n right=192.0.2.1\n authby=secret\n auto=add\n"),
+        (
+            "ipsec.secrets",
+            "@one : PSK \"first\"\n@two : PSK 0xnothex\n@three : PSK 0x00}}connections{z{children{y{mode=drop}}}}secrets{ike-9{secret=0x00\n\
+             @four @five : PSK 0sSGVsbG8=\n@six : PSK \"last\"\n",
+        ),
+    ]);
+    assert_eq!(
+        *imported.secrets,
+        "secrets {
+    ike-1 {
+        id-1 = @one
+        secret = \"first\"
+    }
+    ike-2 {
+        id-1 = @four
+        id-2 = @five
+        secret = \"0sSGVsbG8=\"
+    }
+    ike-3 {
+        id-1 = @six
+        secret = \"last\"
+    }
+}
+"
+    );
+    let told: Vec<usize> = imported.reports.iter().map(|report| report.line).collect();
+    assert_eq!((told, imported.counts), (vec![2, 3], [1, 1, 3]));
+}
+
+/// What would let in, or let pass, more than there is left out whole.
+#[test]
+fn nothing_becomes_weaker() {
+    let imported = translate(&[(
+        "ipsec.conf",
+        "conn two\n right=192.0.2.1\n authby=secret\n rightauth2=xauth\n auto=add\n\
+         conn clear\n type=passthrough\n leftsubnet=10.1.0.0/16\n rightsubnet=vhost:%no\n auto=route\n",
+    )]);
+    assert_eq!(imported.counts, [0, 0, 0], "{}", imported.connections);
+    assert_eq!(imported.reports.iter().map(|report| report.line).collect::<Vec<_>>(), [1, 6]);
+    let hosts = "conn hosts\n type=passthrough\n left=192.0.2.1\n right=192.0.2.2\n rightprotoport=tcp/22\n auto=ondemand\n";
+    let imported = translate(&[("ipsec.conf", hosts)]);
+    for line in ["mode = pass", "local_ts = 192.0.2.1", "remote_ts = 192.0.2.2[tcp/22]"] {
+        assert!(imported.connections.lines().any(|own| own.trim() == line), "{}", imported.connections);
+    }
+}
+
+#[test]
+fn lists_that_multiply_are_bounded() {
+    let subnets: Vec<String> = (0..4000).map(|n| format!("10.{}.{}.0/24", n / 256, n % 256)).collect();
+    let subnets = subnets.join(",");
+    let conn = |name: &str, more: &str| {
+        format!("conn {name}\n right=192.0.2.1\n authby=secret\n auto=add\n{more}\n")
+    };
+    let long = conn("long", &format!(" leftsubnets={{{subnets}}}\n rightsubnets={{{subnets}}}"));
+    let short = conn("short", " leftsubnets=10.0.0.0/8,11.0.0.0/8\n rightsubnets=12.0.0.0/8");
+    let imported = translate(&[("ipsec.conf", Box::leak(format!("{long}{short}").into_boxed_str()))]);
+    assert_eq!(imported.counts, [1, 2, 0]);
+    assert_eq!(lines(&imported), [(1, "4000 times 4000 subnets are too many with all the rest")]);
+}
+
 #[test]
 fn includes_that_go_round_and_sections_that_take_from_each_other_end() {
     let imported = translate(&[(
