@@ -51,6 +51,8 @@ impl Echoes {
         let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
         socket.set_nonblocking(true)?;
         socket.bind(&SocketAddr::new(from, 0).into())?;
+        // What others send answers nothing, and fills no buffer.
+        socket.connect(&SocketAddr::new(target, 0).into())?;
         let mut identifier = [0; 2];
         SystemEntropy.fill(&mut identifier);
         let mut echoes = Self {
@@ -106,7 +108,7 @@ impl Echoes {
         // The kernel makes the IP header.
         let header = if self.target.is_ipv4() { Ipv4Header::LEN } else { Ipv6Header::LEN };
         let message = packet.get(header..).unwrap_or_default();
-        if let Err(error) = self.socket.send_to(message, &SocketAddr::new(self.target, 0).into()) {
+        if let Err(error) = self.socket.send(message) {
             tracing::debug!(%error, to = %self.target, "an echo request is not sent");
         }
         self.sent.push(now);
