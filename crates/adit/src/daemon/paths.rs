@@ -18,6 +18,9 @@ const LIFETIME: Duration = Duration::from_secs(600);
 /// Once the peer is there, or somewhere else, what is asked first is not how large packets may be.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// When to look again if nothing was learnt, as on a way that changed meanwhile.
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// Between two sendings of a probe: several round trips, but not too short and not too long.
 const PACE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
@@ -214,8 +217,8 @@ impl Daemon {
     pub(super) fn path_has_moved(&mut self, now: Instant, child: ChildHandle, remote: IpAddr) {
         let Some(ike_sa) = self.gateway.ike_sa_of(child) else { return };
         if let Some(before) = self.paths.forget(ike_sa) {
-            let due = if before.remote == remote { before.due } else { now + SETTLE };
-            self.paths.watch(ike_sa, Watch { remote, due });
+            // From another address of ours it is another way as well.
+            self.paths.watch(ike_sa, Watch { remote, due: now + SETTLE });
             self.lift_limit(before.remote);
         }
     }
@@ -291,9 +294,12 @@ impl Daemon {
     pub(super) fn path_probed(&mut self, now: Instant, probe: PathProbe) {
         let PathProbe { ike_sa, size, result, .. } = probe;
         tracing::debug!(ike_sa = ike_sa.0, size, ?result, "path probed");
-        let Some(mut search) = self.paths.searches.remove(&ike_sa) else {
+        // A test asks on the same IKE SA whether the peer lives: what a search has not asked for teaches it nothing.
+        let asked = |search: &&mut Search| matches!(search.step(), Step::Probe(asked, _) if asked == size);
+        let Some(mut search) = self.paths.searches.get_mut(&ike_sa).filter(asked).cloned() else {
             return self.test_answered(now, probe);
         };
+        self.paths.searches.remove(&ike_sa);
         let goes_on = search.learn(result) && self.go_on_searching(now, ike_sa, search).is_ok();
         if !goes_on {
             self.path_found(now, Found { ike_sa, sizes: None });
@@ -302,6 +308,11 @@ impl Daemon {
 
     fn path_found(&mut self, now: Instant, found: Found) {
         let ike_sa = found.ike_sa;
+        if found.sizes.is_none()
+            && let Some(watch) = self.paths.watched.get(&ike_sa).copied()
+        {
+            self.paths.watch(ike_sa, Watch { due: watch.due.min(now + AGAIN), ..watch });
+        }
         if let Some((believed, passes, _)) = found.sizes {
             let hole = (passes < believed).then_some((believed, passes));
             match self.paths.watched.get(&ike_sa).copied() {

@@ -245,8 +245,9 @@ impl Daemon {
     /// Begins the next step, and those after it as long as they end at once.
     fn go_on_trying(&mut self, now: Instant, mut trial: Trial) {
         loop {
-            // Nobody looks any more, or there is nothing more to see.
-            let next = trial.steps.pop_front().filter(|_| !trial.reply.is_closed());
+            // Nobody looks any more, or there is nothing more to see. What was taken down comes up again all the same.
+            let goes_on = |step: &Step| !trial.reply.is_closed() || matches!(step, Step::Establish(_));
+            let next = trial.steps.pop_front().filter(goes_on);
             let Some(step) = next else {
                 let mut answer = Message::new();
                 answer.put("success", "yes").put("passed", if trial.failed { "no" } else { "yes" });
@@ -379,7 +380,9 @@ impl Daemon {
                 }
             }
         }
-        while let Some(mut trial) = self.trials.take(|trial| trial.until <= now || trial.reply.is_closed()) {
+        // What is being taken down is awaited even if nobody looks any more.
+        let is_left = |trial: &Trial| trial.reply.is_closed() && !matches!(trial.step, Step::Delete(_));
+        while let Some(mut trial) = self.trials.take(|trial| trial.until <= now || is_left(trial)) {
             let outcome = match std::mem::replace(&mut trial.awaited, Awaited::Nothing) {
                 Awaited::Echoes(echoes) => self.traffic_seen(now, &trial, echoes),
                 Awaited::Probe => Outcome::new(
