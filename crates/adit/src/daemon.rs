@@ -48,7 +48,8 @@ use adit_esp::SaParameters;
 use adit_esp::tunnel::Tfc;
 use adit_ike::config::{AddressSpec, Connection, Settings};
 use adit_ike::{
-    ChildHandle, CommandError, Gateway, InstallChild, Output, RequestId, Target, TerminateTarget, Transmit,
+    ChildHandle, CommandError, Gateway, IkeSaView, InstallChild, Output, RequestId, Target, TerminateTarget,
+    Transmit,
 };
 use adit_net::{Backend, ChildId, ChildSaInstall, NetConfig, NetEvent, PolicyId, Stats, UdpEncap, Userspace};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -655,13 +656,25 @@ impl Daemon {
         if target.ike_sa.is_none() && target.child_handle.is_none() {
             return self.reconciler.hold(target.connection.as_deref(), target.child.as_deref());
         }
-        for sa in self.gateway.ike_sas().filter(|sa| target.ike_sa.is_none_or(|wanted| wanted == sa.handle)) {
+        let fits = |sa: &IkeSaView| {
+            target.ike_sa.is_none_or(|wanted| wanted == sa.handle)
+                && target.connection.as_ref().is_none_or(|wanted| *wanted == sa.connection)
+        };
+        for sa in self.gateway.ike_sas().filter(fits) {
             for child in sa.children {
-                if target.child_handle.is_none_or(|wanted| wanted == child.handle) {
+                if target.child_handle.is_none_or(|wanted| wanted == child.handle)
+                    && target.child.as_ref().is_none_or(|wanted| *wanted == child.name)
+                {
                     self.reconciler.hold(Some(&sa.connection), Some(&child.name));
                 }
             }
         }
+    }
+
+    /// The connection that is meant where only a child is named: the first that has it.
+    fn connection_of(&self, child: &str) -> Option<String> {
+        let has_it = |c: &&Connection| c.children.iter().any(|other| other.name == child);
+        Some(self.connections.iter().find(has_it)?.name.clone())
     }
 
     /// Brings children up, as soon as the host names of their connection are known.
@@ -672,9 +685,7 @@ impl Daemon {
         child: Option<&str>,
         request: RequestId,
     ) -> Result<(), CommandError> {
-        let has_it = |c: &&Connection| c.children.iter().any(|other| Some(other.name.as_str()) == child);
-        let of = connection.or_else(|| Some(self.connections.iter().find(has_it)?.name.as_str()));
-        if let Some(of) = of
+        if let Some(of) = connection
             && let Some(hosts) = self.hosts.get(of)
         {
             // All of them, not only until the first that is.

@@ -16,6 +16,9 @@ use crate::control::report;
 use crate::control::server::Reply;
 use crate::control::vici::{Message, Value};
 
+/// When the way back is tried again that could not be gone.
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// What is to be done with a configuration that is being read beside the event loop.
 pub(super) struct Job {
     task: Task,
@@ -130,13 +133,17 @@ impl Daemon {
     pub(super) fn roll_back(&mut self, now: Instant) {
         let due = |unconfirmed: &mut Unconfirmed| unconfirmed.deadline <= now;
         let Some(Unconfirmed { previous, .. }) = self.unconfirmed.take_if(due) else { return };
-        match self.configure(now, previous) {
+        match self.configure(now, previous.clone()) {
             Ok(changes) => {
                 tracing::warn!("not confirmed in time: the configuration before is in force again: {changes}")
             }
-            Err(error) => tracing::error!(
-                "not confirmed in time, and the configuration before cannot be put in force again: {error}"
-            ),
+            Err(error) => {
+                tracing::error!(
+                    "not confirmed in time, and the configuration before cannot be put in force yet: {error}; tried again \
+                     in {AGAIN:?}"
+                );
+                self.unconfirmed = Some(Unconfirmed { previous, deadline: now + AGAIN });
+            }
         }
     }
 

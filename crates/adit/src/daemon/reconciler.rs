@@ -213,11 +213,7 @@ impl Reconciler {
 
     /// An operator wants these up, and that is under way. What an earlier attempt is about to bring up stays with that.
     pub(super) fn ordered(&mut self, connection: Option<&str>, child: Option<&str>, request: RequestId) {
-        let mut names = self.matching(connection, child);
-        if connection.is_none() {
-            // A child without its connection is the first of that name.
-            names.truncate(1);
-        }
+        let names = self.matching(connection, child);
         for name in &names {
             let Some(entry) = self.children.get_mut(name) else { continue };
             entry.held = false;

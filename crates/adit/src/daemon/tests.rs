@@ -2,6 +2,7 @@
 //! time that passes when a test says so.
 
 mod hostile;
+mod orders;
 mod paths;
 mod pushed;
 mod secrets;

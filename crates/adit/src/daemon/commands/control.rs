@@ -13,7 +13,8 @@ pub(super) fn initiate(daemon: &mut Daemon, now: Instant, arguments: &Message, r
     let Ok(waiting) = Waiting::read(arguments, now) else {
         return reply.failure("`timeout` or `loglevel` is no number");
     };
-    let (connection, child) = (name(arguments, "ike"), name(arguments, "child"));
+    let child = name(arguments, "child");
+    let connection = name(arguments, "ike").or_else(|| daemon.connection_of(child.as_deref()?));
     let request = daemon.request_id();
     match daemon.initiate(now, connection.as_deref(), child.as_deref(), request) {
         Ok(()) => {
