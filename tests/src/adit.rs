@@ -36,6 +36,8 @@ pub struct Settings {
     pub extra: String,
     /// More sections.
     pub after: String,
+    /// The environment of the daemon beside what it inherits.
+    pub environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Adit {
@@ -68,29 +70,31 @@ impl Adit {
         std::fs::write(&config, text)?;
         // It holds a secret.
         std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600))?;
-        Self::run(lab, side, &config, &control)
+        Self::launch(lab, side, Some(&config), &control, &settings.environment)
     }
 
     /// Starts the daemon without any file: it is configured by its control socket alone.
     pub fn start_bare(lab: &Lab, side: Side) -> Result<Self> {
         let control = format!("unix://{}", lab.dir().join(format!("adit-{side}.vici")).display());
-        Self::launch(lab, side, None, &control)
+        Self::launch(lab, side, None, &control, &[])
     }
 
     /// Starts the daemon again with the configuration of an earlier start.
     pub fn restart(lab: &Lab, side: Side) -> Result<Self> {
         let control = format!("unix://{}", lab.dir().join(format!("adit-{side}.vici")).display());
-        Self::run(lab, side, &lab.dir().join(format!("adit-{side}.conf")), &control)
+        Self::launch(lab, side, Some(&lab.dir().join(format!("adit-{side}.conf"))), &control, &[])
     }
 
-    fn run(lab: &Lab, side: Side, config: &Path, control: &str) -> Result<Self> {
-        Self::launch(lab, side, Some(config), control)
-    }
-
-    fn launch(lab: &Lab, side: Side, config: Option<&Path>, control: &str) -> Result<Self> {
+    fn launch(
+        lab: &Lab,
+        side: Side,
+        config: Option<&Path>,
+        control: &str,
+        environment: &[(&'static str, PathBuf)],
+    ) -> Result<Self> {
         let name = format!("adit-{side}");
         let mut command = lab.command(side.gateway(), program()?);
-        command.arg("run").arg("--control").arg(control);
+        command.arg("run").arg("--control").arg(control).envs(environment.iter().cloned());
         if let Some(config) = config {
             command.arg("--config").arg(config);
         }

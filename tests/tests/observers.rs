@@ -10,7 +10,8 @@ use adit_lab::scapy;
 use adit_lab::strongswan::StrongSwan;
 use anyhow::{Context, Result, ensure};
 
-const KEY_LOG: Settings = Settings { key_log: true, extra: String::new(), after: String::new() };
+const KEY_LOG: Settings =
+    Settings { key_log: true, extra: String::new(), after: String::new(), environment: Vec::new() };
 
 /// What a ping's payload repeats, so that it can be searched for on the wire.
 const PATTERN: &str = "c0ffee42";

@@ -396,14 +396,22 @@ impl NegotiationRecord {
             ),
             OutcomeCode::Timeout if !self.initiator => {
                 format!(
-                    "the peer {peer} began to connect and did not go on: no {} from it",
-                    self.stage.exchange()
+                    "the peer {peer} began to connect and did not go on: no {} from it{}",
+                    self.stage.exchange(),
+                    self.translated()
                 )
             }
             OutcomeCode::Timeout => {
                 let (port, times) = (self.remote.port(), self.sent);
                 let times = if times == 0 { String::new() } else { format!(", sent {times} times") };
-                format!("no answer from {peer} UDP port {port} to {}{times}", self.stage.exchange())
+                let translated = self.translated();
+                format!(
+                    "no answer from {peer} UDP port {port} to {}{translated}{times}",
+                    self.stage.exchange()
+                )
+            }
+            OutcomeCode::OtherVersion => {
+                format!("the peer {peer} speaks IKEv1, and only IKEv2 is spoken here")
             }
             OutcomeCode::NotPostQuantum
             | OutcomeCode::NotUnique
@@ -421,6 +429,16 @@ impl NegotiationRecord {
         let peer = format!("peer {}", crate::record::shown_peer(self.remote));
         let rest = self.message.split_once(&format!("{peer}: ")).map_or(&*self.message, |(_, rest)| rest);
         format!("{peer}: {rest}")
+    }
+
+    /// What a NAT has to do with it.
+    fn translated(&self) -> &'static str {
+        match (self.nat_local, self.nat_remote) {
+            (false, false) => "",
+            (true, false) => ", with a NAT in front of this gateway",
+            (false, true) => ", with a NAT in front of the peer",
+            (true, true) => ", with a NAT in front of both sides",
+        }
     }
 
     fn refused_authentication(&self) -> bool {
@@ -499,14 +517,23 @@ impl NegotiationRecord {
                  (`adit capture`)"
                     .to_owned()
             }
-            OutcomeCode::Timeout if !self.initiator => format!(
-                "let UDP port {} through in both directions, and see the peer's log: our answer may not reach it, or \
-                 it may not accept our answer",
-                self.local.port()
-            ),
+            OutcomeCode::OtherVersion => {
+                "on the peer set `version = 2` (`keyexchange=ikev2`), or the like; IKEv1 is obsolete (RFC 9395)".to_owned()
+            }
+            OutcomeCode::Timeout if !self.initiator => {
+                "let UDP port 4500 through in both directions: after the first message most peers use it, and all that are \
+                 behind a NAT. If it is open, see the peer's log: our answer may not reach it, or it may not accept it"
+                    .to_owned()
+            }
             OutcomeCode::Timeout if self.stage == Stage::IkeSaInit => format!(
                 "check that {remote} is the peer's address, that it runs and listens, and that firewalls on both \
                  sides and between let UDP ports 500 and 4500 through"
+            ),
+            OutcomeCode::Timeout if self.nat_local || self.nat_remote => format!(
+                "the peer answered on UDP port 500, and with a NAT on the way all that follows uses UDP port {}, ESP too: let \
+                 it through in both directions; and check that datagrams of more than 1,280 octets arrive \
+                 (`fragmentation = yes`)",
+                self.remote.port()
             ),
             OutcomeCode::Timeout => format!(
                 "the peer answered before: check that UDP port {} is open both ways and that datagrams of more than \
@@ -543,8 +570,8 @@ impl NegotiationRecord {
         let first = self.our_proposals.first();
         match first.and_then(|own| simplest(own, own)) {
             Some(there) if self.stage == Stage::IkeSaInit => format!(
-                "on the peer add {} to its IKE proposals, and see that it has a connection for our address {}; what it \
-                 has itself is shown here once it dials",
+                "on the peer add {} to its IKE proposals, and see that it has a connection for our address {} (or the one \
+                 that a NAT on the way gives us); what it has itself is shown here once it dials",
                 Notation(&there),
                 self.local.ip()
             ),

@@ -19,11 +19,13 @@ use crate::cookie::CookieJar;
 use crate::identity::Identity;
 use crate::ike_sa::{AwaitInitResponse, Contents, IkeSa, Incoming, InitRequest, Refused, Wanted};
 use crate::lookup::{Connections, Secrets};
+use crate::nat::Nat;
 use crate::output::{
-    Blame, ChildHandle, DownReason, Event, IkeSaHandle, IkeSaView, OutcomeCode, Output, RequestId, Stage,
+    Blame, ChildHandle, DownReason, Event, IkeSaHandle, IkeSaView, Notice, NoticeKind, OutcomeCode, Output,
+    RequestId, Stage,
 };
 use crate::proposal::post_quantum;
-use crate::record::Outcome;
+use crate::record::{Facts, Outcome};
 use crate::shared::{Counters, Effect, Kept, Shared};
 use crate::statistics::Statistics;
 use crate::tally::{Tallies, Way};
@@ -207,6 +209,8 @@ impl Gateway {
     fn dispatch(&mut self, local: SocketAddr, remote: SocketAddr, datagram: &[u8]) -> bool {
         let Ok(header) = Header::decode(datagram) else {
             trace!(%remote, octets = datagram.len(), "no IKE header");
+            let message = format!("{} octets without an IKE header", datagram.len());
+            self.stray(NoticeKind::MalformedHeader, (local, remote), None, message);
             return false;
         };
         if header.version.major != Version::IKEV2.major {
@@ -223,6 +227,8 @@ impl Gateway {
                 // Nothing is known about who sent it: RFC 7296 2.21.1 and 3.10.1 leave no answer.
                 self.shared.tallies.malformed();
                 debug!(%remote, exchange = %header.exchange, %error, "malformed message");
+                let message = format!("a message cannot be decoded: {error}");
+                self.stray(NoticeKind::MalformedBody, (local, remote), Some(header.exchange), message);
                 return false;
             }
         };
@@ -270,6 +276,30 @@ impl Gateway {
             self.shared.transmit(local, remote, reply);
         }
         debug!(%remote, version = %header.version, "not IKEv2");
+        // RFC 2408 5.4: the first message of a Main Mode or Aggressive Mode.
+        let begins = header.version.major == 1
+            && matches!(header.exchange.0, 2 | 4)
+            && header.responder_spi == IkeSpi::ZERO;
+        if begins {
+            let outcome = Outcome::new(
+                OutcomeCode::OtherVersion,
+                Stage::IkeSaInit,
+                Blame::PeerIncompatible,
+                "it speaks IKEv1, and only IKEv2 is spoken here: set `version = 2` on the peer",
+            );
+            let record = outcome.into_record(Facts {
+                at: self.shared.now,
+                connection: None,
+                initiator: false,
+                local,
+                remote,
+                nat: Nat::default(),
+                local_id: None,
+                remote_id: None,
+                known: false,
+            });
+            self.shared.record(record, None);
+        }
         false
     }
 
@@ -332,6 +362,12 @@ impl Gateway {
         let response = self.ike_sas.get(&handle).and_then(IkeSa::init_response).map(<[u8]>::to_vec);
         let Some(response) = response else { return false };
         self.shared.counters.repeated_requests += 1;
+        if let Some(sa) = self.ike_sas.get(&handle) {
+            let message = "the peer repeats a request that we have answered: our answer may not reach it";
+            self.shared.notice(m.remote.ip(), || {
+                sa.core.notice(NoticeKind::ReceivedAgain, ExchangeType::IKE_SA_INIT, message.to_owned())
+            });
+        }
         self.shared.transmit(m.local, m.remote, response);
         true
     }
@@ -394,7 +430,21 @@ impl Gateway {
             self.shared.transmit(m.local, m.remote, reply);
         }
         debug!(remote = %m.remote, exchange = %header.exchange, "no such IKE SA");
+        let message = "a message for an IKE SA that there is not (any more)".to_owned();
+        self.stray(NoticeKind::UnknownSpi, (m.local, m.remote), Some(header.exchange), message);
         false
+    }
+
+    /// Tells of a message that is for no IKE SA.
+    fn stray(
+        &mut self,
+        kind: NoticeKind,
+        (local, remote): (SocketAddr, SocketAddr),
+        exchange: Option<ExchangeType>,
+        message: String,
+    ) {
+        let notice = || Notice { kind, ike_sa: None, connection: None, local, remote, exchange, message };
+        self.shared.notice(remote.ip(), notice);
     }
 
     /// A message in the clear on an IKE SA that has keys changes nothing (RFC 7296 2.21.4). If it says that the peer

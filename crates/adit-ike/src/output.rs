@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use adit_crypto::{EspKeys, EspTransforms, IkeTransforms};
 use adit_wire::esp::Mode;
-use adit_wire::ikev2::{IkeSpi, KeId, NotifyType, Proposal, Spi, TrafficSelector};
+use adit_wire::ikev2::{ExchangeType, IkeSpi, KeId, NotifyType, Proposal, Spi, TrafficSelector};
 
 use crate::identity::{Identity, IdentityPattern};
 
@@ -205,6 +205,8 @@ pub enum Event {
         /// What `sa.remote` was.
         remote: SocketAddr,
     },
+    /// No outcome of a negotiation, and perhaps a sign of trouble.
+    Notice(Box<Notice>),
     /// An `initiate` or `terminate` ended.
     RequestDone {
         /// The caller's number.
@@ -219,6 +221,40 @@ pub enum Event {
         /// The line.
         message: String,
     },
+}
+
+/// Something seen on the wire. Of one address so many are told, and no more.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    /// What.
+    pub kind: NoticeKind,
+    /// The IKE SA it is about.
+    pub ike_sa: Option<IkeSaHandle>,
+    /// Its connection, once it is known.
+    pub connection: Option<String>,
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+    /// The exchange, where there is a header that names one.
+    pub exchange: Option<ExchangeType>,
+    /// What it is in words.
+    pub message: String,
+}
+
+/// What is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// A datagram without an IKE header.
+    MalformedHeader,
+    /// A message that cannot be decoded behind its header.
+    MalformedBody,
+    /// A message for an IKE SA that there is not.
+    UnknownSpi,
+    /// A request of ours is not answered and sent again.
+    SentAgain,
+    /// A request of the peer has come again: our answer may not have reached it.
+    ReceivedAgain,
 }
 
 /// Why an SA went down.
@@ -444,6 +480,8 @@ pub enum OutcomeCode {
     InvalidSyntax,
     /// A payload we do not know was marked critical.
     UnsupportedCriticalPayload,
+    /// The peer speaks another version of IKE.
+    OtherVersion,
     /// No answer.
     Timeout,
     /// The data plane refused the SA.
@@ -454,7 +492,7 @@ pub enum OutcomeCode {
 
 impl OutcomeCode {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Success,
         Self::Narrowed,
         Self::NoProposalChosen,
@@ -469,6 +507,7 @@ impl OutcomeCode {
         Self::InvalidKe,
         Self::InvalidSyntax,
         Self::UnsupportedCriticalPayload,
+        Self::OtherVersion,
         Self::Timeout,
         Self::DataPlane,
         Self::Cancelled,
@@ -492,6 +531,7 @@ impl OutcomeCode {
             Self::InvalidKe => "invalid-ke",
             Self::InvalidSyntax => "invalid-syntax",
             Self::UnsupportedCriticalPayload => "unsupported-critical-payload",
+            Self::OtherVersion => "other-version",
             Self::Timeout => "timeout",
             Self::DataPlane => "data-plane",
             Self::Cancelled => "cancelled",
@@ -520,6 +560,10 @@ pub struct NegotiationRecord {
     pub local: SocketAddr,
     /// The peer's address.
     pub remote: SocketAddr,
+    /// Has a NAT been found in front of us?
+    pub nat_local: bool,
+    /// And in front of the peer?
+    pub nat_remote: bool,
     /// Our identity, if it came so far.
     pub local_id: Option<Identity>,
     /// The identity the peer claimed, if it came so far.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use adit_wire::ikev2::{NotifyType, Proposal};
 
 use crate::identity::{Identity, IdentityPattern};
+use crate::nat::Nat;
 use crate::output::{Blame, NegotiationRecord, OutcomeCode, Stage};
 use crate::selector::Selectors;
 
@@ -135,6 +136,8 @@ impl Outcome {
             initiator: facts.initiator,
             local: facts.local,
             remote: facts.remote,
+            nat_local: facts.nat.local,
+            nat_remote: facts.nat.remote,
             local_id: facts.local_id.cloned(),
             remote_id: facts.remote_id.cloned(),
             known: facts.known,
@@ -172,6 +175,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) initiator: bool,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
+    pub(crate) nat: Nat,
     pub(crate) local_id: Option<&'a Identity>,
     pub(crate) remote_id: Option<&'a Identity>,
     pub(crate) known: bool,

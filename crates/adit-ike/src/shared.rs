@@ -15,7 +15,9 @@ use crate::config::{Connection, Lifetime, Settings, Volume};
 use crate::identity::Identity;
 use crate::ike_sa::{Core, Wanted};
 use crate::lookup::{Connections, Secrets};
-use crate::output::{ChildHandle, Event, IkeSaHandle, NegotiationRecord, Output, RequestId, Transmit};
+use crate::output::{
+    ChildHandle, Event, IkeSaHandle, NegotiationRecord, Notice, Output, RequestId, Transmit,
+};
 use crate::rate::RateLimit;
 use crate::spis::{Lane, Spis};
 use crate::statistics::Statistics;
@@ -105,6 +107,7 @@ pub(crate) struct Shared {
     record_limit: RateLimit,
     failure_limit: RateLimit<IkeSaHandle>,
     answer_limit: RateLimit,
+    notice_limit: RateLimit,
     requests: HashMap<RequestId, Request>,
     /// Every IKE SPI of ours, and the IKE SA that it belongs to.
     ike_spis: HashMap<IkeSpi, IkeSaHandle>,
@@ -220,6 +223,7 @@ impl Shared {
             record_limit: RateLimit::new(10, Duration::from_secs(2)),
             failure_limit: RateLimit::new(30, Duration::from_secs(10)),
             answer_limit: RateLimit::new(10, Duration::from_secs(1)),
+            notice_limit: RateLimit::new(5, Duration::from_secs(10)),
             requests: HashMap::new(),
             ike_spis: HashMap::new(),
             draining: BTreeMap::new(),
@@ -241,6 +245,13 @@ impl Shared {
     pub(crate) fn event(&mut self, event: Event) {
         self.tallies.event(&event);
         self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Tells of something on the wire, as long as its peer has not caused too much of it.
+    pub(crate) fn notice(&mut self, peer: IpAddr, notice: impl FnOnce() -> Notice) {
+        if self.notice_limit.allow(self.now, peer) {
+            self.event(Event::Notice(Box::new(notice())));
+        }
     }
 
     /// May we answer this stranger once more (RFC 7296 2.21.4)?

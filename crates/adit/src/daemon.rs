@@ -478,6 +478,7 @@ impl Daemon {
             return;
         }
         tracing::info!("stopping: deleting all SAs");
+        self.alert("shutdown-signal", failure.as_deref().unwrap_or("the daemon was told to stop"), None);
         self.supervisor.stopping();
         self.reconciler.stop();
         self.gateway.shutdown(now);
@@ -725,6 +726,13 @@ impl Daemon {
                     let resolved = hosts.resolve(connection, |name| self.names.addresses(name));
                     self.gateway.replace_connection(resolved);
                 }
+            }
+        }
+        if let Some(why) = self.names.failure(&name) {
+            let cause = format!("host name {name:?} cannot be resolved: {why}");
+            let named = |hosts: &Hosts| hosts.names().any(|other| other == name);
+            for (connection, _) in self.hosts.iter().filter(|(_, hosts)| named(hosts)) {
+                self.alert("peer-addr-failed", &cause, Some(connection));
             }
         }
         let (hosts, names) = (&self.hosts, &self.names);

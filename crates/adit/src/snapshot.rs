@@ -31,10 +31,7 @@ pub struct Snapshot {
     pub totals: Totals,
     /// In the order of the configuration; those that are no longer configured and still have SAs come last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[expect(
-        clippy::vec_box,
-        reason = "of 100,000 one piece of memory would take long to move and to give back"
-    )]
+    // Boxed: of 100,000 one piece of memory would take long to move and to give back.
     pub connections: Vec<Box<Connection>>,
     /// Children that need no SA.
     pub shunts: Vec<Shunt>,

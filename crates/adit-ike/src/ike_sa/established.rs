@@ -25,7 +25,7 @@ use super::{
     AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, Refused, State, Wanted,
     keep_nat_open,
 };
-use crate::output::{ChildHandle, DownReason, Event, IkeSaState, RequestId};
+use crate::output::{ChildHandle, DownReason, Event, IkeSaState, NoticeKind, RequestId};
 use crate::shared::Shared;
 
 /// Least time between two liveness checks that strangers can cause (RFC 7296 2.21.4).
@@ -667,6 +667,8 @@ impl Established {
                     "connection \"{}\": peer {} sent a malformed request: {error}",
                     core.connection.name, core.remote
                 );
+                let message = format!("a request of the peer cannot be decoded: {error}");
+                cx.notice(m.remote.ip(), || core.notice(NoticeKind::MalformedBody, exchange, message));
                 Handled::invalid_syntax()
             }
             Ok(payloads) => match Contents::read(payloads) {
@@ -748,6 +750,8 @@ impl Established {
         let Some(contents) = contents else {
             // RFC 7296 2.21: no error goes back for a response; the state is cleaned up instead.
             info!("connection \"{}\": peer {} sent a malformed response", core.connection.name, core.remote);
+            let message = "a response of the peer cannot be decoded".to_owned();
+            cx.notice(m.remote.ip(), || core.notice(NoticeKind::MalformedBody, m.header().exchange, message));
             self.abandon(core, cx, exchange, "the peer's response is malformed");
             return self.delete(core, cx);
         };

@@ -120,10 +120,10 @@ impl<X> Generation<X> {
         self.outstanding.iter().find(|(o, _)| o.message_id == message_id).map(|(_, exchange)| exchange)
     }
 
-    /// How often that request was sent, and whether it has another form that was not.
+    /// How often that request was sent, and whether in its first form only.
     pub(super) fn trouble_with(&self, message_id: u32) -> (u32, bool) {
         let found = self.outstanding.iter().find(|(o, _)| o.message_id == message_id);
-        found.map_or((0, false), |(o, _)| (o.times_sent(), o.has_another()))
+        found.map_or((0, true), |(o, _)| (o.times_sent(), o.is_first_form()))
     }
 
     /// It is answered.

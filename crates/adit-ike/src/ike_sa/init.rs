@@ -744,6 +744,7 @@ impl InitRequest<'_> {
             initiator: false,
             local: self.incoming.local,
             remote: self.incoming.remote,
+            nat: Nat::default(),
             local_id: None,
             remote_id: None,
             known: false,

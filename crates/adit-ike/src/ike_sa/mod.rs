@@ -40,7 +40,9 @@ use tracing::debug;
 use crate::config::{Child, Connection, Retransmission};
 use crate::identity::Identity;
 use crate::nat::Nat;
-use crate::output::{ChildHandle, DownReason, Event, IkeSaHandle, IkeSaState, IkeSaView, Output, RequestId};
+use crate::output::{
+    ChildHandle, DownReason, Event, IkeSaHandle, IkeSaState, IkeSaView, Notice, NoticeKind, Output, RequestId,
+};
 use crate::record::{Facts, Outcome};
 use crate::shared::{Effect, Shared};
 use crate::tally::Way;
@@ -185,6 +187,20 @@ impl Core {
         self.reply_again(cx, to, datagrams);
     }
 
+    /// Something seen on the wire of this IKE SA.
+    pub(crate) fn notice(&self, kind: NoticeKind, exchange: ExchangeType, message: String) -> Notice {
+        let named = self.initiator || self.remote_id.is_some();
+        Notice {
+            kind,
+            ike_sa: Some(self.handle),
+            connection: named.then(|| self.connection.name.clone()),
+            local: self.local,
+            remote: self.remote,
+            exchange: Some(exchange),
+            message,
+        }
+    }
+
     fn reply_again(&mut self, cx: &mut Shared, to: &Incoming<'_>, datagrams: &[Vec<u8>]) {
         self.last_sent = cx.now;
         for datagram in datagrams {
@@ -326,6 +342,7 @@ impl Core {
             initiator: self.initiator,
             local: self.local,
             remote: self.remote,
+            nat: self.nat,
             local_id: self.local_id.as_ref(),
             remote_id: self.remote_id.as_ref(),
             known,

@@ -1,6 +1,6 @@
 //! Message IDs and repetition, window size 1 (RFC 7296 2.1 to 2.3).
 //!
-//! Our request is repeated bit for bit until its response comes; a peer's request that is repeated bit for bit gets
+//! Our request is repeated bit for bit until its response comes, but for probes; a peer's request that is repeated bit for bit gets
 //! the stored response bit for bit.
 
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use tracing::debug;
 
 use super::{Core, Incoming, Secured};
 use crate::config::Retransmission;
+use crate::output::NoticeKind;
 use crate::shared::Shared;
 use crate::tally::Way;
 
@@ -23,15 +24,18 @@ pub(crate) struct Outstanding {
     wait: Duration,
     most: Duration,
     give_up: Instant,
-    another: Option<Another>,
+    /// The next one last.
+    others: Vec<Another>,
+    /// The form before this one: with the last one it takes turns.
+    before: Option<Vec<Vec<u8>>>,
 }
 
-/// Another form of a request, taken once the first was sent often enough in vain (RFC 7383 2.5.1).
+/// Another form of a request, taken once it was sent often enough in vain.
 #[derive(Debug)]
 pub(crate) struct Another {
-    /// How often the first one goes out.
+    /// How often those before it go out.
     pub(crate) after: u32,
-    /// And how long each waits.
+    /// And how long each of these waits.
     pub(crate) pace: Duration,
     pub(crate) datagrams: Vec<Vec<u8>>,
 }
@@ -52,9 +56,8 @@ impl Outstanding {
         datagrams: Vec<Vec<u8>>,
         schedule: Retransmission,
     ) -> Self {
-        // The octet of the exchange type (RFC 7296 3.1).
-        if let Some(exchange) = datagrams.first().and_then(|datagram| datagram.get(18)) {
-            cx.tallies.message(&core.connection.name, ExchangeType(*exchange), Way::Out, false);
+        if let Some(exchange) = exchange(&datagrams) {
+            cx.tallies.message(&core.connection.name, exchange, Way::Out, false);
         }
         core.send(cx, &datagrams);
         Self {
@@ -65,16 +68,17 @@ impl Outstanding {
             wait: schedule.first,
             most: schedule.most,
             give_up: cx.now + schedule.give_up,
-            another: None,
+            others: Vec::new(),
+            before: None,
         }
     }
 
-    /// With another form, if there is one.
-    pub(crate) fn with(mut self, another: Option<Another>) -> Self {
-        if let Some(another) = &another {
+    /// With other forms, the last resort first.
+    pub(crate) fn with(mut self, others: Vec<Another>) -> Self {
+        if let Some(another) = others.last() {
             self.next = self.next - self.wait + another.pace;
         }
-        Self { another, ..self }
+        Self { others, ..self }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -89,16 +93,25 @@ impl Outstanding {
         if cx.now >= self.next {
             self.repetitions += 1;
             cx.counters.retransmissions += 1;
+            if let Some(exchange) = exchange(&self.datagrams) {
+                let message = format!(
+                    "no answer to a request after it was sent {} times: it is sent again",
+                    self.repetitions
+                );
+                cx.notice(core.remote.ip(), || core.notice(NoticeKind::SentAgain, exchange, message));
+            }
             debug!(
                 message_id = self.message_id,
                 repetition = self.repetitions,
                 "no response yet, sending again"
             );
-            if let Some(another) = self.another.take_if(|another| self.repetitions >= another.after) {
-                self.datagrams = another.datagrams;
+            if let Some(another) = self.others.pop_if(|another| self.repetitions >= another.after) {
+                self.before = Some(std::mem::replace(&mut self.datagrams, another.datagrams));
+            } else if let Some(before) = self.before.as_mut().filter(|_| self.others.is_empty()) {
+                std::mem::swap(before, &mut self.datagrams);
             }
             core.send(cx, &self.datagrams);
-            let pace = self.another.as_ref().map(|another| another.pace);
+            let pace = self.others.last().map(|another| another.pace);
             let wait = if pace.is_none() { self.wait * 2 } else { self.wait };
             self.wait = wait.min(self.most).max(Duration::from_millis(1));
             self.next = cx.now + pace.unwrap_or(self.wait);
@@ -118,15 +131,20 @@ impl Outstanding {
         self.give_up = self.give_up.min(at);
     }
 
-    /// Is there another form of it that was not needed so far?
-    pub(crate) fn has_another(&self) -> bool {
-        self.another.is_some()
+    /// Was it sent in its first form only?
+    pub(crate) fn is_first_form(&self) -> bool {
+        self.before.is_none()
     }
 
     /// How often it was sent.
     pub(crate) fn times_sent(&self) -> u32 {
         self.repetitions + 1
     }
+}
+
+/// The octet of the exchange type (RFC 7296 3.1).
+fn exchange(datagrams: &[Vec<u8>]) -> Option<ExchangeType> {
+    datagrams.first()?.get(18).copied().map(ExchangeType)
 }
 
 /// The last request of the peer and what we answered.
@@ -162,6 +180,10 @@ impl Answered {
             || fragment.is_some_and(|f| f.number == 1) && secured.is_some_and(|s| s.is_authentic(m));
         if again {
             cx.counters.repeated_requests += 1;
+            cx.notice(m.remote.ip(), || {
+                let message = "the peer repeats a request that we have answered: our answer may not reach it";
+                core.notice(NoticeKind::ReceivedAgain, header.exchange, message.to_owned())
+            });
             core.reply_again(cx, m, &self.response);
         }
         again

@@ -21,6 +21,7 @@ mod hand;
 mod handshake;
 mod mobike;
 mod nat;
+mod notices;
 mod pair;
 mod post_quantum;
 mod ppk;

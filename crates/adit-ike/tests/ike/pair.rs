@@ -11,8 +11,8 @@ use adit_ike::config::{
     AddressSpec, Child, Configuration, Connection, PostQuantumKey, SelectorSpec, Settings, SharedSecret,
 };
 use adit_ike::{
-    ChildHandle, DownReason, Event, Gateway, IkeKeyLog, InstallChild, NegotiationRecord, OutcomeCode, Output,
-    PathProbe, RequestId, Target, TerminateTarget, Transmit, proposal,
+    ChildHandle, DownReason, Event, Gateway, IkeKeyLog, InstallChild, NegotiationRecord, Notice, OutcomeCode,
+    Output, PathProbe, RequestId, Target, TerminateTarget, Transmit, proposal,
 };
 use adit_wire::ikev2::{
     ExchangeType, Header, Message, Notify, NotifyType, Payload, PayloadType, SkLayout, TrafficSelector,
@@ -161,6 +161,7 @@ pub(crate) struct Peer {
     pub(crate) records: Vec<NegotiationRecord>,
     pub(crate) done: BTreeMap<RequestId, Result<(), String>>,
     pub(crate) probes: Vec<PathProbe>,
+    pub(crate) notices: Vec<Notice>,
     pub(crate) keys: Vec<IkeKeyLog>,
     pub(crate) keepalives: Vec<(SocketAddr, SocketAddr)>,
     /// The data plane refuses children with this reason.
@@ -186,6 +187,7 @@ impl Peer {
             records: Vec::new(),
             done: BTreeMap::new(),
             probes: Vec::new(),
+            notices: Vec::new(),
             keys: Vec::new(),
             keepalives: Vec::new(),
             broken_data_plane: None,
@@ -263,6 +265,10 @@ impl Peer {
                 format!("done {result:?}")
             }
             Event::Progress { message, .. } => format!("progress {message}"),
+            Event::Notice(notice) => {
+                self.notices.push(*notice);
+                return;
+            }
         };
         self.events.push(line);
     }

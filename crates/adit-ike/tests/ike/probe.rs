@@ -115,6 +115,42 @@ fn what_is_too_large_is_found_out_by_pieces_that_pass() {
     assert!(matches!(probe(&mut pair, 1500, Duration::from_secs(1)), Some(Probed::Passed(Some(_)))));
 }
 
+/// Some peers do not take the fragments of a liveness check; they are no less alive.
+#[test]
+fn who_takes_no_fragments_of_it_is_asked_without() {
+    let mut pair = Pair::established(sides());
+    let is_fragment = |packet: &Packet| packet.datagram.get(16) == Some(&53);
+    let largest = |packet: &Packet| octets(packet) <= 1300;
+    pair.link = Box::new(
+        move |_, packet| if largest(packet) && !is_fragment(packet) { Fate::Deliver } else { Fate::Lose },
+    );
+    for (size, expected) in [(1500, Probed::Blocked), (1301, Probed::Blocked)] {
+        let before = pair.sent.len();
+        assert_eq!(probe(&mut pair, size, 8 * PACE), Some(expected), "{size}");
+        let requests: Vec<_> = pair.sent[before..].iter().filter(|p| !p.header().flags.response).collect();
+        // Once in its last form, which is the same request to whoever has received another.
+        let last = requests.iter().filter(|p| largest(p) && !is_fragment(p)).count();
+        assert_eq!(last, 1, "{size}");
+        assert!(requests.iter().all(|p| p.header().message_id == requests[0].header().message_id));
+    }
+    assert!(matches!(probe(&mut pair, 1300, Duration::from_secs(1)), Some(Probed::Passed(Some(_)))));
+    assert!(pair.a.down.is_empty() && pair.b.down.is_empty());
+}
+
+/// What was answered before in another form is answered with the same.
+#[test]
+fn a_lost_answer_comes_again_for_any_form() {
+    let mut pair = Pair::established(sides());
+    let mut lost = 0;
+    pair.link = Box::new(move |_, packet| {
+        let drop = packet.header().flags.response && lost < 4;
+        lost += u32::from(drop);
+        if drop { Fate::Lose } else { Fate::Deliver }
+    });
+    assert!(probe(&mut pair, 1500, 12 * PACE).is_some());
+    assert!(pair.a.down.is_empty() && pair.b.down.is_empty());
+}
+
 #[test]
 fn who_answers_nothing_at_all_is_dead_in_the_usual_time() {
     let mut pair = Pair::established(sides());

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use adit_ike::{Difference, NegotiationRecord, OutcomeCode, Stage};
+use adit_ike::{Difference, IkeSaView, NegotiationRecord, Notice, NoticeKind, OutcomeCode, Stage};
 use adit_wire::ikev2::Proposal;
 
-use super::report::{kebab, seconds};
+use super::report::{ike_sa, ike_sa_name, kebab, seconds};
 use super::vici::Message;
 
 /// A failure that is remembered.
@@ -53,7 +53,8 @@ pub fn alert(record: &NegotiationRecord) -> Option<Message> {
     message.put("type", alert_type(record)?);
     message.put("code", record.code.name()).put("stage", record.stage.name());
     put_names(&mut message, record);
-    message.put_display("remote-host", record.remote.ip());
+    message.put_display("local-host", record.local.ip()).put_display("local-port", record.local.port());
+    message.put_display("remote-host", record.remote.ip()).put_display("remote-port", record.remote.port());
     let notation = |proposals: &[Proposal]| -> Vec<String> {
         proposals.iter().map(|p| adit_ike::proposal::Notation(p).to_string()).collect()
     };
@@ -68,6 +69,42 @@ pub fn alert(record: &NegotiationRecord) -> Option<Message> {
     message.put_list("ours", ours).put_list("theirs", theirs);
     put_meaning(&mut message, record);
     Some(message)
+}
+
+/// The event `alert` of something seen on the wire, with the IKE SA that it is about.
+#[must_use]
+pub fn notice(notice: &Notice, sa: Option<&IkeSaView>, now: Instant) -> Message {
+    let mut message = Message::new();
+    message.put(
+        "type",
+        match notice.kind {
+            NoticeKind::MalformedHeader => "parse-error-header",
+            NoticeKind::MalformedBody => "parse-error-body",
+            NoticeKind::UnknownSpi => "invalid-ike-spi",
+            NoticeKind::SentAgain => "retransmit-send",
+            NoticeKind::ReceivedAgain => "retransmit-receive",
+        },
+    );
+    if let Some(connection) = &notice.connection {
+        message.put("connection", connection);
+    }
+    if let Some(exchange) = notice.exchange {
+        message.put_display("exchange", exchange);
+    }
+    message.put_display("local-host", notice.local.ip()).put_display("local-port", notice.local.port());
+    message.put_display("remote-host", notice.remote.ip()).put_display("remote-port", notice.remote.port());
+    message.put("cause", &notice.message);
+    if let Some(sa) = sa {
+        put_ike_sa(&mut message, sa, now);
+    }
+    message
+}
+
+/// strongSwan's section of an alert that is about an IKE SA.
+pub fn put_ike_sa(message: &mut Message, sa: &IkeSaView, now: Instant) {
+    let mut sas = Message::new();
+    sas.put_section(ike_sa_name(sa), ike_sa(sa, now));
+    message.put_section("ike-sa", sas);
 }
 
 /// strongSwan's type where one fits, else our code.
@@ -89,9 +126,10 @@ fn alert_type(record: &NegotiationRecord) -> Option<&'static str> {
         OutcomeCode::Timeout if record.stage == Stage::IkeSaInit => "peer-init-unreachable",
         OutcomeCode::Timeout => "retransmit-send-timeout",
         OutcomeCode::DataPlane => "install-child-sa-failed",
-        OutcomeCode::UnknownPeer | OutcomeCode::NotPostQuantum | OutcomeCode::RefusedByPeer => {
-            record.code.name()
-        }
+        OutcomeCode::UnknownPeer
+        | OutcomeCode::OtherVersion
+        | OutcomeCode::NotPostQuantum
+        | OutcomeCode::RefusedByPeer => record.code.name(),
     })
 }
 

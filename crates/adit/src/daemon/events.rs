@@ -17,11 +17,31 @@ use crate::control::vici::Message;
 impl Daemon {
     /// A negotiation ended; the gateway has logged it.
     pub(super) fn negotiated(&mut self, now: Instant, record: NegotiationRecord) {
-        if let Some(alert) = negotiation::alert(&self.negotiations.informed(&record)) {
-            self.hub.publish("alert", || alert);
+        if let Some(mut alert) = negotiation::alert(&self.negotiations.informed(&record)) {
+            self.hub.publish("alert", || {
+                let handles = record.connection.iter().flat_map(|name| self.gateway.handles_of(name));
+                let mut sas = handles.filter_map(|handle| self.gateway.ike_sa(handle));
+                if let Some(sa) = sas.find(|sa| sa.remote.ip() == record.remote.ip()) {
+                    negotiation::put_ike_sa(&mut alert, &sa, now);
+                }
+                alert
+            });
         }
         self.observer.record(&record);
         self.negotiations.add(now, record);
+    }
+
+    /// Tells of something that is no outcome of a negotiation.
+    pub(super) fn alert(&self, alert: &str, cause: &str, connection: Option<&str>) {
+        self.hub.publish("alert", || {
+            let mut message = Message::new();
+            message.put("type", alert);
+            if let Some(connection) = connection {
+                message.put("connection", connection);
+            }
+            message.put("cause", cause);
+            message
+        });
     }
 
     pub(super) fn event(&mut self, now: Instant, event: Event) {
@@ -46,11 +66,10 @@ impl Daemon {
                     _ => return,
                 };
                 self.hub.publish("alert", || {
-                    let mut sas = Message::new();
-                    sas.put_section(report::ike_sa_name(&sa), report::ike_sa(&sa, now));
                     let mut message = Message::new();
                     message.put("type", alert).put("connection", &sa.connection);
-                    message.put_section("ike-sa", sas);
+                    message.put("cause", reason_text(reason));
+                    negotiation::put_ike_sa(&mut message, &sa, now);
                     message
                 });
             }
@@ -141,6 +160,10 @@ impl Daemon {
                     pending.reply.event("control-log", line);
                 }
             }
+            Event::Notice(notice) => self.hub.publish("alert", || {
+                let sa = notice.ike_sa.and_then(|handle| self.gateway.ike_sa(handle));
+                negotiation::notice(&notice, sa.as_ref(), now)
+            }),
             Event::RequestDone { request, result } => self.request_done(now, request, result),
         }
     }

@@ -4,9 +4,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use adit_ike::config::{Child, Connection};
+use adit_ike::config::{AddressSpec, Child, Connection};
 use adit_ike::identity::Identity;
 use adit_ike::proposal::Notation;
 use adit_ike::{ChildSaState, DownReason, IkeSaState, IkeSaView, NegotiationRecord, Stage};
@@ -19,6 +19,9 @@ use super::reconciler::{ChildName, Outlook};
 use crate::config::Host;
 use crate::control::vici::Message;
 use crate::snapshot::{self, Explanation, Health, Sides};
+
+/// For so long a stranger's failure may be what keeps a connection down.
+const LATELY: Duration = Duration::from_secs(600);
 
 /// Proposals and selectors of a side that are shown.
 const SHOWN: usize = 8;
@@ -293,6 +296,15 @@ impl Daemon {
             let record = self.negotiations.informed(&entry.record);
             return Explanation::of_record(Health::Down, entry, &record, now);
         }
+        // Who does not come so far as to say who it is has an address.
+        if matches!(outlook, Outlook::Nothing | Outlook::Traffic(_))
+            && !sas.any
+            && let Some(entry) = self.stranded(now, connection)
+            && went_down.is_none_or(|(down, _)| down <= entry.record.at)
+        {
+            let record = self.negotiations.informed(&entry.record);
+            return Explanation::of_record(Health::Down, entry, &record, now);
+        }
         if let Some((at, reason)) = went_down {
             // What was let go because it was idle comes back with the next packet.
             if !(reason == DownReason::DeletedByUs && matches!(outlook, Outlook::Traffic(_))) {
@@ -328,6 +340,14 @@ impl Daemon {
                     .step(format!("bring it up: {bring_up}, or `start_action = start`"))
             }
         }
+    }
+
+    /// An attempt of the peer of a connection that failed lately, before it was known whose it is.
+    fn stranded(&self, now: Instant, connection: &Connection) -> Option<&Entry> {
+        let mut addresses = connection.remote_addrs.iter().filter_map(AddressSpec::single);
+        let entry = addresses.find_map(|address| self.negotiations.of_stranger(address))?;
+        let lately = now.saturating_duration_since(entry.record.at) < LATELY;
+        (lately && !entry.resolved).then_some(entry)
     }
 
     /// What is up may not stay so, be less than is wanted, or carry nothing.
@@ -502,8 +522,6 @@ fn sides(record: &NegotiationRecord) -> Vec<Sides> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use adit_ike::OutcomeCode;
 
     use super::*;

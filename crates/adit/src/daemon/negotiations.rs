@@ -91,6 +91,10 @@ impl Negotiations {
             && let Some(connection) = &record.connection
         {
             self.succeeded(connection, record.stage, record.child.as_deref());
+            // So is what failed before it said who it is.
+            for stranger in self.of_strangers.iter_mut() {
+                stranger.resolved |= stranger.record.remote.ip() == record.remote.ip();
+            }
         }
         if record.code == OutcomeCode::Success {
             return;
@@ -185,6 +189,11 @@ impl Negotiations {
         found
     }
 
+    /// The last one of a peer at an address that did not come so far as to say who it is.
+    pub(super) fn of_stranger(&self, address: IpAddr) -> Option<&Entry> {
+        self.of_strangers.iter().rfind(|entry| entry.record.remote.ip() == address)
+    }
+
     /// The record with what the same peer has shown of itself elsewhere.
     pub(super) fn informed(&self, record: &NegotiationRecord) -> NegotiationRecord {
         let of_connection = record.connection.as_deref().into_iter().flat_map(|name| self.of(name));
@@ -230,6 +239,8 @@ mod tests {
             initiator: false,
             local: "192.0.2.1:500".parse().unwrap(),
             remote: (remote, 500).into(),
+            nat_local: false,
+            nat_remote: false,
             local_id: None,
             remote_id: None,
             known: false,

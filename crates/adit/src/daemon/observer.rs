@@ -210,7 +210,10 @@ impl Observer {
                 let spis = format!("{}_i {}_r", new.initiator_spi, new.responder_spi);
                 self.happened(now, new, None, EventKind::Rekeyed, None, spis);
             }
-            Event::IkeMoved { .. } | Event::Progress { .. } | Event::RequestDone { .. } => {}
+            Event::IkeMoved { .. }
+            | Event::Notice(_)
+            | Event::Progress { .. }
+            | Event::RequestDone { .. } => {}
         }
     }
 

@@ -803,7 +803,7 @@ impl End {
                     Some(_) => Err(format!("{request:?} is done twice")),
                 };
             }
-            Event::Progress { .. } => return Ok(()),
+            Event::Progress { .. } | Event::Notice(_) => return Ok(()),
         };
         self.events.push(line);
         Ok(())
