@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use adit_ike::config::{AddressSpec, Child, Connection};
 use adit_ike::identity::Identity;
 use adit_ike::proposal::Notation;
-use adit_ike::{ChildSaState, DownReason, IkeSaState, IkeSaView, NegotiationRecord, Stage};
+use adit_ike::{ChildSaState, DownReason, IkeSaState, IkeSaView, NegotiationRecord, OutcomeCode, Stage};
 use adit_wire::ikev2::TrafficSelector;
 
 use super::Daemon;
@@ -347,7 +347,11 @@ impl Daemon {
         let mut addresses = connection.remote_addrs.iter().filter_map(AddressSpec::single);
         let entry = addresses.find_map(|address| self.negotiations.of_stranger(address))?;
         let lately = now.saturating_duration_since(entry.record.at) < LATELY;
-        (lately && !entry.resolved).then_some(entry)
+        // From before this connection was configured.
+        let ours = &connection.local_addrs;
+        let at_ours = ours.is_empty() || ours.iter().any(|address| address.contains(entry.record.local.ip()));
+        let is_known = entry.record.code == OutcomeCode::UnknownPeer && at_ours;
+        (lately && !is_known && !entry.resolved).then_some(entry)
     }
 
     /// What is up may not stay so, be less than is wanted, or carry nothing.
@@ -522,8 +526,6 @@ fn sides(record: &NegotiationRecord) -> Vec<Sides> {
 
 #[cfg(test)]
 mod tests {
-    use adit_ike::OutcomeCode;
-
     use super::*;
 
     /// Whoever reads a code finds it in the manual, once.
