@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::Daemon;
 use super::configuration::MOST_LISTED;
+use super::pushed::Before;
 use super::reload::{Changes, Loaded};
 use crate::config::{self, Files, Parts};
 use crate::control::report;
@@ -40,6 +41,8 @@ pub(super) struct Load {
 pub(super) struct Unconfirmed {
     /// What the file said before.
     previous: Parts,
+    /// What was the clients' then.
+    taken: Vec<Before>,
     pub(super) deadline: Instant,
 }
 
@@ -98,7 +101,7 @@ impl Daemon {
                     tracing::error!("the configuration is not reloaded: {why}");
                     failure(why)
                 }
-                None => self.put_in_place(now, loaded),
+                None => self.put_in_place(now, loaded, None),
             };
             return self.loader.done(&answer);
         };
@@ -108,31 +111,40 @@ impl Daemon {
                 if let Some(why) = self.awaits_confirmation(now) {
                     return reply.failure(why);
                 }
-                let previous = confirm.map(|_| self.file.clone());
-                let mut answer = self.put_in_place(now, loaded);
-                if let (true, Some(wait), Some(previous)) = (answer.flag("success"), confirm, previous) {
-                    tracing::warn!(
-                        "the configuration before is put in force again in {wait:?} unless this one is confirmed"
-                    );
-                    self.unconfirmed = Some(Unconfirmed { previous, deadline: now + wait });
-                    answer.put_display("confirm", wait.as_secs());
-                }
-                reply.respond(answer);
+                reply.respond(self.put_in_place(now, loaded, confirm));
             }
         }
     }
 
-    fn put_in_place(&mut self, now: Instant, loaded: Loaded) -> Message {
+    /// Puts a configuration in force, until somebody confirms it where there is a time for that.
+    pub(super) fn put_in_place(
+        &mut self,
+        now: Instant,
+        loaded: Loaded,
+        confirm: Option<Duration>,
+    ) -> Message {
+        let previous = confirm.map(|_| self.file.clone());
         self.supervisor.reloading();
-        let answer = self.loaded(now, loaded);
+        let mut answer = self.loaded(now, loaded);
         self.supervisor.ready();
+        let taken = self.pushed.taken();
+        if let (true, Some(wait), Some(previous)) = (answer.flag("success"), confirm, previous) {
+            tracing::warn!(
+                "the configuration before is put in force again in {wait:?} unless this one is confirmed"
+            );
+            self.unconfirmed = Some(Unconfirmed { previous, taken, deadline: now + wait });
+            answer.put_display("confirm", wait.as_secs());
+        }
         answer
     }
 
-    /// Nobody has confirmed in time: the configuration before, whatever has become of its file.
+    /// Nobody has confirmed in time: the configuration before, whatever has become of its file, and beside it what was the
+    /// clients' then.
     pub(super) fn roll_back(&mut self, now: Instant) {
         let due = |unconfirmed: &mut Unconfirmed| unconfirmed.deadline <= now;
-        let Some(Unconfirmed { previous, .. }) = self.unconfirmed.take_if(due) else { return };
+        let Some(Unconfirmed { previous, taken, .. }) = self.unconfirmed.take_if(due) else { return };
+        self.catch_up_unasked(now);
+        self.pushed.bring_back(taken);
         match self.configure(now, previous.clone()) {
             Ok(changes) => {
                 tracing::warn!("not confirmed in time: the configuration before is in force again: {changes}")
@@ -142,7 +154,9 @@ impl Daemon {
                     "not confirmed in time, and the configuration before cannot be put in force yet: {error}; tried again \
                      in {AGAIN:?}"
                 );
-                self.unconfirmed = Some(Unconfirmed { previous, deadline: now + AGAIN });
+                self.pushed.give_to_the_file(&self.pushed.names_in(&self.file));
+                let taken = self.pushed.taken();
+                self.unconfirmed = Some(Unconfirmed { previous, taken, deadline: now + AGAIN });
             }
         }
     }

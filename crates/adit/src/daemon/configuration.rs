@@ -21,19 +21,17 @@ pub(super) const MOST_LISTED: usize = 1000;
 impl Daemon {
     /// Puts what the file says in force, beside what clients have pushed.
     pub(super) fn configure(&mut self, now: Instant, file: Parts) -> Result<Changes, Refused> {
-        if let Err(why) = self.catch_up(now) {
-            tracing::error!("what clients have loaded is not in force: {why}");
-        }
+        self.catch_up_unasked(now);
         let taken = self.pushed.names_in(&file);
         let all = self.pushed.beside(file.clone(), &taken);
         if !self.pushed.is_empty() {
             config::pushed::compare_interfaces(&all).map_err(Refused::Disagreement)?;
         }
         let changes = self.put_in_force(now, all)?;
-        for name in taken {
+        for name in &taken {
             tracing::warn!("connection \"{name}\", which a client had loaded, is the file's from now on");
-            self.pushed.remove_connection(&name);
         }
+        self.pushed.give_to_the_file(&taken);
         self.file = file;
         self.pushed.file_changed();
         Ok(changes)

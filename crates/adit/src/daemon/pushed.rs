@@ -46,6 +46,8 @@ pub(super) struct Pushed {
     /// asked for.
     known: Option<Configuration>,
     postponed: Postponed,
+    /// What the file took over when it was put in force last.
+    taken: Vec<Before>,
 }
 
 /// Things in the order they came, found by their names.
@@ -79,7 +81,7 @@ struct Postponed {
 
 /// A connection before a client changed it: its place, and what it was, if it was there.
 #[derive(Debug)]
-struct Before {
+pub(super) struct Before {
     name: String,
     place: u64,
     connection: Option<Item<Parts>>,
@@ -223,11 +225,27 @@ impl Pushed {
         self.postponed = Postponed { next, ..Postponed::default() };
     }
 
-    /// Forgets a connection. Returns what it was.
-    pub(super) fn remove_connection(&mut self, name: &str) -> bool {
-        self.take_connection(name).is_some()
+    /// These connections are the file's from now on.
+    pub(super) fn give_to_the_file(&mut self, names: &[String]) {
+        self.taken = names.iter().filter_map(|name| self.take_connection(name)).collect();
     }
 
+    /// What the file took over last, for [`Self::bring_back`].
+    pub(super) fn taken(&mut self) -> Vec<Before> {
+        std::mem::take(&mut self.taken)
+    }
+
+    /// Connections are the clients' again.
+    pub(super) fn bring_back(&mut self, taken: Vec<Before>) {
+        for Before { place, connection, traps, .. } in taken {
+            if let Some(connection) = connection {
+                self.connections.put_at(place, connection);
+            }
+            self.traps.extend(traps);
+        }
+    }
+
+    /// Forgets a connection. Returns what it was.
     fn take_connection(&mut self, name: &str) -> Option<Before> {
         let (place, connection) = self.connections.remove(name)?;
         let first = ChildName::new(name, "");
@@ -393,9 +411,14 @@ impl Daemon {
 
     /// What is kept is put in force when its time has come.
     pub(super) fn catch_up_in_time(&mut self, now: Instant) {
-        if self.pushed.postponed.due.is_some_and(|due| due <= now)
-            && let Err(why) = self.catch_up(now)
-        {
+        if self.pushed.postponed.due.is_some_and(|due| due <= now) {
+            self.catch_up_unasked(now);
+        }
+    }
+
+    /// What is kept is put in force, and who loaded it is not there to be told why not.
+    pub(super) fn catch_up_unasked(&mut self, now: Instant) {
+        if let Err(why) = self.catch_up(now) {
             tracing::error!("what clients have loaded is not in force: {why}");
         }
     }
@@ -413,6 +436,7 @@ impl Daemon {
             return Err("a shared secret without `data`".to_owned());
         }
         let name = id.unwrap_or("(no id)").to_owned();
+        let name_len = name.len();
         let secret = Arc::new(Secret::new(data.to_vec()));
         let wrong = |owner: &String| format!("invalid owner `{}`", owner.escape_debug());
         let kind = match kind.to_ascii_lowercase().as_str() {
@@ -439,7 +463,8 @@ impl Daemon {
         {
             return Ok(());
         }
-        let octets = data.len() + owners.iter().map(String::len).sum::<usize>();
+        // The name is kept twice.
+        let octets = data.len() + 2 * name_len + owners.iter().map(String::len).sum::<usize>();
         if old.is_none() && self.pushed.secrets.len() >= MOST_SECRETS {
             return Err(format!("{MOST_SECRETS} secrets are loaded, and that is the most"));
         }

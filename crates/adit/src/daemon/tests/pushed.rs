@@ -124,6 +124,47 @@ fn names_of_the_file_are_the_files() {
     assert_eq!(a.daemon.connections.len(), 1);
 }
 
+/// The way back from a file that nobody confirms leads to what clients had loaded as well.
+#[test]
+fn what_a_file_has_taken_comes_back_with_the_file_before() {
+    let now = Instant::now();
+    let wait = Duration::from_secs(60);
+    let mut a = Side::new(now, "1", "2", SECRET, "");
+    assert_eq!(done(&mut a.request(now, "load-conn", conn("extra", "1", "3", &[]))), Ok(()));
+    assert_eq!(done(&mut a.request(now, "load-conn", conn("other", "1", "4", &[]))), Ok(()));
+    assert_eq!(done(&mut a.command(now, "install", &[("child", "net"), ("ike", "extra")])), Ok(()));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("swanctl.conf");
+    let renamed = text("1", "3", SECRET, "replay_window = 64").replace("gw {", "extra {");
+    std::fs::write(&file, renamed).unwrap();
+    let states = |a: &Side| {
+        let children = a.daemon.connections.iter().flat_map(|connection| &connection.children);
+        let names = a.daemon.connections.iter().map(|connection| connection.name.clone());
+        (names.collect::<Vec<_>>(), children.map(|child| child.trap).collect::<Vec<_>>())
+    };
+    let before = states(&a);
+    assert_eq!(before, (vec!["gw".into(), "extra".into(), "other".into()], vec![false, true, false]));
+    for confirmed in [false, true] {
+        let answer = a.daemon.put_in_place(now, crate::config::load(&file), Some(wait));
+        assert!(answer.flag("success"), "{answer:?}");
+        assert_eq!(listed(&mut a, now, "get-conns", "conns"), ["other"]);
+        // What a client gives up meanwhile is not brought back.
+        if confirmed {
+            assert_eq!(done(&mut a.command(now, "unload-conn", &[("name", "other")])), Ok(()));
+            assert_eq!(done(&mut a.command(now, "confirm", &[])), Ok(()));
+        }
+        a.daemon.roll_back(now + wait);
+        if !confirmed {
+            assert_eq!(listed(&mut a, now, "get-conns", "conns"), ["extra", "other"]);
+            let (mut names, traps) = states(&a);
+            names.sort();
+            assert_eq!(names, ["extra", "gw", "other"]);
+            assert_eq!(traps.iter().filter(|trap| **trap).count(), 1);
+        }
+    }
+    assert_eq!(states(&a).0, ["extra"]);
+}
+
 #[test]
 fn what_is_refused_changes_nothing() {
     let now = Instant::now();
