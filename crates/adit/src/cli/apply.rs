@@ -64,9 +64,7 @@ pub(super) fn reload(uri: &ControlUri, as_json: bool) -> Result<Exit, Failure> {
 
 pub(super) fn confirm(uri: &ControlUri, as_json: bool) -> Result<Exit, Failure> {
     let answer = Client::connect(uri)?.request("confirm", Message::new())?;
-    if !answer.flag("success") {
-        return Err(Failure::answered(&answer));
-    }
+    Failure::unless_done(&answer)?;
     let confirmed = Confirmed { schema: SCHEMA, success: true, message: "confirmed" };
     tell(&if as_json { json(&confirmed) } else { confirmed.message.to_owned() });
     Ok(Exit::Ok)
@@ -74,9 +72,7 @@ pub(super) fn confirm(uri: &ControlUri, as_json: bool) -> Result<Exit, Failure> 
 
 impl Applied {
     fn read(answer: &Message) -> Result<Self, Failure> {
-        if !answer.flag("success") {
-            return Err(Failure::answered(answer));
-        }
+        Failure::unless_done(answer)?;
         let list = |key: &str| answer.list(key).map(Into::into).collect();
         Ok(Self {
             schema: SCHEMA,

@@ -80,9 +80,7 @@ fn utf8(path: &Path) -> Result<&str, Failure> {
 
 impl Difference {
     fn read(answer: &Message) -> Result<Self, Failure> {
-        if !answer.flag("success") {
-            return Err(Failure::answered(answer));
-        }
+        Failure::unless_done(answer)?;
         let list = |key: &str| answer.list(key).map(Into::into).collect();
         Ok(Self {
             schema: SCHEMA,

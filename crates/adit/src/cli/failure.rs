@@ -51,14 +51,17 @@ impl Failure {
         Self { diagnostics, ..Self::mistake(reason) }
     }
 
-    /// What a daemon has refused; a mistake if it names errors.
-    pub(super) fn answered(answer: &Message) -> Self {
+    /// What a daemon has refused, if it has; a mistake if it names errors.
+    pub(super) fn unless_done(answer: &Message) -> Result<(), Self> {
+        if answer.flag("success") {
+            return Ok(());
+        }
         let reason = answer.text("errmsg").unwrap_or_default();
         let errors: Vec<_> =
             answer.list("errors").map(|error| Diagnostic::told(Severity::Error, &error)).collect();
         let failure = if errors.is_empty() { Self::down(reason) } else { Self::mistake(reason) };
         let diagnostics = Diagnostics { errors, warnings: warnings(answer), more: 0 };
-        Self { diagnostics, ..failure }
+        Err(Self { diagnostics, ..failure })
     }
 
     /// Says it, and how the program ends.

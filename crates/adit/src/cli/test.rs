@@ -128,9 +128,7 @@ pub(super) fn run(uri: &ControlUri, arguments: &Test) -> Result<Exit, Failure> {
         }
         report.steps.push(step);
     })?;
-    if !answer.flag("success") {
-        return Err(Failure::answered(&answer));
-    }
+    Failure::unless_done(&answer)?;
     report.passed = answer.flag("passed");
     if arguments.json {
         tell(&serde_json::to_string_pretty(&report).unwrap_or_default());
