@@ -122,7 +122,7 @@ impl fmt::Display for Diagnostics {
 impl std::error::Error for Diagnostics {}
 
 impl Diagnostic {
-    /// The diagnostic with its line, a caret, and its notes; nothing but a file's name is wider than [`WIDTH`].
+    /// The diagnostic with its line, a caret, and its notes; nothing but a file's name is wider than 100 columns.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
         let level = match self.severity {
