@@ -54,7 +54,7 @@ fn configured(own: &str, peer: &str, probes: bool) -> crate::config::Configurati
 }
 
 /// Of which the first begins, and probes the path.
-fn pair(now: Instant) -> (Side, Side) {
+fn probing_pair(now: Instant) -> (Side, Side) {
     let (mut a, mut b) = (Side::unconfigured(now), Side::unconfigured(now));
     a.configure(now, configured("1", "2", true)).unwrap();
     b.configure(now, configured("2", "1", false)).unwrap();
@@ -64,7 +64,7 @@ fn pair(now: Instant) -> (Side, Side) {
 #[test]
 fn a_hole_in_the_path_is_heeded_for_as_long_as_it_is_there() {
     let mut now = Instant::now();
-    let (mut a, mut b) = pair(now);
+    let (mut a, mut b) = probing_pair(now);
     let minute = Duration::from_secs(60);
     talk_through_a_hole(&mut now, &mut a, &mut b, 1300, minute);
     assert_eq!(limits(&a), [Some(1300)]);
@@ -128,7 +128,7 @@ fn a_test_tells_each_step() {
 #[test]
 fn a_way_that_changes_is_looked_at_again() {
     let mut now = Instant::now();
-    let (mut a, mut b) = pair(now);
+    let (mut a, mut b) = probing_pair(now);
     let minute = Duration::from_secs(60);
     talk_through_a_hole(&mut now, &mut a, &mut b, 1300, minute);
     assert_eq!(limits(&a), [Some(1300)]);
@@ -148,7 +148,7 @@ fn a_way_that_changes_is_looked_at_again() {
 #[test]
 fn a_test_during_a_search_changes_nothing_about_what_is_found() {
     let mut now = Instant::now();
-    let (mut a, mut b) = pair(now);
+    let (mut a, mut b) = probing_pair(now);
     // The first large probe is on its way.
     talk_through_a_hole(&mut now, &mut a, &mut b, 1300, Duration::from_millis(500));
     assert_eq!((a.installs().len(), limits(&a)), (1, Vec::new()));
