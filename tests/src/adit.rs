@@ -163,6 +163,7 @@ impl Adit {
         let output = run_unchecked(self.command().args(["status", "--json"]))?;
         let status: Value = serde_json::from_slice(&output.stdout)
             .with_context(|| format!("status --json: {}", String::from_utf8_lossy(&output.stderr)))?;
+        ensure!(status.get("success") != Some(&Value::from(false)), "no status: {status}");
         ensure!(
             status.get("schema") == Some(&Value::from(1)),
             "another form of status than this test reads: {status}"
