@@ -9,6 +9,7 @@ mod capture;
 mod commands;
 mod configuration;
 mod counts;
+mod deeds;
 mod echo;
 mod events;
 mod explain;

@@ -1,25 +1,17 @@
 //! A daemon with one tunnel up, and a client that may ask for anything: the way of a request behind the decoder, for
 //! fuzzing. It is no part of the interface.
 
-use std::cell::RefCell;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::Instant;
 
 use adit_crypto::SystemEntropy;
 use adit_ike::Gateway;
 use adit_ike::config::Settings;
-use adit_net::{
-    Backend, ChildCounters, ChildId, ChildSaInstall, InterfaceSpec, PolicySpec, Stats, TapFilter, TapReader,
-    UdpEncap,
-};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use adit_net::Stats;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::names::{Answer, Resolver};
+use super::deeds::Deeds;
 use super::reload::Loader;
-use super::wire::Wire;
 use super::{Daemon, Inbox, Outside};
 use crate::config;
 use crate::control::server::{Captured, Hub, Request};
@@ -69,13 +61,10 @@ pub(crate) fn ask(requests: impl IntoIterator<Item = (String, Message)>) {
     }
 }
 
-/// From where, to where, and what.
-type Datagram = (SocketAddr, SocketAddr, Vec<u8>);
-
 /// One of two gateways.
 struct End {
     daemon: Daemon,
-    sent: Rc<RefCell<Vec<Datagram>>>,
+    deeds: Deeds,
     counted: UnboundedReceiver<Stats>,
 }
 
@@ -101,12 +90,12 @@ impl End {
         let (loaded, _) = unbounded_channel();
         let (answers, _) = unbounded_channel();
         let (counts, counted) = unbounded_channel();
-        let sent = Rc::default();
+        let deeds = Deeds::default();
         let outside = Outside {
-            backend: Box::new(Nothing),
-            wire: Box::new(Outbox(Rc::clone(&sent))),
+            backend: Box::new(deeds.clone()),
+            wire: Box::new(deeds.clone()),
             loader: Loader::new(PathBuf::from("/nonexistent/swanctl.conf"), false, loaded),
-            resolver: Box::new(Nothing),
+            resolver: Box::new(deeds.clone()),
             answers,
             counts,
         };
@@ -114,7 +103,7 @@ impl End {
         let mut daemon = Daemon::new(gateway, outside, Hub::default(), Inbox::default(), None);
         daemon.section = Some(configuration.gateway.clone());
         daemon.configure(now, configuration.into()).ok()?;
-        Some(Self { daemon, sent, counted })
+        Some(Self { daemon, deeds, counted })
     }
 
     fn request(&mut self, now: Instant, command: &str, arguments: Message) -> Captured {
@@ -143,7 +132,7 @@ impl End {
                 end.daemon.handle_timeout(now);
                 end.daemon.drain(now);
             }
-            let both = [self.sent.take(), other.sent.take()];
+            let both = [self.deeds.sent(), other.deeds.sent()];
             if both.iter().all(Vec::is_empty) {
                 return;
             }
@@ -155,78 +144,4 @@ impl End {
             }
         }
     }
-}
-
-struct Outbox(Rc<RefCell<Vec<Datagram>>>);
-
-impl Wire for Outbox {
-    fn send(&self, local: SocketAddr, remote: SocketAddr, datagram: &[u8]) -> io::Result<()> {
-        self.0.borrow_mut().push((local, remote, datagram.to_vec()));
-        Ok(())
-    }
-
-    fn send_keepalive(&self, _: SocketAddr, _: SocketAddr) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn source_address(&self, _: IpAddr) -> io::Result<IpAddr> {
-        Err(io::ErrorKind::NetworkUnreachable.into())
-    }
-
-    fn path_mtu(&self, _: IpAddr) -> io::Result<usize> {
-        Ok(1500)
-    }
-}
-
-/// A data plane that carries nothing, and names that nobody knows.
-struct Nothing;
-
-impl Resolver for Nothing {
-    fn ask(&mut self, _: &str, _: &UnboundedSender<Answer>) {}
-}
-
-impl Backend for Nothing {
-    fn install(&mut self, _: ChildSaInstall) -> Result<(), adit_net::Error> {
-        Ok(())
-    }
-
-    fn switch(&mut self, _: ChildId) {}
-
-    fn retire(&mut self, _: ChildId) {}
-
-    fn relocate(
-        &mut self,
-        _: ChildId,
-        _: IpAddr,
-        _: IpAddr,
-        _: Option<UdpEncap>,
-    ) -> Result<(), adit_net::Error> {
-        Ok(())
-    }
-
-    fn set_path_limit(&mut self, _: IpAddr, _: Option<u16>) {}
-
-    fn remove(&mut self, _: ChildId) {}
-
-    fn set_policies(&mut self, _: Vec<PolicySpec>) -> Result<(), adit_net::Error> {
-        Ok(())
-    }
-
-    fn set_interfaces(&mut self, _: Vec<InterfaceSpec>) -> Result<(), adit_net::Error> {
-        Ok(())
-    }
-
-    fn counters(&self, _: ChildId) -> Option<ChildCounters> {
-        Some(ChildCounters::default())
-    }
-
-    fn count(&self) -> Box<dyn FnOnce() -> Stats + Send> {
-        Box::new(Stats::default)
-    }
-
-    fn tap(&mut self, _: &TapFilter) -> Result<TapReader, adit_net::Error> {
-        Err(adit_net::Error::Stopped)
-    }
-
-    fn shutdown(self: Box<Self>) {}
 }

@@ -8,169 +8,13 @@ mod pushed;
 mod secrets;
 mod views;
 
-use std::sync::Mutex;
+use adit_net::Stats;
 
-use adit_net::{ChildCounters, InterfaceSpec, PolicySpec, Stats, TapFilter, TapReader, UdpEncap};
-
+use super::deeds::{Datagram, Deed, Deeds};
 use super::reload::Changes;
 use super::*;
 use crate::control::server::Captured;
 use crate::control::vici::{Message, Packet};
-
-/// What a daemon did, in order.
-#[derive(Clone, Debug)]
-enum Deed {
-    Policies(Vec<String>),
-    Interfaces(Vec<String>),
-    Install { id: u64, inbound: u32, outbound: u32 },
-    Switch,
-    Retire,
-    Relocate,
-    LimitPath(IpAddr, Option<u16>),
-    Remove(u64),
-    Send { local: SocketAddr, remote: SocketAddr, datagram: Vec<u8> },
-    Shutdown,
-    Ask(String),
-}
-
-#[derive(Clone, Default)]
-struct Deeds(Arc<Mutex<World>>);
-
-#[derive(Default)]
-struct World {
-    deeds: Vec<Deed>,
-    /// Deeds before this have been looked at by the wire.
-    delivered: usize,
-    refuse_installs: bool,
-    refuse_policies: bool,
-    refuse_interfaces: bool,
-    last_in: Option<Instant>,
-    fenced_in: u64,
-    /// The kernel does not answer the next question before this says so.
-    slow_kernel: Option<std::sync::mpsc::Receiver<()>>,
-    /// The keys of all SAs.
-    keys: Vec<Vec<u8>>,
-}
-
-impl Deeds {
-    fn push(&self, deed: Deed) {
-        self.0.lock().unwrap().deeds.push(deed);
-    }
-
-    fn all(&self) -> Vec<Deed> {
-        self.0.lock().unwrap().deeds.clone()
-    }
-}
-
-impl Backend for Deeds {
-    fn install(&mut self, child: ChildSaInstall) -> Result<(), adit_net::Error> {
-        if self.0.lock().unwrap().refuse_installs {
-            return Err(adit_net::Error::Stopped);
-        }
-        let (inbound, outbound) = (child.inbound.spi.0, child.outbound.spi.0);
-        self.push(Deed::Install { id: child.id.0, inbound, outbound });
-        for keys in [&child.inbound.keys, &child.outbound.keys] {
-            self.0.lock().unwrap().keys.push(keys.encr.expose().to_vec());
-        }
-        Ok(())
-    }
-
-    fn switch(&mut self, _: ChildId) {
-        self.push(Deed::Switch);
-    }
-
-    fn retire(&mut self, _: ChildId) {
-        self.push(Deed::Retire);
-    }
-
-    fn relocate(
-        &mut self,
-        _: ChildId,
-        _: IpAddr,
-        _: IpAddr,
-        _: Option<UdpEncap>,
-    ) -> Result<(), adit_net::Error> {
-        self.push(Deed::Relocate);
-        Ok(())
-    }
-
-    fn set_path_limit(&mut self, remote: IpAddr, limit: Option<u16>) {
-        self.push(Deed::LimitPath(remote, limit));
-    }
-
-    fn remove(&mut self, id: ChildId) {
-        self.push(Deed::Remove(id.0));
-    }
-
-    fn set_policies(&mut self, policies: Vec<PolicySpec>) -> Result<(), adit_net::Error> {
-        if self.0.lock().unwrap().refuse_policies && !policies.is_empty() {
-            return Err(adit_net::Error::Stopped);
-        }
-        self.push(Deed::Policies(policies.into_iter().map(|policy| policy.name).collect()));
-        Ok(())
-    }
-
-    fn set_interfaces(&mut self, interfaces: Vec<InterfaceSpec>) -> Result<(), adit_net::Error> {
-        if self.0.lock().unwrap().refuse_interfaces {
-            return Err(adit_net::Error::Stopped);
-        }
-        if !interfaces.is_empty() {
-            self.push(Deed::Interfaces(interfaces.into_iter().map(|interface| interface.name).collect()));
-        }
-        Ok(())
-    }
-
-    fn counters(&self, id: ChildId) -> Option<ChildCounters> {
-        let World { deeds, last_in, .. } = &*self.0.lock().unwrap();
-        let last_in = *last_in;
-        let gone = deeds.iter().any(|deed| matches!(deed, Deed::Remove(removed) if *removed == id.0));
-        let (packets_in, bytes_in, heard) = (3, 252, last_in);
-        (!gone).then(|| ChildCounters { packets_in, bytes_in, heard, last_in, ..ChildCounters::default() })
-    }
-
-    fn count(&self) -> Box<dyn FnOnce() -> Stats + Send> {
-        let (kernel, lent) = (Arc::clone(&self.0), self.0.lock().unwrap().slow_kernel.take());
-        Box::new(move || {
-            if let Some(slow) = lent {
-                let _ = slow.recv();
-            }
-            Stats { fenced_in: kernel.lock().unwrap().fenced_in, ..Stats::default() }
-        })
-    }
-
-    fn tap(&mut self, _: &TapFilter) -> Result<TapReader, adit_net::Error> {
-        Err(adit_net::Error::Stopped)
-    }
-
-    fn shutdown(self: Box<Self>) {
-        self.push(Deed::Shutdown);
-    }
-}
-
-impl Wire for Deeds {
-    fn send(&self, local: SocketAddr, remote: SocketAddr, datagram: &[u8]) -> io::Result<()> {
-        self.push(Deed::Send { local, remote, datagram: datagram.to_vec() });
-        Ok(())
-    }
-
-    fn send_keepalive(&self, _: SocketAddr, _: SocketAddr) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn source_address(&self, _: IpAddr) -> io::Result<IpAddr> {
-        Err(io::ErrorKind::NetworkUnreachable.into())
-    }
-
-    fn path_mtu(&self, _: IpAddr) -> io::Result<usize> {
-        Ok(1500)
-    }
-}
-
-impl Resolver for Deeds {
-    fn ask(&mut self, name: &str, _: &mpsc::UnboundedSender<Answer>) {
-        self.push(Deed::Ask(name.to_owned()));
-    }
-}
 
 struct Side {
     daemon: Daemon,
@@ -256,15 +100,8 @@ impl Side {
     }
 
     /// Datagrams since the last call.
-    fn sent(&self) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
-        let mut world = self.deeds.0.lock().unwrap();
-        let all = world.deeds.len();
-        let delivered = std::mem::replace(&mut world.delivered, all);
-        let sent = world.deeds[delivered..].iter().filter_map(|deed| match deed {
-            Deed::Send { local, remote, datagram } => Some((*local, *remote, datagram.clone())),
-            _ => None,
-        });
-        sent.collect()
+    fn sent(&self) -> Vec<Datagram> {
+        self.deeds.sent()
     }
 
     fn command(&mut self, now: Instant, command: &str, arguments: &[(&str, &str)]) -> Captured {
@@ -277,7 +114,7 @@ impl Side {
 
     fn request(&mut self, now: Instant, command: &str, message: Message) -> Captured {
         let (reply, captured) = Captured::reply();
-        let slow = self.deeds.0.lock().unwrap().slow_kernel.is_some();
+        let slow = self.deeds.world().slow_kernel.is_some();
         self.daemon.command(now, Request { command: command.into(), arguments: message, reply });
         if !slow {
             self.count(now);
@@ -597,7 +434,7 @@ fn an_interface_comes_before_its_policies_and_goes_after_them() {
     a.daemon.net_event(now, NetEvent::InterfaceLost);
     assert_eq!(next(&a), ["interfaces vpn1"]);
     // Someone else takes its name, for a while.
-    a.deeds.0.lock().unwrap().refuse_interfaces = true;
+    a.deeds.world().refuse_interfaces = true;
     a.daemon.net_event(now, NetEvent::InterfaceLost);
     let mut later = now;
     for _ in 0..3 {
@@ -606,12 +443,12 @@ fn an_interface_comes_before_its_policies_and_goes_after_them() {
         a.daemon.handle_timeout(later);
     }
     assert!(next(&a).is_empty() && later > now);
-    a.deeds.0.lock().unwrap().refuse_interfaces = false;
+    a.deeds.world().refuse_interfaces = false;
     later = a.daemon.interfaces_due.unwrap();
     a.daemon.handle_timeout(later);
     assert_eq!((next(&a), a.daemon.interfaces_due), (vec!["interfaces vpn1".to_owned()], None));
     // A system that refuses keeps what there was.
-    a.deeds.0.lock().unwrap().refuse_policies = true;
+    a.deeds.world().refuse_policies = true;
     reload(&mut a, now, &with("interface = vpn2"));
     assert_eq!(next(&a), ["interfaces vpn2 vpn1", "interfaces vpn1"]);
 }
@@ -621,7 +458,7 @@ fn policies_that_the_system_refuses_leave_everything_as_it_was() {
     let now = Instant::now();
     let (mut a, mut b) = pair(now, SECRET);
     talk(now, &mut a, &mut b);
-    a.deeds.0.lock().unwrap().refuse_policies = true;
+    a.deeds.world().refuse_policies = true;
     let refused = reload(&mut a, now, "");
     assert_eq!(refused.text("success").as_deref(), Some("no"));
     talk(now, &mut a, &mut b);
@@ -633,7 +470,7 @@ fn policies_that_the_system_refuses_leave_everything_as_it_was() {
 fn a_first_configuration_that_is_refused_lifts_nothing() {
     let now = Instant::now();
     let mut a = Side::unconfigured(now);
-    a.deeds.0.lock().unwrap().refuse_policies = true;
+    a.deeds.world().refuse_policies = true;
     assert!(a.configure(now, configuration("1", "2", SECRET, "")).is_err());
     assert!(a.deeds.all().is_empty(), "{:?}", a.deeds.all());
 }
@@ -646,7 +483,7 @@ fn an_idle_child_goes_and_stays_away() {
     talk(start, &mut a, &mut b);
     let at = |seconds| start + Duration::from_secs(seconds);
     for side in [&a, &b] {
-        side.deeds.0.lock().unwrap().last_in = Some(at(30));
+        side.deeds.world().last_in = Some(at(30));
     }
     for (seconds, removed) in [(60, 0), (89, 0), (90, 1), (500, 1)] {
         talk(at(seconds), &mut a, &mut b);
@@ -847,8 +684,8 @@ fn what_the_data_plane_refuses_is_taken_back() {
     let now = Instant::now();
     for (at_a, at_b) in [(true, false), (false, true)] {
         let (mut a, mut b) = pair(now, SECRET);
-        a.deeds.0.lock().unwrap().refuse_installs = at_a;
-        b.deeds.0.lock().unwrap().refuse_installs = at_b;
+        a.deeds.world().refuse_installs = at_a;
+        b.deeds.world().refuse_installs = at_b;
         talk(now, &mut a, &mut b);
         for side in [&mut a, &mut b] {
             assert_eq!(side.installed_ids(), side.removed(), "nothing stays");
@@ -929,7 +766,7 @@ fn traffic_spares_liveness_checks() {
         for second in 1..=30 {
             let now = from + Duration::from_secs(second);
             for side in [&a, &b] {
-                side.deeds.0.lock().unwrap().last_in = traffic.then_some(now);
+                side.deeds.world().last_in = traffic.then_some(now);
             }
             let before = a.deeds.all().len() + b.deeds.all().len();
             talk(now, &mut a, &mut b);

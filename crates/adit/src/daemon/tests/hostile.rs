@@ -174,7 +174,7 @@ fn nobody_else_waits_for_a_slow_kernel() {
     let now = Instant::now();
     let (mut a, mut b) = pair(now, SECRET);
     let (answer_now, slow) = std::sync::mpsc::channel();
-    a.deeds.0.lock().unwrap().slow_kernel = Some(slow);
+    a.deeds.world().slow_kernel = Some(slow);
     let mut stats = a.command(now, "stats", &[]);
     let (ask, mut shown) = tokio::sync::oneshot::channel();
     a.daemon.show(now, Some(Ask::Snapshot(ask)));
@@ -204,7 +204,7 @@ fn nobody_else_waits_for_a_slow_kernel() {
     // It is asked once at a time, and its answer is what everybody is told who waits.
     let (reply, mut stats) = Captured::reply();
     a.daemon.command(due, Request { command: "stats".into(), arguments: Message::new(), reply });
-    a.deeds.0.lock().unwrap().fenced_in = 7;
+    a.deeds.world().fenced_in = 7;
     answer_now.send(()).unwrap();
     let counted = a.counted.blocking_recv().unwrap();
     a.daemon.counted(due, counted);

@@ -70,11 +70,11 @@ fn the_configuration_before_comes_back_though_the_system_refuses_at_first() {
     assert!(answer(&mut applied).1.flag("success"));
     let peer = |side: &Side| side.daemon.connections.first().unwrap().remote_addrs.first().unwrap().single();
     assert_eq!(peer(&a), Some([192, 0, 2, 3].into()));
-    a.deeds.0.lock().unwrap().refuse_policies = true;
+    a.deeds.world().refuse_policies = true;
     now += Duration::from_secs(60);
     a.turn(now);
     assert_eq!(peer(&a), Some([192, 0, 2, 3].into()));
-    a.deeds.0.lock().unwrap().refuse_policies = false;
+    a.deeds.world().refuse_policies = false;
     now = a.daemon.poll_timeout().unwrap();
     a.turn(now);
     assert_eq!(peer(&a), Some([192, 0, 2, 2].into()));

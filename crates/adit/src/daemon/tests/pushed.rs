@@ -178,7 +178,7 @@ fn what_is_refused_changes_nothing() {
         let refused = done(&mut a.request(now, "load-conn", conn("gw", "1", "2", &[(key, value)])));
         assert!(refused.unwrap_err().starts_with(why));
     }
-    a.deeds.0.lock().unwrap().refuse_policies = true;
+    a.deeds.world().refuse_policies = true;
     for name in ["gw", "other"] {
         let refused = done(&mut a.request(now, "load-conn", conn(name, "1", "3", &[])));
         assert!(refused.unwrap_err().contains("the system refuses"));
@@ -369,11 +369,11 @@ fn many_that_are_loaded_in_a_row_are_put_in_force_together() {
     let before = listed(&mut a, now, "get-conns", "conns");
     assert_eq!(done(&mut a.request(now, "load-conn", numbered(many + 1))), Ok(()));
     assert_eq!(done(&mut a.command(now, "unload-conn", &[("name", "gw8")])), Ok(()));
-    a.deeds.0.lock().unwrap().refuse_policies = true;
+    a.deeds.world().refuse_policies = true;
     let (all, _) = answer(&mut a.command(now, "list-conns", &[]));
     assert_eq!(all.len(), many);
     assert_eq!(listed(&mut a, now, "get-conns", "conns"), before);
-    a.deeds.0.lock().unwrap().refuse_policies = false;
+    a.deeds.world().refuse_policies = false;
     let later = Instant::now() + Duration::from_secs(60);
     assert_eq!(done(&mut a.command(later, "unload-conn", &[("name", "gw8")])), Ok(()));
     assert_eq!(a.daemon.connections.len(), many - 1, "at once, where nothing was put in force just now");

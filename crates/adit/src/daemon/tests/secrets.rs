@@ -1,6 +1,7 @@
 //! Secrets go in and never come out: whatever is asked, however wrong, and whatever is logged.
 
 use std::io::Write;
+use std::sync::Mutex;
 
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -121,7 +122,7 @@ fn no_secret_is_told_to_anybody() {
         let mut seen = Message::new();
         seen.put("debug", format!("{snapshot:?}"));
         told.push(Packet::Response(seen));
-        keys = a.deeds.0.lock().unwrap().keys.clone();
+        keys = a.deeds.world().keys.clone();
     });
     let told: Vec<u8> = told.iter().flat_map(|packet| packet.encode().unwrap()).collect();
     let logged = log.0.lock().unwrap().clone();

@@ -331,7 +331,7 @@ fn all_views_agree_at_every_moment() {
             }
             agree(&mut a, now);
             let carries = chance.of(&[None, Some(now)]);
-            a.deeds.0.lock().unwrap().last_in = carries;
+            a.deeds.world().last_in = carries;
             talk(now, &mut a, &mut b);
             for side in [&mut a, &mut b] {
                 agree(side, now);
