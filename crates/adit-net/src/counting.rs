@@ -11,20 +11,27 @@ use crate::netlink::{Netlink, NetlinkSocket};
 /// What the kernel's counts have to be seen with. Nobody holds it for longer than it takes to copy.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    /// What fences before the one that stands have dropped, in and out; `None` if there was none of ours.
+    /// How often the fence has changed, and [`Self::before`].
     fences: Mutex<(u64, Option<(u64, u64)>)>,
     /// What the kernel had dropped of each device before it was ours to read.
     devices: Mutex<HashMap<u32, u64>>,
 }
 
 impl Known {
-    /// The fence is another one from now on, or is about to be: `None`.
-    pub(crate) fn fence_is(&self, dropped: Option<Option<(u64, u64)>>) {
+    /// What fences before the one that stands have dropped, in and out; `None` if there was none of ours.
+    pub(crate) fn before(&self) -> Option<(u64, u64)> {
+        lock(&self.fences).1
+    }
+
+    /// The fence is about to become another one: who counts meanwhile counts again.
+    pub(crate) fn fence_changes(&self) {
+        lock(&self.fences).0 += 1;
+    }
+
+    /// The fence is another one from now on.
+    pub(crate) fn fence_stands(&self, before: Option<(u64, u64)>) {
         let mut fences = lock(&self.fences);
-        fences.0 += 1;
-        if let Some(dropped) = dropped {
-            fences.1 = dropped;
-        }
+        *fences = (fences.0 + 1, before);
     }
 
     pub(crate) fn devices_are(&self, devices: HashMap<u32, u64>) {

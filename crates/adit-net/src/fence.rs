@@ -54,9 +54,7 @@ pub struct Fence {
     mark: u32,
     ports: [u16; 2],
     abilities: Abilities,
-    /// What earlier ones have dropped, if there was one of ours.
-    dropped: Option<(u64, u64)>,
-    /// Who else counts.
+    /// What earlier ones have dropped, for others who count too.
     known: Arc<Known>,
 }
 
@@ -72,7 +70,7 @@ impl Fence {
         let ports = [config.ike_port, config.nat_t_port];
         let abilities = Abilities { asks_routes: true, joins_fragments: true };
         let tun_name = config.tun_name.clone();
-        Self { socket, tun_name, mark: config.mark, ports, abilities, dropped: None, known }
+        Self { socket, tun_name, mark: config.mark, ports, abilities, known }
     }
 
     /// The netlink port that its changes come from; `None` without nf_tables.
@@ -169,21 +167,19 @@ impl Fence {
     /// The kernel refused.
     pub fn dropped(&mut self) -> Result<(u64, u64), Error> {
         // What a predecessor has counted is none of ours.
-        let Some((inbound, outbound)) = self.dropped else { return Ok((0, 0)) };
+        let Some((inbound, outbound)) = self.known.before() else { return Ok((0, 0)) };
         let Some(socket) = &mut self.socket else { return Ok((inbound, outbound)) };
         Ok((inbound + counted(socket, DROPPED_IN)?, outbound + counted(socket, DROPPED_OUT)?))
     }
 
     fn commit(&mut self, batch: Batch, action: &str) -> Result<(), Error> {
         // The counters go with the table.
-        let dropped = self.dropped().ok().or(self.dropped);
+        let before = self.known.before();
+        let dropped = self.dropped().ok().or(before);
         let Some(socket) = &mut self.socket else { return Ok(()) };
-        self.known.fence_is(None);
+        self.known.fence_changes();
         let done = batch.commit(socket).map_err(|error| Error::system(action, error));
-        if done.is_ok() {
-            self.dropped = dropped;
-        }
-        self.known.fence_is(Some(self.dropped));
+        self.known.fence_stands(if done.is_ok() { dropped } else { before });
         done
     }
 

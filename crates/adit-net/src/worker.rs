@@ -29,7 +29,7 @@ use crate::counters::{Clock, DropCause, WorkerCounts};
 use crate::devices::Devices;
 use crate::engine::{
     Arrival, Delivery, Device, Engine, Head, INTERVAL, MAX_TCP, NewChild, Offload, Outbound, Policies,
-    ROUND_OCTETS, ROUND_PACKETS, Train, Trains, Transport, Whose, WorkerPlace,
+    ROUND_PACKETS, Train, Trains, Transport, Whose, WorkerPlace,
 };
 use crate::handoff::{Errand, Handoff};
 use crate::path::Path;
@@ -42,6 +42,13 @@ use crate::xdp::{self, Xdp};
 /// Room for a received packet: the longest there is, and more, or the packets of a batch would all lie at places that the
 /// processor's caches take for one.
 const SLOT_LEN: usize = (1 << 16) + 17 * 64;
+
+/// Rounds before the kernel is asked again who has packets: what had some last time is read at once, which takes one system
+/// call less for each round of a stream. So long do orders wait.
+const ROUNDS: u32 = 8;
+
+/// Messages of a round, where each can be a whole train.
+const ROUND_TRAINS: usize = 16;
 
 /// What a worker is told to do.
 pub(crate) enum Command {
@@ -165,8 +172,16 @@ impl Worker {
     }
 
     fn work(&mut self, sockets: &Sockets) -> Result<(), String> {
+        let mut again = None;
+        let mut rounds = 0;
         loop {
-            let ready = self.wait(sockets).map_err(|error| format!("cannot wait for packets: {error}"))?;
+            let mut ready = match again.take() {
+                Some(ready) => ready,
+                None => {
+                    rounds = 0;
+                    self.wait(sockets).map_err(|error| format!("cannot wait for packets: {error}"))?
+                }
+            };
             let now = Instant::now();
             if ready.wake {
                 self.orders.wake.clear();
@@ -178,18 +193,24 @@ impl Worker {
             self.engine.sweep(now);
             self.orders.handoff.flush();
             self.on_time(now);
-            for (outer, _) in sockets.iter().zip(ready.sockets).filter(|(_, ready)| *ready) {
-                self.inbound_batch(outer, now);
+            for (outer, ready) in sockets.iter().zip(&mut ready.sockets).filter(|(_, ready)| **ready) {
+                *ready = self.inbound_batch(outer, now);
             }
             if ready.xdp {
                 self.inbound_frames(now);
             }
             if ready.tun {
-                self.outbound_batch(Device::SHARED, now)
+                ready.tun = self
+                    .outbound_batch(Device::SHARED, now)
                     .map_err(|error| format!("cannot read from the TUN device: {error}"))?;
             }
             if ready.interfaces {
                 self.outbound_of_interfaces(now);
+            }
+            rounds += 1;
+            let streams = ready.tun || ready.sockets.contains(&true);
+            if streams && rounds < ROUNDS && !self.orders.handoff.has_come() {
+                again = Some(Ready { wake: false, xdp: false, interfaces: false, ..ready });
             }
         }
     }
@@ -328,17 +349,19 @@ impl Worker {
         }
     }
 
-    /// Reads a round of packets from a TUN device, and sends them sealed.
-    fn outbound_batch(&mut self, device: Device, now: Instant) -> io::Result<()> {
-        let Some(tun) = self.devices.get(device) else { return Ok(()) };
+    /// Reads a round of packets from a TUN device, and sends them sealed. `false`: there were none.
+    fn outbound_batch(&mut self, device: Device, now: Instant) -> io::Result<bool> {
+        let Some(tun) = self.devices.get(device) else { return Ok(false) };
         self.engine.follow(&self.policies.load());
         let mut result = Ok(());
+        let mut any = false;
         // Payloads that leave by the time do not wait for a round to end.
         let deadline = self.engine.deadline();
         let is_late = || deadline.is_some_and(|deadline| deadline <= Instant::now());
         for _ in 0..ROUND_PACKETS {
             result = match tun.read(&mut self.inner) {
                 Ok((packet, offload)) => {
+                    any = true;
                     match self.engine.whose(device, packet, None, now) {
                         Whose::Ours => self.engine.outbound(device, packet, &offload, None, now),
                         Whose::Theirs(to, known) => {
@@ -360,7 +383,7 @@ impl Worker {
         self.finish(now);
         match result {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(()),
+            _ => Ok(any),
         }
     }
 
@@ -399,10 +422,9 @@ impl Worker {
         }
     }
 
-    /// Receives a round of packets from a socket, and hands them to the TUN device opened.
-    fn inbound_batch(&mut self, outer: &Outer, now: Instant) {
-        // A message can be a whole train.
-        let limit = if outer.joined { ROUND_OCTETS >> 16 } else { BATCH };
+    /// Receives a round of packets from a socket, and hands them to the TUN device opened. `false`: there were none.
+    fn inbound_batch(&mut self, outer: &Outer, now: Instant) -> bool {
+        let limit = if outer.joined { ROUND_TRAINS } else { BATCH };
         let received = self.received.receive(outer.as_fd(), limit);
         if received.is_err() {
             outer.forget_errors();
@@ -410,12 +432,12 @@ impl Worker {
         match received {
             Ok(_) => {}
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                return;
+                return false;
             }
             Err(error) => {
                 // Errors of sending can surface here; the next packet is received as if nothing had happened.
                 tracing::debug!(%error, "receive on {:?}", outer.kind);
-                return;
+                return false;
             }
         }
         self.engine.follow(&self.policies.load());
@@ -439,6 +461,7 @@ impl Worker {
         }
         self.orders.handoff.flush();
         self.finish(now);
+        true
     }
 
     /// The ESP of an SA takes AF_XDP where it can, if it travels without UDP.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::diff::request;
+use super::diff::{Changes, request};
 use super::failure::{Failure, warnings};
 use super::text::{SCHEMA, color, json, tell};
 use super::{Exit, explain, say};
@@ -33,9 +33,8 @@ struct Applied {
     schema: u32,
     success: bool,
     message: String,
-    added: Vec<String>,
-    changed: Vec<String>,
-    removed: Vec<String>,
+    #[serde(flatten)]
+    changes: Changes,
     /// All of it is undone after this time.
     confirm_within_seconds: Option<u64>,
     warnings: Vec<Diagnostic>,
@@ -73,14 +72,11 @@ pub(super) fn confirm(uri: &ControlUri, as_json: bool) -> Result<Exit, Failure> 
 impl Applied {
     fn read(answer: &Message) -> Result<Self, Failure> {
         Failure::unless_done(answer)?;
-        let list = |key: &str| answer.list(key).map(Into::into).collect();
         Ok(Self {
             schema: SCHEMA,
             success: true,
             message: answer.text("summary").unwrap_or_default().into_owned(),
-            added: list("added"),
-            changed: list("changed"),
-            removed: list("removed"),
+            changes: Changes::read(answer),
             confirm_within_seconds: answer.number("confirm"),
             warnings: warnings(answer),
         })

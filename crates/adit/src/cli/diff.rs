@@ -26,14 +26,28 @@ pub(super) struct Diff {
     pub(super) json: bool,
 }
 
+/// Which of what is configured differs, by name.
+#[derive(Debug, Serialize)]
+pub(super) struct Changes {
+    added: Vec<String>,
+    changed: Vec<String>,
+    removed: Vec<String>,
+}
+
+impl Changes {
+    pub(super) fn read(answer: &Message) -> Self {
+        let list = |key: &str| answer.list(key).map(Into::into).collect();
+        Self { added: list("added"), changed: list("changed"), removed: list("removed") }
+    }
+}
+
 /// What is different.
 #[derive(Debug, Serialize)]
 struct Difference {
     schema: u32,
     success: bool,
-    added: Vec<String>,
-    changed: Vec<String>,
-    removed: Vec<String>,
+    #[serde(flatten)]
+    changes: Changes,
     /// SAs that end.
     ends: Vec<String>,
     warnings: Vec<Diagnostic>,
@@ -81,26 +95,21 @@ fn utf8(path: &Path) -> Result<&str, Failure> {
 impl Difference {
     fn read(answer: &Message) -> Result<Self, Failure> {
         Failure::unless_done(answer)?;
-        let list = |key: &str| answer.list(key).map(Into::into).collect();
         Ok(Self {
             schema: SCHEMA,
             success: true,
-            added: list("added"),
-            changed: list("changed"),
-            removed: list("removed"),
-            ends: list("ends"),
+            changes: Changes::read(answer),
+            ends: answer.list("ends").map(Into::into).collect(),
             warnings: warnings(answer),
         })
     }
 
     fn to_text(&self) -> String {
+        let Self { changes: Changes { added, changed, removed }, ends, .. } = self;
         let mut text = Text::default();
-        for (what, names) in [
-            ("added", &self.added),
-            ("changed", &self.changed),
-            ("removed", &self.removed),
-            ("would end", &self.ends),
-        ] {
+        for (what, names) in
+            [("added", added), ("changed", changed), ("removed", removed), ("would end", ends)]
+        {
             for name in names {
                 text.line(0, &format!("{what} {name}"));
             }
@@ -108,7 +117,7 @@ impl Difference {
         for warning in &self.warnings {
             text.line(0, &format!("warning: {warning}"));
         }
-        if [&self.added, &self.changed, &self.removed].iter().all(|names| names.is_empty()) {
+        if [added, changed, removed].iter().all(|names| names.is_empty()) {
             text.line(0, "nothing would change");
         }
         text.0.trim_end().to_owned()
