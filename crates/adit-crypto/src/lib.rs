@@ -1,7 +1,7 @@
 //! Every algorithm of Adit by its IANA number.
 //!
-//! This crate owns keys and what is done with them: random functions, key exchange, key derivation, and the
-//! protection of one direction of traffic. It is the only one that names a crypto library. It never parses a message,
+//! This crate owns keys and what is done with them: random functions, key exchange, key derivation,
+//! signatures, and the protection of one direction of traffic. It is the only one that names a crypto library. It never parses a message,
 //! never decides which algorithm is acceptable (only which is built in), and draws no randomness but from the
 //! [`Entropy`] it is handed, except for ML-KEM, whose library draws its own.
 //!
@@ -14,6 +14,7 @@
 //! | pseudorandom function | PRF_HMAC_SHA2_256, PRF_HMAC_SHA2_384, PRF_HMAC_SHA2_512 | PRF_HMAC_SHA1 |
 //! | key exchange | CURVE_25519, ECP_256, ECP_384, ECP_521, MODP_2048, MODP_3072, MODP_4096 | MODP_1024, MODP_1536 |
 //! | post-quantum key exchange | ML_KEM_512, ML_KEM_768, ML_KEM_1024 | |
+//! | signature | RSA PKCS#1 v1.5 and PSS, ECDSA on P-256, P-384, P-521 with SHA2-256, SHA2-384, SHA2-512; Ed25519 | RSA PKCS#1 v1.5 with SHA-1, verified only |
 
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
 
@@ -24,6 +25,7 @@ mod aes_gcm;
 #[path = "aes_gcm_absent.rs"]
 mod aes_gcm;
 mod curve;
+mod der;
 mod entropy;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -34,6 +36,7 @@ mod modp;
 mod prf;
 mod protection;
 mod secret;
+mod signature;
 mod suites;
 
 use adit_wire::ikev2::KeId;
@@ -47,6 +50,7 @@ pub use keys::{
 pub use prf::Prf;
 pub use protection::Protection;
 pub use secret::Secret;
+pub use signature::{KeyKind, PrivateKey, PublicKey, SignatureScheme, Signer};
 pub use suites::{
     encr_key_len, integ_key_len, is_aead, supports_encr, supports_integ, supports_ke, supports_prf,
 };
@@ -57,6 +61,9 @@ pub enum Error {
     /// The integrity check value is wrong: the octets are not what the holder of the key sealed.
     #[error("integrity check failed")]
     Authentication,
+    /// A signature is not that of the message by the holder of the key.
+    #[error("the signature is not valid")]
+    BadSignature,
     /// The algorithm, or the combination, is not built in. A configuration or a negotiation let it through.
     #[error("{what} is not supported")]
     Unsupported {

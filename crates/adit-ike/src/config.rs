@@ -10,6 +10,7 @@ use adit_crypto::Secret;
 use adit_wire::esp::Mode;
 use adit_wire::ikev2::{Proposal, TrafficSelector};
 
+pub use crate::constraints::{Constraints, ConstraintsError};
 use crate::identity::{Fit, Identity, IdentityPattern};
 
 /// Everything an operator configures about IKE.

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod constraints;
 mod cookie;
 mod difference;
 #[doc(hidden)]

@@ -34,8 +34,8 @@ pub use message::{Message, Payload};
 pub use nonce::Nonce;
 pub use notify::Notify;
 pub use numbers::{
-    AuthMethod, CertEncoding, CfgAttributeType, CfgType, EncrId, EsnId, ExchangeType, IdType, IntegId, KeId,
-    NotifyType, PayloadType, PrfId, ProtocolId, TransformType, TsType,
+    AuthMethod, CertEncoding, CfgAttributeType, CfgType, EncrId, EsnId, ExchangeType, HashId, IdType,
+    IntegId, KeId, NotifyType, PayloadType, PrfId, ProtocolId, TransformType, TsType,
 };
 pub use sa::{Proposal, SecurityAssociation, Transform};
 pub use ts::{TrafficSelector, TrafficSelectors, UnknownSelector};

@@ -379,6 +379,17 @@ registry! {
 }
 
 registry! {
+    /// A hash algorithm of signatures (RFC 7427 4).
+    HashId(u16) {
+        SHA1 = 1, "SHA1", "RFC 7427";
+        SHA2_256 = 2, "SHA2_256", "RFC 7427";
+        SHA2_384 = 3, "SHA2_384", "RFC 7427";
+        SHA2_512 = 4, "SHA2_512", "RFC 7427";
+        IDENTITY = 5, "IDENTITY", "RFC 8420";
+    }
+}
+
+registry! {
     /// Kind of a traffic selector (RFC 7296 3.13.1).
     TsType(u8) {
         IPV4_ADDR_RANGE = 7, "TS_IPV4_ADDR_RANGE", "RFC 7296";
