@@ -41,7 +41,7 @@ use self::log::Log;
 use self::orders::{Order, Rekey};
 use self::support::Support;
 use self::test::Test;
-use self::text::{tell, wrapped};
+use self::text::{is_told, tell, untold, wrapped};
 use self::top::Top;
 use crate::config::ControlUri;
 use crate::control::server::Hub;
@@ -178,13 +178,25 @@ impl From<Exit> for ExitCode {
 /// The whole program.
 #[must_use]
 pub fn main() -> Exit {
-    match Cli::try_parse() {
+    let exit = match Cli::try_parse() {
         Ok(cli) => run(cli),
-        Err(error) => {
-            // Help and version come here too, and are no mistake. Nothing is left to do if they cannot be printed.
-            let _ = error.print();
-            if error.use_stderr() { Exit::Usage } else { Exit::Ok }
+        Err(mistake) if mistake.use_stderr() => {
+            // Nothing is left to do if it cannot be printed.
+            let _ = mistake.print();
+            Exit::Usage
         }
+        // Help and version come here too, and are no mistake.
+        Err(help) => {
+            is_told(help.print().and_then(|()| io::stdout().flush()));
+            Exit::Ok
+        }
+    };
+    match untold() {
+        Some(error) => {
+            complain(format_args!("cannot write to stdout: {error}"));
+            Exit::Down
+        }
+        None => exit,
     }
 }
 

@@ -3,6 +3,7 @@
 //! It knows no command and no daemon.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -92,10 +93,31 @@ pub(super) fn color(output: &impl IsTerminal) -> bool {
     output.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// A line on stdout. `false`: whoever read has had enough.
+/// Why something could not be told, the first time. A reader that has had enough is not meant.
+static UNTOLD: OnceLock<io::Error> = OnceLock::new();
+
+/// A line on stdout. `false`: nobody reads it.
 pub(super) fn tell(line: &str) -> bool {
     let mut out = io::stdout().lock();
-    writeln!(out, "{}", line.trim_end()).and_then(|()| out.flush()).is_ok()
+    is_told(writeln!(out, "{}", line.trim_end()).and_then(|()| out.flush()))
+}
+
+/// `false`: nobody reads it. What else went wrong is remembered for [`untold`].
+pub(super) fn is_told(written: io::Result<()>) -> bool {
+    match written {
+        Ok(()) => true,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                let _ = UNTOLD.set(error);
+            }
+            false
+        }
+    }
+}
+
+/// Why something that was to be told was not: a full disk, for example.
+pub(super) fn untold() -> Option<&'static io::Error> {
+    UNTOLD.get()
 }
 
 /// A value in JSON on one line.
