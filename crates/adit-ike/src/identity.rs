@@ -8,6 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use adit_cert::{Name, dn_eq, dn_from_text, dn_to_text};
 use adit_wire::ikev2::{IdType, Identification};
 
 /// Longest part of an identity shown to a person.
@@ -15,7 +16,8 @@ const SHOWN: usize = 128;
 
 /// One identity: an ID type and its octets.
 ///
-/// Domain names and mail addresses compare without regard to ASCII case, as DNS does; everything else by octets.
+/// Domain names and mail addresses compare without regard to ASCII case, as DNS does, distinguished names as RFC 5280 7.1 has
+/// it; everything else by octets.
 #[derive(Clone)]
 pub struct Identity {
     id_type: IdType,
@@ -42,6 +44,12 @@ impl Identity {
     #[must_use]
     pub fn email(address: &str) -> Self {
         Self { id_type: IdType::RFC822_ADDR, data: address.as_bytes().to_vec() }
+    }
+
+    /// `ID_DER_ASN1_DN`, from the DER of a name.
+    #[must_use]
+    pub fn distinguished_name(der: &[u8]) -> Self {
+        Self { id_type: IdType::DER_ASN1_DN, data: der.to_vec() }
     }
 
     /// `ID_KEY_ID`: octets that mean something to both sides only.
@@ -99,6 +107,22 @@ impl Identity {
         }
     }
 
+    /// What a certificate has to say in order to be this identity's (RFC 4945 3.1); `None` for what no certificate says.
+    #[must_use]
+    pub fn as_name(&self) -> Option<Name<'_>> {
+        let text = || std::str::from_utf8(&self.data).ok();
+        match self.id_type {
+            IdType::DER_ASN1_DN => Some(Name::Dn(&self.data)),
+            IdType::FQDN => text().map(Name::Dns),
+            IdType::RFC822_ADDR => text().map(Name::Email),
+            _ => self.as_address().map(Name::Ip),
+        }
+    }
+
+    fn dn_text(&self) -> Option<String> {
+        (self.id_type == IdType::DER_ASN1_DN).then(|| dn_to_text(&self.data).ok()).flatten()
+    }
+
     fn ignores_case(&self) -> bool {
         matches!(self.id_type, IdType::FQDN | IdType::RFC822_ADDR)
     }
@@ -107,10 +131,10 @@ impl Identity {
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
         self.id_type == other.id_type
-            && if self.ignores_case() {
-                self.data.eq_ignore_ascii_case(&other.data)
-            } else {
-                self.data == other.data
+            && match self.id_type {
+                _ if self.data == other.data => true,
+                IdType::DER_ASN1_DN => dn_eq(&self.data, &other.data),
+                _ => self.ignores_case() && self.data.eq_ignore_ascii_case(&other.data),
             }
     }
 }
@@ -120,7 +144,11 @@ impl Eq for Identity {}
 impl Hash for Identity {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.id_type.hash(state);
-        if self.ignores_case() {
+        if let Some(text) = self.dn_text() {
+            // Names that are the same differ in case and blanks at most.
+            let folded = text.chars().filter(|c| !c.is_whitespace()).flat_map(char::to_lowercase);
+            folded.for_each(|c| c.hash(state));
+        } else if self.ignores_case() {
             self.data.to_ascii_lowercase().hash(state);
         } else {
             self.data.hash(state);
@@ -140,6 +168,15 @@ impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(address) = self.as_address() {
             return write!(f, "{address}");
+        }
+        // What would not be read back as it is shown in hexadecimal.
+        let dn = self.dn_text().filter(|text| {
+            text.len() <= 2 * SHOWN
+                && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
+                && text.contains('=')
+        });
+        if let Some(text) = dn {
+            return f.write_str(&text);
         }
         let prefix = match self.id_type {
             IdType::FQDN | IdType::RFC822_ADDR => String::new(),
@@ -294,9 +331,12 @@ pub enum IdentityError {
     /// A pattern where one identity is needed.
     #[error("one identity is needed here, not a pattern")]
     Pattern,
-    /// Distinguished names are written as DER in hexadecimal only.
-    #[error("a distinguished name must be written as asn1dn:#<DER in hexadecimal>")]
-    DistinguishedName,
+    /// Not what a distinguished name looks like.
+    #[error("not a distinguished name like C=CH, O=Example, CN=gw: {0}")]
+    DistinguishedName(#[from] adit_cert::NameError),
+    /// Other names of X.500 are written as DER in hexadecimal only.
+    #[error("a general name must be written as asn1gn:#<DER in hexadecimal>")]
+    GeneralName,
     /// `type:^...$`.
     #[error("regular expressions in identities are not supported")]
     RegularExpression,
@@ -356,7 +396,8 @@ fn typed(id_type: IdType, value: &str) -> Result<IdentityPattern, IdentityError>
                     value.parse().map_err(|_| IdentityError::Address { prefix: "ipv6:" })?;
                 address.octets().to_vec()
             }
-            IdType::DER_ASN1_DN | IdType::DER_ASN1_GN => return Err(IdentityError::DistinguishedName),
+            IdType::DER_ASN1_DN => return distinguished_name(value).map(IdentityPattern::Exact),
+            IdType::DER_ASN1_GN => return Err(IdentityError::GeneralName),
             IdType::FQDN | IdType::RFC822_ADDR if value.starts_with('^') => {
                 return Err(IdentityError::RegularExpression);
             }
@@ -425,7 +466,7 @@ fn auto_typed(text: &str) -> Result<Identity, IdentityError> {
     let name = match (text.strip_prefix("@@"), text.strip_prefix('@')) {
         (Some(mail), _) => Identity::email(mail),
         (None, Some(name)) => Identity::fqdn(name),
-        (None, None) if text.contains('=') => return Err(IdentityError::DistinguishedName),
+        (None, None) if text.contains('=') => return distinguished_name(text),
         (None, None) if text.contains('@') => Identity::email(text),
         // Neither an address nor a name can hold a colon: strongSwan too takes it for a key ID.
         (None, None) if text.contains(':') => Identity::key_id(text.as_bytes()),
@@ -438,6 +479,13 @@ fn auto_typed(text: &str) -> Result<Identity, IdentityError> {
         return Err(IdentityError::Wildcard);
     }
     Ok(name)
+}
+
+fn distinguished_name(text: &str) -> Result<Identity, IdentityError> {
+    if text.replace(' ', "").contains("=*") {
+        return Err(IdentityError::Wildcard);
+    }
+    Ok(Identity::distinguished_name(&dn_from_text(text)?))
 }
 
 fn hexadecimal(digits: &str) -> Result<Vec<u8>, IdentityError> {
@@ -479,6 +527,8 @@ mod tests {
             ("fqdn:joe@x", IdType::FQDN, b"joe@x"),
             ("{2}:a", IdType::FQDN, b"a"),
             ("asn1dn:#3000", IdType::DER_ASN1_DN, &[0x30, 0]),
+            // As `openssl req -subj /CN=x` has it, but for the kind of string.
+            ("CN=x", IdType::DER_ASN1_DN, b"\x30\x0c\x31\x0a\x30\x08\x06\x03\x55\x04\x03\x13\x01x"),
         ];
         for (text, id_type, data) in cases {
             let identity: Identity = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
@@ -491,7 +541,8 @@ mod tests {
     #[test]
     fn bad_identities_say_why() {
         let cases = [
-            ("C=CH, O=x", IdentityError::DistinguishedName),
+            ("C=CH, O=x, CN=*", IdentityError::Wildcard),
+            ("asn1gn:x", IdentityError::GeneralName),
             ("@#0", IdentityError::Hexadecimal),
             ("ipv4:x", IdentityError::Address { prefix: "ipv4:" }),
             ("fqdn:^a.*$", IdentityError::RegularExpression),
