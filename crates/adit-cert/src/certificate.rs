@@ -17,7 +17,7 @@ use x509_cert::certificate::{CertificateInner, Rfc5280, Version};
 use x509_cert::ext::pkix::name::{DistributionPointName, GeneralName};
 use x509_cert::ext::pkix::{
     AuthorityInfoAccessSyntax, BasicConstraints, CertificatePolicies, CrlDistributionPoints,
-    ExtendedKeyUsage, KeyUsage, SubjectAltName,
+    ExtendedKeyUsage, KeyUsage, NameConstraints, SubjectAltName,
 };
 
 use crate::name::{AltName, Name, shown};
@@ -44,6 +44,8 @@ struct Inner {
     not_after: Duration,
     version_1: bool,
     is_ca: bool,
+    path_length: Option<u8>,
+    name_constraints: bool,
     key_usage: Option<KeyUsage>,
     purposes: Option<Box<[Oid]>>,
     policies: Box<[Oid]>,
@@ -101,7 +103,9 @@ impl Certificate {
             not_before: validity.not_before.to_unix_duration(),
             not_after: validity.not_after.to_unix_duration(),
             version_1,
-            is_ca: basic.is_some_and(|b| b.ca),
+            is_ca: basic.as_ref().is_some_and(|b| b.ca),
+            path_length: basic.and_then(|b| b.path_len_constraint),
+            name_constraints: extension(NameConstraints::OID).is_some(),
             key_usage,
             purposes: purposes.map(|p| p.0.into_boxed_slice()),
             policies: policies.map_or_else(Vec::new, |p| p.0).iter().map(|p| p.policy_identifier).collect(),
@@ -219,6 +223,26 @@ impl Certificate {
     #[must_use]
     pub fn may_sign(&self) -> bool {
         self.0.key_usage.as_ref().is_none_or(|usage| usage.digital_signature() || usage.non_repudiation())
+    }
+
+    /// May its key sign certificates, as far as key usage goes (RFC 5280 4.2.1.3)?
+    pub(crate) fn may_sign_certificates(&self) -> bool {
+        self.0.key_usage.as_ref().is_none_or(KeyUsage::key_cert_sign)
+    }
+
+    /// May its key sign CRLs?
+    pub(crate) fn may_sign_crls(&self) -> bool {
+        self.0.key_usage.as_ref().is_none_or(KeyUsage::crl_sign)
+    }
+
+    /// How many authorities may be below it.
+    pub(crate) fn path_length(&self) -> Option<u8> {
+        self.0.path_length
+    }
+
+    /// Does it say for which names it may issue?
+    pub(crate) fn has_name_constraints(&self) -> bool {
+        self.0.name_constraints
     }
 
     /// Its extended key usages, if it says any.

@@ -11,7 +11,15 @@
 #![forbid(unsafe_code)]
 
 mod certificate;
+mod constraints;
+mod crl;
 mod name;
+mod signed;
+mod store;
 
 pub use certificate::{Certificate, CertificateError, MAX_LENGTH, Oid};
+pub use crl::{Crl, CrlError, MAX_CRL_LENGTH};
 pub use name::{AltName, Name, NameError, dn_eq, dn_from_text, dn_to_text};
+pub use store::{
+    NotAnAuthority, Path, Rejected, Requirements, Revocation, Store, TooManyLists, Unchecked, purpose,
+};

@@ -244,10 +244,10 @@ pub(crate) fn shown(der: &[u8]) -> String {
 }
 
 /// A parsed distinguished name of bounded size.
-struct Dn(RdnSequence);
+pub(crate) struct Dn(RdnSequence);
 
 impl Dn {
-    fn parse(der: &[u8]) -> Result<Self, NameError> {
+    pub(crate) fn parse(der: &[u8]) -> Result<Self, NameError> {
         let rdns = RdnSequence::from_der(der).map_err(|_| NameError::Der)?;
         let fits = rdns.len() <= MAX_RDNS && rdns.iter().all(|r| !r.is_empty() && r.len() <= MAX_ATTRIBUTES);
         if fits { Ok(Self(rdns)) } else { Err(NameError::Der) }
@@ -258,7 +258,7 @@ impl Dn {
         self.0.len() == other.0.len() && self.begins_with(other, fold)
     }
 
-    fn begins_with(&self, start: &Self, fold: impl Fn(&Any) -> Value + Copy) -> bool {
+    pub(crate) fn begins_with(&self, start: &Self, fold: impl Fn(&Any) -> Value + Copy) -> bool {
         self.0.len() >= start.0.len() && self.0.iter().zip(start.0.iter()).all(|(a, b)| same_rdn(a, b, fold))
     }
 }
@@ -279,13 +279,13 @@ fn same_rdn(
 
 /// A value as it is compared.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Value {
+pub(crate) enum Value {
     Text(String),
     Other(Vec<u8>),
 }
 
 impl Value {
-    fn fold(value: &Any) -> Self {
+    pub(crate) fn fold(value: &Any) -> Self {
         match text_of(value) {
             Some(text) => {
                 let words: Vec<&str> = text.split(' ').filter(|w| !w.is_empty()).collect();
