@@ -88,7 +88,7 @@ pub(crate) fn secret(owners: Vec<IdentityPattern>) -> SharedSecret {
 }
 
 pub(crate) fn configuration(connections: Vec<Connection>, secrets: Vec<SharedSecret>) -> Configuration {
-    Configuration { connections, secrets, ppks: Vec::new() }
+    Configuration { connections, secrets, ..Configuration::default() }
 }
 
 pub(crate) fn single(address: IpAddr) -> AddressSpec {

@@ -14,7 +14,7 @@
 //! | pseudorandom function | PRF_HMAC_SHA2_256, PRF_HMAC_SHA2_384, PRF_HMAC_SHA2_512 | PRF_HMAC_SHA1 |
 //! | key exchange | CURVE_25519, ECP_256, ECP_384, ECP_521, MODP_2048, MODP_3072, MODP_4096 | MODP_1024, MODP_1536 |
 //! | post-quantum key exchange | ML_KEM_512, ML_KEM_768, ML_KEM_1024 | |
-//! | signature | RSA PKCS#1 v1.5 and PSS, ECDSA on P-256, P-384, P-521 with SHA2-256, SHA2-384, SHA2-512; Ed25519 | RSA PKCS#1 v1.5 with SHA-1, verified only |
+//! | signature | RSA PKCS#1 v1.5 and PSS, ECDSA on P-256, P-384, P-521 with SHA2-256, SHA2-384, SHA2-512; Ed25519 | RSA PKCS#1 v1.5 with SHA-1 |
 
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
 
@@ -35,6 +35,8 @@ mod keys;
 mod modp;
 mod prf;
 mod protection;
+#[cfg(feature = "legacy")]
+mod rsa_sha1;
 mod secret;
 mod signature;
 mod suites;

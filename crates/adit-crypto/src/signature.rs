@@ -401,6 +401,7 @@ impl Signer for PrivateKey {
 
     fn can(&self, scheme: SignatureScheme) -> bool {
         match &self.key {
+            Key::Rsa(_) if scheme == SignatureScheme::RsaPkcs1(HashId::SHA1) => cfg!(feature = "legacy"),
             Key::Rsa(_) => rsa_encoding(scheme).is_some(),
             Key::Ecdsa(pairs) => pairs.iter().any(|(one, _)| *one == scheme),
             Key::Ed25519(_) => scheme == SignatureScheme::Ed25519,
@@ -411,6 +412,16 @@ impl Signer for PrivateKey {
         let unsupported = || Error::Unsupported { what: format!("{scheme} with {}", self.kind) };
         let random = SystemRandom::new();
         let signature = match &self.key {
+            #[cfg(feature = "legacy")]
+            Key::Rsa(pair) if scheme == SignatureScheme::RsaPkcs1(HashId::SHA1) => {
+                // A power that came out wrong could give the key away.
+                let signature = crate::rsa_sha1::sign(pair, message)?;
+                let public = PublicKey { kind: self.kind, spki: self.spki.clone() };
+                return public
+                    .verify(scheme, message, &signature)
+                    .map(|()| signature)
+                    .map_err(|_| Error::BadKey);
+            }
             Key::Rsa(pair) => {
                 let encoding = rsa_encoding(scheme).ok_or_else(unsupported)?;
                 let mut signature = vec![0; pair.public_modulus_len()];
@@ -435,7 +446,7 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// SHA-1 is not among them: the library has no such signature.
+/// What the library signs with RSA.
 fn rsa_encoding(scheme: SignatureScheme) -> Option<&'static dyn RsaEncoding> {
     Some(match scheme {
         SignatureScheme::RsaPkcs1(HashId::SHA2_256) => &library::RSA_PKCS1_SHA256,

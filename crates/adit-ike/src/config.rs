@@ -1,4 +1,4 @@
-//! What the operator asked for, as the machine needs it: connections, their children, and shared secrets.
+//! What the operator asked for, as the machine needs it: connections, their children, and credentials.
 //!
 //! This module owns the meaning of a configuration, never its text: files, references and diagnostics live in the `adit` crate.
 
@@ -6,10 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_crypto::Secret;
+use adit_cert::Store;
+use adit_crypto::{Secret, Signer};
 use adit_wire::esp::Mode;
 use adit_wire::ikev2::{Proposal, TrafficSelector};
 
+pub use crate::authentication::{LocalAuth, RemoteAuth, SendCert};
 pub use crate::constraints::{Constraints, ConstraintsError};
 use crate::identity::{Fit, Identity, IdentityPattern};
 
@@ -22,6 +24,10 @@ pub struct Configuration {
     pub secrets: Vec<SharedSecret>,
     /// Post-quantum pre-shared keys (RFC 8784).
     pub ppks: Vec<PostQuantumKey>,
+    /// Private keys; each belongs to the certificates with its public key.
+    pub keys: Vec<Arc<dyn Signer>>,
+    /// Authorities, intermediates and CRLs.
+    pub trust: Store,
 }
 
 /// Settings of the whole gateway.
@@ -94,6 +100,14 @@ pub struct Connection {
     pub local_id: Option<Identity>,
     /// Whom we accept.
     pub remote_id: IdentityPattern,
+    /// How we prove who we are.
+    pub local_auth: LocalAuth,
+    /// What the peer has to prove.
+    pub remote_auth: RemoteAuth,
+    /// `send_cert`: when we send certificates.
+    pub send_cert: SendCert,
+    /// `send_certreq`: tell the peer which authorities we trust, and so ask for its certificate.
+    pub send_certreq: bool,
     /// Force UDP encapsulation by faking NAT detection.
     pub encap: bool,
     /// Idle time after which the peer's liveness is checked; zero means never.
@@ -137,6 +151,10 @@ impl Connection {
             proposals,
             local_id,
             remote_id,
+            local_auth,
+            remote_auth,
+            send_cert: _,
+            send_certreq: _,
             encap,
             dpd_delay: _,
             retransmission: _,
@@ -159,10 +177,16 @@ impl Connection {
             && *proposals == other.proposals
             && *local_id == other.local_id
             && *remote_id == other.remote_id
+            && (local_auth, remote_auth) == (&other.local_auth, &other.remote_auth)
             && (*encap, *fragmentation) == (other.encap, other.fragmentation)
             && (*childless, *mobike) == (other.childless, other.mobike)
             && *ppk == other.ppk
             && *require_post_quantum == other.require_post_quantum
+    }
+
+    /// Does either side authenticate with a signature?
+    pub(crate) fn has_public_keys(&self) -> bool {
+        self.local_auth != LocalAuth::Psk || self.remote_auth != RemoteAuth::Psk
     }
 
     /// As initiator, does it want IKE SAs without a child?
@@ -358,6 +382,10 @@ impl Default for Connection {
             proposals: Vec::new(),
             local_id: None,
             remote_id: IdentityPattern::Any,
+            local_auth: LocalAuth::default(),
+            remote_auth: RemoteAuth::default(),
+            send_cert: SendCert::default(),
+            send_certreq: true,
             encap: false,
             dpd_delay: Duration::ZERO,
             retransmission: Retransmission::default(),

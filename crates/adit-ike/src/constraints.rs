@@ -129,7 +129,7 @@ impl Constraints {
         for one in &self.any_of {
             let written = one.hashes.iter().flat_map(|hash| forms.iter().map(move |form| form(*hash)));
             for scheme in written.chain(all.iter().copied()) {
-                if scheme.algorithm_identifier().is_some()
+                if SignatureScheme::ALL.contains(&scheme)
                     && one.allows(key, scheme)
                     && !ordered.contains(&scheme)
                 {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use adit_wire::ikev2::{IdType, NotifyType, Proposal, ProtocolId, TrafficSelector, Transform, TransformType};
 
 use crate::identity::{Identity, IdentityPattern};
-use crate::output::{NegotiationRecord, OutcomeCode, Stage};
+use crate::output::{Blame, NegotiationRecord, OutcomeCode, Stage};
 use crate::proposal::{Notation, mismatches, simplest, transform_names};
 use crate::selector::{List, Selectors};
 
@@ -416,6 +416,16 @@ impl NegotiationRecord {
             OutcomeCode::NotPostQuantum
             | OutcomeCode::NotUnique
             | OutcomeCode::AuthenticationFailed
+            | OutcomeCode::AuthMethodRefused
+            | OutcomeCode::NoCertificate
+            | OutcomeCode::NoPrivateKey
+            | OutcomeCode::BadCertificate
+            | OutcomeCode::IdentityNotInCertificate
+            | OutcomeCode::SignatureInvalid
+            | OutcomeCode::Untrusted
+            | OutcomeCode::Expired
+            | OutcomeCode::Revoked
+            | OutcomeCode::RevocationUnknown
             | OutcomeCode::RefusedByPeer
             | OutcomeCode::InvalidSyntax
             | OutcomeCode::UnsupportedCriticalPayload
@@ -495,7 +505,35 @@ impl NegotiationRecord {
                 self.local_name()
             ),
             OutcomeCode::AuthenticationFailed => {
-                "set `auth = psk` on the peer: a pre-shared key is all that is accepted here".to_owned()
+                "it is a defect of ours: report it with the log of that moment".to_owned()
+            }
+            OutcomeCode::AuthMethodRefused => {
+                "let `local.auth` of one side and `remote.auth` of the other fit each other, or use another key".to_owned()
+            }
+            OutcomeCode::NoCertificate if self.blame == Blame::OurConfiguration => {
+                "name our certificate in `local.certs` here".to_owned()
+            }
+            OutcomeCode::NoCertificate => {
+                "set `send_cert = always` on the peer, or name its certificate in `remote.certs` here".to_owned()
+            }
+            OutcomeCode::NoPrivateKey => {
+                "put the private key that belongs to our certificate where private keys are read".to_owned()
+            }
+            OutcomeCode::BadCertificate | OutcomeCode::Revoked => "give the peer another certificate".to_owned(),
+            OutcomeCode::IdentityNotInCertificate => format!(
+                "on the peer set the identity of its local side to a name that its certificate has, or issue one that \
+                 names {} as a subject alternative name",
+                self.peer_name()
+            ),
+            OutcomeCode::SignatureInvalid => {
+                "see that the peer's private key is the one of its certificate".to_owned()
+            }
+            OutcomeCode::Untrusted => {
+                "trust the peer's authority here, or correct the certificate that is named".to_owned()
+            }
+            OutcomeCode::Expired => "renew the certificate; if it is current, correct the clock here".to_owned(),
+            OutcomeCode::RevocationUnknown => {
+                "provide a fresh CRL of the authority that is named, or set `revocation = relaxed`".to_owned()
             }
             OutcomeCode::RefusedByPeer if self.refused_authentication() => format!(
                 "compare on the peer: its key with `{}` here; the identity it expects of us, which must be {}; its \

@@ -83,7 +83,7 @@ impl Side {
         gateway.set_configuration(Configuration {
             connections: vec![connection],
             secrets: vec![secret],
-            ppks: Vec::new(),
+            ..Configuration::default()
         });
         Self { gateway, address: SocketAddr::new(own, 500), installed: 0, authenticated: false }
     }

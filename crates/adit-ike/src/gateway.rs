@@ -9,9 +9,10 @@ mod succession;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use adit_crypto::{Entropy, hash_sha1};
+use adit_cert::Store;
+use adit_crypto::{Entropy, Signer, hash_sha1};
 use adit_wire::ikev2::{ExchangeType, Header, IkeSpi, Message, Notify, NotifyType, Payload, Version};
 use tracing::{debug, debug_span, trace};
 
@@ -79,7 +80,9 @@ impl Gateway {
     /// Replaces connections and secrets. IKE SAs keep the connection they were made with, unless there is one of the same
     /// name that is alike ([`Connection::is_like`]): then that is theirs from now on.
     pub fn set_configuration(&mut self, configuration: Configuration) {
-        let Configuration { connections, secrets, ppks } = configuration;
+        let Configuration { connections, secrets, ppks, keys, trust } = configuration;
+        self.shared.credentials.serve(&connections);
+        self.shared.credentials.replace(keys, trust);
         let usable = |mut connection: Connection| {
             // What cannot be agreed on is not offered. Without anything left, the peer's answer is what is refused.
             let usable = post_quantum(&connection.proposals);
@@ -116,6 +119,17 @@ impl Gateway {
     /// connections offer: who gives up the last, or has the first, has to [set the configuration](Self::set_configuration).
     pub fn set_secrets(&mut self, secrets: Vec<SharedSecret>, ppks: Vec<PostQuantumKey>) {
         self.shared.secrets = Secrets::new(secrets, ppks);
+    }
+
+    /// Replaces private keys, authorities, intermediates and CRLs. What is up does not rest on them any more.
+    pub fn set_credentials(&mut self, keys: Vec<Arc<dyn Signer>>, trust: Store) {
+        self.shared.credentials.replace(keys, trust);
+    }
+
+    /// Tells the date, by which certificates are valid or not. The machine counts on from there; whoever is not told it
+    /// trusts none.
+    pub fn set_wall_clock(&mut self, now: Instant, date: SystemTime) {
+        self.shared.credentials.set_wall_clock(now, date);
     }
 
     /// Replaces the connection of this name. IKE SAs keep the one they were made with.

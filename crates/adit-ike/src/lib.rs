@@ -10,9 +10,11 @@
 
 #![forbid(unsafe_code)]
 
+mod authentication;
 pub mod config;
 mod constraints;
 mod cookie;
+mod credentials;
 mod difference;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::{AddressSpec, Child, Connection, PostQuantumKey, SharedSecret};
+use crate::config::{AddressSpec, Child, Connection, PostQuantumKey, RemoteAuth, SharedSecret};
 use crate::identity::{Fit, Identity, IdentityPattern};
 
 /// How well a connection fits two addresses: the sizes of the ranges that hold the peer's and ours, then its place in
@@ -92,11 +92,10 @@ impl Connections {
             *self.kinds.entry(text).or_insert(next)
         };
         let first = number(format!("{:?}", (&c.local_addrs, &c.proposals)));
-        let open = c
-            .remote_id
-            .exact()
-            .is_none()
-            .then(|| number(format!("{:?}", (&c.local_addrs, &c.proposals, &c.local_id, &c.remote_id))));
+        let open = c.remote_id.exact().is_none().then(|| {
+            let by_key = c.remote_auth != RemoteAuth::Psk;
+            number(format!("{:?}", (&c.local_addrs, &c.proposals, &c.local_id, &c.remote_id, by_key)))
+        });
         let prefixes = |range: &AddressSpec| {
             let size = size(range);
             prefixes(range).into_iter().map(move |prefix| (size, Some(prefix)))

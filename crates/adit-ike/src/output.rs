@@ -472,6 +472,26 @@ pub enum OutcomeCode {
     NotUnique,
     /// The peer's AUTH payload does not verify: the keys differ.
     AuthenticationFailed,
+    /// One side authenticates by a method, signature algorithm or key that the other does not accept or cannot.
+    AuthMethodRefused,
+    /// There is no certificate: the peer sent none, or we have none.
+    NoCertificate,
+    /// We have no private key for our certificate, or it failed.
+    NoPrivateKey,
+    /// The peer's certificate cannot be read, or has a key that must not be used.
+    BadCertificate,
+    /// The peer's certificate does not have the identity that the peer claims.
+    IdentityNotInCertificate,
+    /// The peer's signature does not verify with the key of its certificate.
+    SignatureInvalid,
+    /// No valid path leads from the peer's certificate to an authority that we trust.
+    Untrusted,
+    /// A certificate of the peer's path is expired, or not valid yet.
+    Expired,
+    /// A certificate of the peer's path is revoked.
+    Revoked,
+    /// Whether a certificate of the peer's path is revoked cannot be told, and has to be.
+    RevocationUnknown,
     /// The peer refused our AUTH payload or identity.
     RefusedByPeer,
     /// No common key exchange method even after INVALID_KE_PAYLOAD.
@@ -492,7 +512,7 @@ pub enum OutcomeCode {
 
 impl OutcomeCode {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 28] = [
         Self::Success,
         Self::Narrowed,
         Self::NoProposalChosen,
@@ -503,6 +523,16 @@ impl OutcomeCode {
         Self::NotPostQuantum,
         Self::NotUnique,
         Self::AuthenticationFailed,
+        Self::AuthMethodRefused,
+        Self::NoCertificate,
+        Self::NoPrivateKey,
+        Self::BadCertificate,
+        Self::IdentityNotInCertificate,
+        Self::SignatureInvalid,
+        Self::Untrusted,
+        Self::Expired,
+        Self::Revoked,
+        Self::RevocationUnknown,
         Self::RefusedByPeer,
         Self::InvalidKe,
         Self::InvalidSyntax,
@@ -527,6 +557,16 @@ impl OutcomeCode {
             Self::NotPostQuantum => "not-post-quantum",
             Self::NotUnique => "not-unique",
             Self::AuthenticationFailed => "authentication-failed",
+            Self::AuthMethodRefused => "auth-method-refused",
+            Self::NoCertificate => "no-certificate",
+            Self::NoPrivateKey => "no-private-key",
+            Self::BadCertificate => "bad-certificate",
+            Self::IdentityNotInCertificate => "identity-not-in-certificate",
+            Self::SignatureInvalid => "signature-invalid",
+            Self::Untrusted => "untrusted",
+            Self::Expired => "certificate-expired",
+            Self::Revoked => "certificate-revoked",
+            Self::RevocationUnknown => "revocation-unknown",
             Self::RefusedByPeer => "refused-by-peer",
             Self::InvalidKe => "invalid-ke",
             Self::InvalidSyntax => "invalid-syntax",

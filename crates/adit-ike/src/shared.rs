@@ -12,6 +12,7 @@ use adit_wire::ikev2::{IkeSpi, Spi};
 use tracing::{info, trace};
 
 use crate::config::{Connection, Lifetime, Settings, Volume};
+use crate::credentials::Credentials;
 use crate::identity::Identity;
 use crate::ike_sa::{Core, Wanted};
 use crate::lookup::{Connections, Secrets};
@@ -97,6 +98,7 @@ pub(crate) struct Shared {
     pub(crate) entropy: Box<dyn Entropy>,
     pub(crate) connections: Connections,
     pub(crate) secrets: Secrets,
+    pub(crate) credentials: Credentials,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) counters: Counters,
@@ -214,6 +216,7 @@ impl Shared {
             entropy,
             connections: Connections::default(),
             secrets: Secrets::default(),
+            credentials: Credentials::default(),
             outputs: VecDeque::new(),
             effects: Vec::new(),
             counters: Counters::default(),

@@ -1,4 +1,5 @@
-//! IKE_AUTH with pre-shared keys, both roles (RFC 7296 1.2, 2.15, 2.21.2).
+//! IKE_AUTH, both roles (RFC 7296 1.2, 2.15, 2.21.2). How the two sides prove who they are is a file for each: `psk` and
+//! `signature`; each side has its own.
 //!
 //! What comes in proves nothing until its AUTH payload is verified; until then no SA is usable, no child exists, and
 //! garbage costs one decryption and changes nothing (RFC 8019 4.6).
@@ -6,10 +7,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use adit_crypto::{Prf, Secret, psk_auth};
+use adit_crypto::{Prf, Secret};
 use adit_wire::ikev2::{
-    AuthMethod, Authentication, ExchangeType, Identification, Notify, NotifyType, Payload, Proposal,
+    AuthMethod, Authentication, ExchangeType, HashId, Identification, Notify, NotifyType, Payload, Proposal,
 };
+
+mod psk;
+pub(super) mod signature;
 
 use super::child::{self, Install, Nonces, Offer};
 use super::established::Established;
@@ -19,7 +23,8 @@ use super::ppk;
 use super::secured::{Opened, Secured, Unmixed};
 use super::window::{Answered, Fate, Outstanding};
 use super::{AwaitDeleteResponse, AwaitRepetition, ChildSa, Contents, Core, Incoming, State, Wanted};
-use crate::config::{Childless, Connection, Unique};
+use crate::config::{Childless, Connection, LocalAuth, RemoteAuth, Unique};
+use crate::credentials::{self, AuthorityHash};
 use crate::identity::{Identity, IdentityPattern};
 use crate::output::{Blame, DownReason, OutcomeCode, Stage};
 use crate::proposal::{Notation, choose};
@@ -41,20 +46,18 @@ pub(crate) struct Handshake {
     pub(super) ppk: bool,
     /// Both sides sign both messages (draft-ietf-ipsecme-ikev2-downgrade-prevention).
     pub(super) full_transcript: bool,
+    /// The hash algorithms of signatures that the peer verifies; `None` if not both sides know RFC 7427.
+    pub(super) hashes: Option<Vec<HashId>>,
+    /// The authorities of whose certificates it wants one of us; `None` if it wants none (RFC 7296 3.7).
+    pub(super) requested: Option<Vec<AuthorityHash>>,
     /// No child comes with IKE_AUTH; for a responder: none has to (RFC 6023).
     pub(super) childless: bool,
 }
 
 impl Handshake {
-    /// What the AUTH payload of one side contains: a prf over its own first message, the other's nonce,
-    /// `prf(SK_p, its ID payload)`, and what IKE_INTERMEDIATE adds (RFC 9242 3.3.2).
-    fn auth(
-        &self,
-        secured: &Secured,
-        by_initiator: bool,
-        id: &Identification,
-        key: &Secret,
-    ) -> Option<Secret> {
+    /// What the AUTH payload of one side proves: its own first message, the other's nonce, `prf(SK_p, its ID payload)`,
+    /// and what IKE_INTERMEDIATE adds (RFC 9242 3.3.2).
+    fn octets(&self, secured: &Secured, by_initiator: bool, id: &Identification) -> Option<Vec<u8>> {
         let (own, other, nonce, sk_p) = if by_initiator {
             (&self.init_request, &self.init_response, &self.nonce_r, &secured.sk_pi)
         } else {
@@ -65,8 +68,7 @@ impl Handshake {
         let prf = Prf::new(secured.transforms.prf).ok()?;
         let maced_id = prf.compute(sk_p.expose(), &[&id.body()]);
         let int_auth = self.intermediate.int_auth();
-        psk_auth(secured.transforms.prf, key.expose(), &[&before, own, nonce, maced_id.expose(), &int_auth])
-            .ok()
+        Some([&before, own, nonce, maced_id.expose(), &int_auth].concat())
     }
 
     fn nonces(&self) -> Nonces<'_> {
@@ -85,6 +87,85 @@ fn outcome(
     Outcome::new(code, Stage::IkeAuth, blame, message)
         .proposals(&core.connection.proposals, &h.peer_proposals)
         .chosen(&h.chosen)
+}
+
+/// How we prove who we are on one IKE SA.
+enum Proof {
+    Psk(Arc<Secret>),
+    Signature(signature::Own),
+}
+
+impl Proof {
+    /// What the connection wants, if we have it. `peer` is who it is, as far as that is known.
+    fn find(
+        core: &Core,
+        cx: &Shared,
+        h: &Handshake,
+        own: &Identity,
+        peer: Option<&Identity>,
+    ) -> Result<Self, Box<Outcome>> {
+        match &core.connection.local_auth {
+            LocalAuth::Psk => match psk::key(core, cx, own, peer) {
+                Some(secret) => Ok(Self::Psk(Arc::clone(&secret.secret))),
+                None => {
+                    let guess = Identity::address(core.remote.ip());
+                    Err(psk::missing(core, h, own, peer.unwrap_or(&guess)))
+                }
+            },
+            LocalAuth::PublicKey { certificates, constraints } => {
+                signature::Own::choose(cx, h, certificates, constraints)
+                    .map(Self::Signature)
+                    .map_err(|(code, blame, message)| outcome(core, h, code, blame, message))
+            }
+        }
+    }
+
+    /// The AUTH payload, with the keys as they are.
+    fn make(
+        &self,
+        core: &Core,
+        h: &Handshake,
+        secured: &Secured,
+        id: &Identification,
+    ) -> Result<Authentication, Box<Outcome>> {
+        match self {
+            Self::Psk(key) => psk::make(h, secured, core.initiator, id, key).ok_or_else(|| {
+                let message = "the AUTH payload cannot be computed";
+                outcome(core, h, OutcomeCode::AuthenticationFailed, Blame::OurBug, message)
+            }),
+            Self::Signature(own) => own
+                .make(h, secured, core.initiator, id)
+                .map_err(|(code, blame, message)| outcome(core, h, code, blame, message)),
+        }
+    }
+
+    /// The CERT payloads that go with it.
+    fn certificates(&self, core: &Core, cx: &Shared, h: &Handshake) -> Vec<Payload> {
+        match self {
+            Self::Psk(_) => Vec::new(),
+            Self::Signature(own) => own.certificates(core, cx, h),
+        }
+    }
+}
+
+/// Verifies the peer's AUTH payload, as the connection wants it.
+fn check(
+    core: &Core,
+    cx: &Shared,
+    (secured, h): (&Secured, &Handshake),
+    c: &Contents<'_>,
+    (auth, id): (&Authentication, &Identification),
+    (own, peer): (&Identity, &Identity),
+) -> Result<(), Box<Outcome>> {
+    match &core.connection.remote_auth {
+        RemoteAuth::Psk => psk::check(core, cx, secured, h, auth, id, (own, peer)),
+        RemoteAuth::PublicKey { requirements, constraints } => {
+            let claim = signature::Claim { core, cx, peer, requirements, constraints };
+            claim
+                .check(secured, h, c, auth, id)
+                .map_err(|(code, blame, message)| outcome(core, h, code, blame, message))
+        }
+    }
 }
 
 /// Our identity on this IKE SA: as configured, or our address.
@@ -123,22 +204,28 @@ pub(super) fn request(
     let own = own_identity(core, &core.connection);
     core.local_id = Some(own.clone());
     let expected = core.connection.remote_id.exact().cloned();
-    let peer = expected.clone().unwrap_or_else(|| Identity::address(core.remote.ip()));
     let id = own.to_wire();
-    // RFC 7296 2.15 leaves open which key is meant before the peer says who it is: whoever we accept may own it, most
-    // likely its address, least likely we.
-    let accepted = &core.connection.remote_id;
-    let key = match expected {
-        Some(_) => cx.secrets.between(&own, &peer),
-        None => cx.secrets.with_any(&own, accepted, &peer),
+    let started = Proof::find(core, cx, &handshake, &own, expected.as_ref()).and_then(|proof| {
+        let plain = proof.make(core, &handshake, &secured, &id)?;
+        Ok((proof, plain))
+    });
+    let (proof, plain) = match started {
+        Ok(started) => started,
+        Err(outcome) => {
+            let failure = core.record(cx, outcome);
+            return give_up(core, cx, wanted, &failure);
+        }
     };
-    let plain = key.and_then(|s| handshake.auth(&secured, true, &id, &s.secret));
     let proposed = handshake.ppk.then(|| ppk::propose(core, cx, &mut secured)).flatten();
     let (unmixed, ppk_identity) = proposed.transpose().ok().flatten().unzip();
-    let auth = key.and_then(|s| handshake.auth(&secured, true, &id, &s.secret));
-    let (Some(plain), Some(auth)) = (plain, auth) else {
-        let failure = core.record(cx, no_secret(core, &handshake, &own, &peer));
-        return give_up(core, cx, wanted, &failure);
+    let auth =
+        if unmixed.is_some() { proof.make(core, &handshake, &secured, &id) } else { Ok(plain.clone()) };
+    let auth = match auth {
+        Ok(auth) => auth,
+        Err(outcome) => {
+            let failure = core.record(cx, outcome);
+            return give_up(core, cx, wanted, &failure);
+        }
     };
     let first = (!handshake.childless && !wanted.is_empty()).then(|| wanted.remove(0));
     let offer = first.map(|wanted| Offer::new(core, cx, wanted, false));
@@ -148,10 +235,12 @@ pub(super) fn request(
         payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, Vec::new())));
     }
     payloads.extend(expected.map(|peer| Payload::IdResponder(peer.to_wire())));
-    payloads.push(shared_key_auth(&auth));
+    payloads.extend(proof.certificates(core, cx, &handshake));
+    payloads.extend(cx.credentials.request_of_peer(&core.connection));
+    payloads.push(Payload::Authentication(auth));
     if let Some(identity) = ppk_identity {
         payloads.push(identity);
-        payloads.extend((!ppk::is_required(core)).then(|| ppk::fallback(plain.expose())));
+        payloads.extend((!ppk::is_required(core)).then(|| ppk::fallback(&plain.data)));
     }
     payloads.extend(offer.iter().flat_map(Offer::payloads));
     payloads.extend(offer.iter().flat_map(Offer::notifies));
@@ -188,18 +277,6 @@ fn own_window(cx: &Shared) -> Option<Payload> {
 fn peer_window(c: &Contents<'_>) -> Option<u32> {
     let notify = c.notify(NotifyType::SET_WINDOW_SIZE)?;
     <[u8; 4]>::try_from(notify.data.as_slice()).ok().map(u32::from_be_bytes)
-}
-
-fn shared_key_auth(data: &Secret) -> Payload {
-    Payload::Authentication(Authentication { method: AuthMethod::SHARED_KEY, data: data.expose().to_vec() })
-}
-
-fn no_secret(core: &Core, handshake: &Handshake, own: &Identity, peer: &Identity) -> Box<Outcome> {
-    let message = format!(
-        "no pre-shared key for us, \"{own}\", and it, \"{peer}\": add a `secrets.ike` section with its identity here",
-    );
-    outcome(core, handshake, OutcomeCode::NoSharedSecret, Blame::OurConfiguration, message)
-        .accepted(vec![core.connection.remote_id.clone()])
 }
 
 /// Ends an IKE SA that never came to be.
@@ -402,7 +479,7 @@ impl AwaitAuthResponse {
             return fail(core, OutcomeCode::IdentityMismatch, Blame::PeerIncompatible, message)
                 .map_err(|outcome: Box<Outcome>| outcome.accepted(vec![core.connection.remote_id.clone()]));
         }
-        check_auth(core, cx, &self.secured, &self.handshake, auth, id, (&own, &identity))?;
+        check(core, cx, (&self.secured, &self.handshake), c, (auth, id), (&own, &identity))?;
         Ok(identity)
     }
 
@@ -476,41 +553,6 @@ impl AwaitAuthResponse {
             None => outcome,
         }
     }
-}
-
-/// Verifies the peer's AUTH payload, in constant time.
-fn check_auth(
-    core: &Core,
-    cx: &Shared,
-    secured: &Secured,
-    handshake: &Handshake,
-    auth: &Authentication,
-    id: &Identification,
-    (own, peer): (&Identity, &Identity),
-) -> Result<(), Box<Outcome>> {
-    let fail = |code, blame, message| Err(outcome(core, handshake, code, blame, message));
-    if auth.method != AuthMethod::SHARED_KEY {
-        let message = format!(
-            "\"{peer}\" authenticates with {}, we accept a pre-shared key only: set `auth = psk` there",
-            auth.method
-        );
-        return fail(OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message);
-    }
-    let Some(secret) = cx.secrets.between(own, peer) else {
-        return Err(no_secret(core, handshake, own, peer));
-    };
-    let expected = handshake.auth(secured, !core.initiator, id, &secret.secret);
-    if expected.is_some_and(|expected| expected.ct_eq(&auth.data)) {
-        return Ok(());
-    }
-    let message = format!(
-        "\"{peer}\" does not know our pre-shared key (AUTHENTICATION_FAILED sent): the key in `secrets.{}` here \
-         differs from the one it has for \"{own}\" and \"{peer}\", make them equal{}",
-        secret.name,
-        if core.ppk { "; the same is true of the post-quantum preshared key" } else { "" },
-    );
-    fail(OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message)
-        .map_err(|outcome: Box<Outcome>| outcome.secret(&secret.name))
 }
 
 /// Responder: IKE_SA_INIT is answered, its keys are there, and nobody is known yet.
@@ -594,8 +636,9 @@ impl AwaitAuthRequest {
             let outcome = malformed(core, &self.handshake, "it lacks SA, TSi or TSr");
             return self.refuse(core, cx, (m, datagram), invalid_syntax(), outcome);
         }
-        match self.verify(core, cx, &contents) {
-            Ok(()) => self.established(core, cx, (m, datagram), &contents),
+        let proved = self.verify(core, cx, &contents).and_then(|()| self.prove(core, cx, &contents));
+        match proved {
+            Ok(proof) => self.established(core, cx, (m, datagram), &contents, proof),
             Err(outcome) => {
                 let notify = Notify::new(NotifyType::AUTHENTICATION_FAILED, Vec::new());
                 self.refuse(core, cx, (m, datagram), notify, outcome)
@@ -644,7 +687,7 @@ impl AwaitAuthRequest {
             }
         };
         core.remote_id = Some(peer.clone());
-        let Some(connection) = self.connection_for(core, cx, &peer, asked_for.as_ref()) else {
+        let Some(connection) = self.connection_for(core, cx, &peer, asked_for.as_ref(), c.auth) else {
             return Err(self.no_connection(core, cx, &peer, asked_for));
         };
         core.connection = connection;
@@ -660,13 +703,13 @@ impl AwaitAuthRequest {
         let Some(auth) = c.auth else {
             // No AUTH payload asks for EAP (RFC 7296 2.16), which no connection has.
             let message = format!(
-                "\"{peer}\" wants EAP, we accept a pre-shared key only (AUTHENTICATION_FAILED sent): set `auth = \
-                 psk` there"
+                "\"{peer}\" wants EAP, we accept a pre-shared key or a certificate only (AUTHENTICATION_FAILED sent): set \
+                 `auth = psk` or `auth = pubkey` there"
             );
-            return fail(core, OutcomeCode::AuthenticationFailed, Blame::PeerIncompatible, message);
+            return fail(core, OutcomeCode::AuthMethodRefused, Blame::PeerIncompatible, message);
         };
         match ppk::respond(core, cx, &mut self.secured, c, (self.handshake.ppk, auth)) {
-            Ok(auth) => check_auth(core, cx, &self.secured, &self.handshake, &auth, id, (&own, &peer))?,
+            Ok(auth) => check(core, cx, (&self.secured, &self.handshake), c, (&auth, id), (&own, &peer))?,
             Err((code, blame, message)) => return fail(core, code, blame, message),
         }
         let others = core.connection.unique == Unique::Keep && !c.has(NotifyType::INITIAL_CONTACT);
@@ -680,22 +723,44 @@ impl AwaitAuthRequest {
         Ok(())
     }
 
+    /// Our side of it: IDr, certificates and AUTH. Only who has proved who it is learns of it.
+    fn prove(&mut self, core: &Core, cx: &Shared, c: &Contents<'_>) -> Result<Vec<Payload>, Box<Outcome>> {
+        let own = own_identity(core, &core.connection);
+        self.handshake.requested = credentials::requested(&c.certificate_requests);
+        let proof = Proof::find(core, cx, &self.handshake, &own, core.remote_id.as_ref())?;
+        let id = own.to_wire();
+        let auth = proof.make(core, &self.handshake, &self.secured, &id)?;
+        let mut payloads = vec![Payload::IdResponder(id)];
+        payloads.extend(proof.certificates(core, cx, &self.handshake));
+        payloads.push(Payload::Authentication(auth));
+        Ok(payloads)
+    }
+
     /// Does it fit the IKE proposal?
     fn suits(&self, connection: &Connection) -> bool {
         choose(&connection.proposals, std::slice::from_ref(&self.handshake.chosen)).is_some()
     }
 
-    /// Of those that fit addresses and IKE proposal, the one that fits the identities best.
+    /// Of those that fit addresses and IKE proposal, the one that fits the identities best; of one that wants another
+    /// kind of proof than there is, it is said that it does.
     fn connection_for(
         &self,
         core: &Core,
         cx: &Shared,
         peer: &Identity,
         asked_for: Option<&Identity>,
+        auth: Option<&Authentication>,
     ) -> Option<Arc<Connection>> {
-        cx.connections.of_peer(core.local.ip(), core.remote.ip(), peer, |connection| {
+        let suits = |connection: &Connection| {
             self.suits(connection) && asked_for.is_none_or(|id| *id == own_identity(core, connection))
-        })
+        };
+        let by_psk = auth.map(|auth| auth.method == AuthMethod::SHARED_KEY);
+        let verifies = |connection: &Connection| {
+            by_psk.is_none_or(|by_psk| by_psk == (connection.remote_auth == RemoteAuth::Psk))
+        };
+        let (local, remote) = (core.local.ip(), core.remote.ip());
+        let best = cx.connections.of_peer(local, remote, peer, |c| suits(c) && verifies(c));
+        best.or_else(|| cx.connections.of_peer(local, remote, peer, suits))
     }
 
     fn no_connection(
@@ -745,24 +810,14 @@ impl AwaitAuthRequest {
         cx: &mut Shared,
         (m, datagram): (&Incoming<'_>, Vec<u8>),
         c: &Contents<'_>,
+        mut payloads: Vec<Payload>,
     ) -> State {
         core.authenticated(cx, (&self.handshake.nonce_i, &self.handshake.nonce_r));
         core.establish(cx);
         record_established(core, cx, &self.handshake);
-        let own = own_identity(core, &core.connection);
         if c.has(NotifyType::INITIAL_CONTACT) && core.connection.unique != Unique::Never {
             cx.effects.push(Effect::InitialContact(core.handle));
         }
-        let id = own.to_wire();
-        let peer = core.remote_id.as_ref().unwrap_or(&own);
-        let auth = cx
-            .secrets
-            .between(&own, peer)
-            .and_then(|s| self.handshake.auth(&self.secured, false, &id, &s.secret));
-        let Some(auth) = auth else {
-            return core.close(cx, Vec::new(), DownReason::Failed, "no key to authenticate with");
-        };
-        let mut payloads = vec![Payload::IdResponder(id), shared_key_auth(&auth)];
         payloads.extend(core.ppk.then(ppk::confirmation));
         let child = match c.sa.map(|_| self.child(core, cx, c)) {
             None => None,

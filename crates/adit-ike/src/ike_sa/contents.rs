@@ -1,8 +1,8 @@
 //! The payloads of one message, sorted by kind. Order is free in IKEv2 (RFC 7296 2.5); repetition is not.
 
 use adit_wire::ikev2::{
-    Authentication, Delete, Identification, KeyExchange, Nonce, Notify, NotifyType, Payload, PayloadType,
-    ProtocolId, SecurityAssociation, TrafficSelectors,
+    Authentication, Certificate, CertificateRequest, Delete, Identification, KeyExchange, Nonce, Notify,
+    NotifyType, Payload, PayloadType, ProtocolId, SecurityAssociation, TrafficSelectors,
 };
 
 /// What a message says. Payloads that nobody here needs are left out.
@@ -14,6 +14,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) id_initiator: Option<&'a Identification>,
     pub(crate) id_responder: Option<&'a Identification>,
     pub(crate) auth: Option<&'a Authentication>,
+    pub(crate) certificates: Vec<&'a Certificate>,
+    pub(crate) certificate_requests: Vec<&'a CertificateRequest>,
     pub(crate) ts_initiator: Option<&'a TrafficSelectors>,
     pub(crate) ts_responder: Option<&'a TrafficSelectors>,
     pub(crate) notifies: Vec<&'a Notify>,
@@ -61,6 +63,14 @@ impl<'a> Contents<'a> {
                 Payload::Authentication(p) => contents.auth.replace(p).is_none(),
                 Payload::TrafficSelectorsInitiator(p) => contents.ts_initiator.replace(p).is_none(),
                 Payload::TrafficSelectorsResponder(p) => contents.ts_responder.replace(p).is_none(),
+                Payload::Certificate(p) => {
+                    contents.certificates.push(p);
+                    true
+                }
+                Payload::CertificateRequest(p) => {
+                    contents.certificate_requests.push(p);
+                    true
+                }
                 Payload::Notify(p) => {
                     contents.notifies.push(p);
                     true

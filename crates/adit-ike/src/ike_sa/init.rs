@@ -15,7 +15,7 @@ use adit_wire::ikev2::{
 };
 use tracing::debug;
 
-use super::auth::Handshake;
+use super::auth::{Handshake, signature};
 use super::fragment;
 use super::intermediate::{self, Intermediate};
 use super::ppk;
@@ -23,6 +23,7 @@ use super::secured::Secured;
 use super::window::{Fate, Outstanding};
 use super::{Contents, Core, IkeSa, Incoming, Mobility, State, Succession, Wanted};
 use crate::config::{Childless, Connection};
+use crate::credentials;
 use crate::nat::{self, Nat};
 use crate::output::{Blame, DownReason, IkeKeyLog, OutcomeCode, Output, Stage};
 use crate::proposal::{
@@ -147,6 +148,7 @@ impl AwaitInitResponse {
             &mut *cx.entropy,
         ));
         payloads.extend(fragment::notify(&core.connection));
+        payloads.extend(core.connection.has_public_keys().then(signature::announcement));
         payloads.extend(intermediate::notify(&core.connection.proposals));
         payloads.extend(ppk::offer(cx, &core.connection));
         payloads.push(full_transcript());
@@ -472,6 +474,8 @@ impl AwaitInitResponse {
             peer_proposals: Vec::new(),
             ppk,
             full_transcript: c.has(NotifyType::IKE_SA_INIT_FULL_TRANSCRIPT_AUTH),
+            hashes: signature::announced(c).filter(|_| core.connection.has_public_keys()),
+            requested: credentials::requested(&c.certificate_requests),
             intermediate: Intermediate::new(&additional_kes(proposal).unwrap_or_default()),
             childless,
         };
@@ -871,6 +875,8 @@ impl InitRequest<'_> {
             payloads.extend(nat::notifies(core.spi_i, core.spi_r, local, remote, fake, &mut *cx.entropy));
         }
         payloads.extend(secured.largest.and_then(|_| fragment::notify(&core.connection)));
+        let hashes = signature::announced(&self.contents).filter(|_| cx.credentials.has_public_keys());
+        payloads.extend(hashes.is_some().then(signature::announcement));
         payloads.extend(intermediate::notify(std::slice::from_ref(&proposal)));
         let consent = ppk::consent(cx, &self.contents);
         let ppk = consent.is_some();
@@ -878,6 +884,12 @@ impl InitRequest<'_> {
         payloads.push(full_transcript());
         let header = core.header(ExchangeType::IKE_SA_INIT, true, 0);
         let mut response = Message::encode(&header, &payloads);
+        // Nobody gets much more than it sent; but whoever is asked for nothing may send no certificate.
+        let room = (2 * self.incoming.datagram.len()).saturating_sub(response.len());
+        if let Some(request) = cx.credentials.request_of_anybody(room) {
+            payloads.push(request);
+            response = Message::encode(&header, &payloads);
+        }
         payloads.push(childless_supported());
         let longer = Message::encode(&header, &payloads);
         // Nobody gets more than it sent, and this can be left out.
@@ -899,6 +911,8 @@ impl InitRequest<'_> {
             peer_proposals: bounded(&sa.proposals),
             ppk,
             full_transcript: self.contents.has(NotifyType::IKE_SA_INIT_FULL_TRANSCRIPT_AUTH),
+            hashes,
+            requested: None,
         };
         let state = intermediate::expect(cx, secured, handshake, None);
         Some(IkeSa::new(cx, core, state))

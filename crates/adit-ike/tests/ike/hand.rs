@@ -58,6 +58,12 @@ pub(crate) struct Hand {
 impl Hand {
     /// Sends IKE_SA_INIT. If it is not accepted the pair says what was answered.
     pub(crate) fn new(b: Side, proposals: &str, notifies: &[NotifyType]) -> Result<Self, Box<Pair>> {
+        let notifies: Vec<Notify> = notifies.iter().map(|n| Notify::new(*n, Vec::new())).collect();
+        Self::with(b, proposals, &notifies)
+    }
+
+    /// The same with notifies that say something.
+    pub(crate) fn with(b: Side, proposals: &str, notifies: &[Notify]) -> Result<Self, Box<Pair>> {
         let (mut a, _) = sides();
         a.connections.clear();
         let mut pair = Pair::new((a, b));
@@ -70,7 +76,7 @@ impl Hand {
             Payload::KeyExchange(KeyExchange { method: KeId::CURVE_25519, data: secret.public().to_vec() }),
             Payload::Nonce(Nonce(NI.to_vec())),
         ];
-        payloads.extend(notifies.iter().map(|n| Payload::Notify(Notify::new(*n, Vec::new()))));
+        payloads.extend(notifies.iter().cloned().map(Payload::Notify));
         let transforms = IkeTransforms {
             encr: adit_wire::ikev2::EncrId::AES_GCM_16,
             key_bits: Some(256),
@@ -106,7 +112,9 @@ impl Hand {
         let mut hand = Self {
             pair,
             init: [request, response.datagram],
-            full_transcript: notifies.contains(&NotifyType::IKE_SA_INIT_FULL_TRANSCRIPT_AUTH),
+            full_transcript: notifies
+                .iter()
+                .any(|n| n.notify_type == NotifyType::IKE_SA_INIT_FULL_TRANSCRIPT_AUTH),
             init_response: message.payloads,
             nr,
             sk_d: Vec::new(),
@@ -200,6 +208,11 @@ impl Hand {
 
     /// What an AUTH payload must hold (RFC 7296 2.15), of us (0) or of the peer (1).
     pub(crate) fn auth(&self, side: usize, id: &[u8]) -> Vec<u8> {
+        prf(&prf(KEY, &[b"Key Pad for IKEv2"]), &[&self.octets(side, id)])
+    }
+
+    /// What it proves, by whatever means.
+    pub(crate) fn octets(&self, side: usize, id: &[u8]) -> Vec<u8> {
         let nonce = if side == 0 { &self.nr[..] } else { &NI };
         let maced_id = prf(&self.sk_p[side], &[id]);
         let mut octets = Vec::new();
@@ -216,7 +229,7 @@ impl Hand {
             octets.extend_from_slice(&self.int_auth[1]);
             octets.extend_from_slice(&self.next_id.to_be_bytes());
         }
-        prf(&prf(KEY, &[b"Key Pad for IKEv2"]), &[&octets])
+        octets
     }
 
     /// The payloads of an IKE_AUTH request as `a.example`.

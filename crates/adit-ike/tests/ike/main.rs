@@ -9,6 +9,7 @@
 
 mod adversarial;
 mod aggfrag;
+mod certificates;
 mod childless;
 mod crossing;
 mod differences;
@@ -23,6 +24,7 @@ mod mobike;
 mod nat;
 mod notices;
 mod pair;
+mod pki;
 mod post_quantum;
 mod ppk;
 mod probe;

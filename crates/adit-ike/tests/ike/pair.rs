@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use adit_cert::Store;
 use adit_crypto::testing::SeededEntropy;
-use adit_crypto::{Protection, Secret};
+use adit_crypto::{Protection, Secret, Signer};
 use adit_ike::config::{
     AddressSpec, Child, Configuration, Connection, PostQuantumKey, SelectorSpec, Settings, SharedSecret,
 };
@@ -74,11 +75,18 @@ pub(crate) fn secret(owners: &[&str], key: &[u8]) -> SharedSecret {
     }
 }
 
+/// When tests take place: 2030-01-01.
+fn date() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000)
+}
+
 /// Configuration of one side, to be changed by a test.
 pub(crate) struct Side {
     pub(crate) connections: Vec<Connection>,
     pub(crate) secrets: Vec<SharedSecret>,
     pub(crate) ppks: Vec<PostQuantumKey>,
+    pub(crate) keys: Vec<Arc<dyn Signer>>,
+    pub(crate) trust: Store,
     pub(crate) settings: Settings,
 }
 
@@ -112,6 +120,8 @@ pub(crate) fn sides() -> (Side, Side) {
         connections: vec![c],
         secrets: vec![secret(&["a.example", "b.example"], KEY)],
         ppks: Vec::new(),
+        keys: Vec::new(),
+        trust: Store::default(),
         settings: settings(),
     };
     (side(a), side(b))
@@ -176,7 +186,10 @@ impl Peer {
             connections: side.connections,
             secrets: side.secrets,
             ppks: side.ppks,
+            keys: side.keys,
+            trust: side.trust,
         });
+        gateway.set_wall_clock(now, date());
         Self {
             gateway,
             installed: BTreeMap::new(),

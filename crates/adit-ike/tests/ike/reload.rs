@@ -10,7 +10,7 @@ use crate::pair::*;
 
 fn configure(peer: &mut Peer, side: Side) {
     let Side { connections, secrets, ppks, .. } = side;
-    peer.gateway.set_configuration(Configuration { connections, secrets, ppks });
+    peer.gateway.set_configuration(Configuration { connections, secrets, ppks, ..Configuration::default() });
 }
 
 fn requests(pair: &Pair, exchange: ExchangeType) -> usize {

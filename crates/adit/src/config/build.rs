@@ -427,6 +427,7 @@ impl<'d> Builder<'d> {
             probe_path: section.flag("probe_path"),
             children,
             name: section.name,
+            ..Connection::default()
         };
         (connection, hosts)
     }

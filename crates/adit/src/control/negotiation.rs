@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use adit_ike::{Difference, IkeSaView, NegotiationRecord, Notice, NoticeKind, OutcomeCode, Stage};
+use adit_ike::{Blame, Difference, IkeSaView, NegotiationRecord, Notice, NoticeKind, OutcomeCode, Stage};
 use adit_wire::ikev2::Proposal;
 
 use super::report::{ike_sa, ike_sa_name, kebab, seconds};
@@ -116,7 +116,21 @@ fn alert_type(record: &NegotiationRecord) -> Option<&'static str> {
         OutcomeCode::NoProposalChosen | OutcomeCode::InvalidKe if of_child => "proposal-mismatch-child",
         OutcomeCode::NoProposalChosen | OutcomeCode::InvalidKe => "proposal-mismatch-ike",
         OutcomeCode::TsUnacceptable => "ts-mismatch",
-        OutcomeCode::IdentityMismatch | OutcomeCode::AuthenticationFailed => "peer-auth-failed",
+        OutcomeCode::IdentityMismatch
+        | OutcomeCode::AuthenticationFailed
+        | OutcomeCode::BadCertificate
+        | OutcomeCode::IdentityNotInCertificate
+        | OutcomeCode::SignatureInvalid => "peer-auth-failed",
+        OutcomeCode::Untrusted => "cert-untrusted-root",
+        OutcomeCode::Expired => "cert-expired",
+        OutcomeCode::Revoked => "cert-revoked",
+        OutcomeCode::RevocationUnknown => "cert-validation-failed",
+        OutcomeCode::AuthMethodRefused | OutcomeCode::NoCertificate | OutcomeCode::NoPrivateKey
+            if record.blame == Blame::OurConfiguration =>
+        {
+            "local-auth-failed"
+        }
+        OutcomeCode::AuthMethodRefused | OutcomeCode::NoCertificate | OutcomeCode::NoPrivateKey => "peer-auth-failed",
         OutcomeCode::NoSharedSecret if record.initiator => "local-auth-failed",
         OutcomeCode::NoSharedSecret => "peer-auth-failed",
         OutcomeCode::RefusedByPeer if record.stage == Stage::IkeAuth => "local-auth-failed",

@@ -139,7 +139,7 @@ impl Daemon {
     pub(super) fn renew_secrets(&mut self) {
         let Configuration { secrets, ppks, .. } = &self.file.ike;
         let (secrets, ppks) = (secrets.clone(), ppks.clone());
-        let mut configuration = Configuration { connections: Vec::new(), secrets, ppks };
+        let mut configuration = Configuration { secrets, ppks, ..Configuration::default() };
         self.pushed.add_secrets(&mut configuration);
         if configuration.ppks.is_empty() == self.gateway.ppks().is_empty() {
             return self.gateway.set_secrets(configuration.secrets, configuration.ppks);

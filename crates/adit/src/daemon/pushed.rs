@@ -291,7 +291,7 @@ impl Daemon {
             None => {
                 let Configuration { secrets, ppks, .. } = &self.file.ike;
                 let (secrets, ppks) = (secrets.clone(), ppks.clone());
-                let mut known = Configuration { connections: Vec::new(), secrets, ppks };
+                let mut known = Configuration { secrets, ppks, ..Configuration::default() };
                 self.pushed.add_secrets(&mut known);
                 known
             }

@@ -103,6 +103,7 @@ impl End {
             connections: side.connections,
             secrets: side.secrets,
             ppks: side.ppks,
+            ..Configuration::default()
         });
         Self {
             name,
