@@ -8,7 +8,7 @@ pub(crate) struct Tag(u8);
 impl Tag {
     pub(crate) const INTEGER: Self = Self(2);
     pub(crate) const BIT_STRING: Self = Self(3);
-    #[cfg(feature = "legacy")]
+    #[cfg(any(test, feature = "legacy"))]
     pub(crate) const OCTET_STRING: Self = Self(4);
     pub(crate) const OID: Self = Self(6);
     pub(crate) const SEQUENCE: Self = Self(0x30);

@@ -476,3 +476,80 @@ const P521: EcdsaSchemes = &[
     (SignatureScheme::Ecdsa(HashId::SHA2_256), &library::ECDSA_P521_SHA256_ASN1_SIGNING),
     (SignatureScheme::EcdsaFixed(HashId::SHA2_512), &library::ECDSA_P521_SHA512_FIXED_SIGNING),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::der::Reader;
+
+    /// Everything that a key of this kind can make, it makes so that the public key verifies it.
+    fn signs(private: &PrivateKey, expected: usize) {
+        let public = PublicKey::from_spki(private.public_key()).unwrap();
+        assert_eq!(public.kind(), private.kind());
+        let hashes = [HashId::SHA1, HashId::SHA2_256, HashId::SHA2_384, HashId::SHA2_512, HashId::IDENTITY];
+        let all = hashes.into_iter().flat_map(|hash| {
+            use SignatureScheme::{Ecdsa, EcdsaFixed, RsaPkcs1, RsaPss};
+            [RsaPkcs1(hash), RsaPss(hash), Ecdsa(hash), EcdsaFixed(hash)]
+        });
+        let mut made = 0;
+        for scheme in all.chain([SignatureScheme::Ed25519]) {
+            match private.sign(scheme, b"abc") {
+                Ok(signature) => {
+                    assert!(private.can(scheme) && private.kind().fits(scheme), "{scheme}");
+                    assert_eq!(public.verify(scheme, b"abc", &signature), Ok(()), "{scheme}");
+                    assert_eq!(
+                        public.verify(scheme, b"abd", &signature),
+                        Err(Error::BadSignature),
+                        "{scheme}"
+                    );
+                    made += 1;
+                }
+                Err(error) => {
+                    assert!(matches!(error, Error::Unsupported { .. }), "{scheme}: {error}");
+                    assert!(!private.can(scheme), "{scheme}");
+                }
+            }
+        }
+        assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn rsa_keys_of_both_forms() {
+        let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+        let pkcs8: aws_lc_rs::encoding::Pkcs8V1Der<'static> = pair.as_der().unwrap();
+        // RFC 5208 5: version, algorithm, and the PKCS#1 key as an octet string.
+        let mut info = Reader::new(Reader::new(pkcs8.as_ref()).only(Tag::SEQUENCE).unwrap());
+        info.take(Tag::INTEGER).unwrap();
+        info.take(Tag::SEQUENCE).unwrap();
+        let pkcs1 = info.take(Tag::OCTET_STRING).unwrap();
+        for der in [pkcs8.as_ref(), pkcs1] {
+            let private = PrivateKey::from_der(der).unwrap();
+            assert_eq!(private.kind(), KeyKind::Rsa(2048));
+            signs(&private, if cfg!(feature = "legacy") { 7 } else { 6 });
+            assert_eq!(format!("{private:?}"), "PrivateKey(RSA 2048)");
+        }
+        assert_eq!(PrivateKey::from_der(&pkcs1[..pkcs1.len() - 1]).err(), Some(Error::BadKey));
+    }
+
+    #[test]
+    fn ecdsa_keys() {
+        for (schemes, kind) in
+            [(P256, KeyKind::EcdsaP256), (P384, KeyKind::EcdsaP384), (P521, KeyKind::EcdsaP521)]
+        {
+            let pair = EcdsaKeyPair::generate(schemes[0].1).unwrap();
+            let private = PrivateKey::from_der(pair.to_pkcs8v1().unwrap().as_ref()).unwrap();
+            assert_eq!(private.kind(), kind);
+            signs(&private, schemes.len());
+        }
+    }
+
+    #[test]
+    fn ed25519_keys_of_both_versions() {
+        let pair = Ed25519KeyPair::generate().unwrap();
+        for der in [pair.to_pkcs8().unwrap(), pair.to_pkcs8v1().unwrap()] {
+            let private = PrivateKey::from_der(der.as_ref()).unwrap();
+            assert_eq!(private.kind(), KeyKind::Ed25519);
+            signs(&private, 1);
+        }
+    }
+}
