@@ -114,12 +114,8 @@ impl Credentials {
 
 fn request<'a>(authorities: impl Iterator<Item = &'a Certificate>) -> Option<Payload> {
     let authorities: Vec<u8> = authorities.flat_map(Certificate::key_hash).collect();
-    (!authorities.is_empty()).then(|| {
-        Payload::CertificateRequest(CertificateRequest {
-            encoding: CertEncoding::X509_SIGNATURE,
-            authorities,
-        })
-    })
+    let request = CertificateRequest { encoding: CertEncoding::X509_SIGNATURE, authorities };
+    (!request.authorities.is_empty()).then_some(Payload::CertificateRequest(request))
 }
 
 /// The authorities that CERTREQ payloads name; `None` if there is no such payload for X.509 certificates.

@@ -335,7 +335,7 @@ fn methods_from_before_rfc_7427() {
 
 /// Signatures that are none (standards.md 3.3: 43 and 44): the verification itself is Wycheproof's matter.
 #[test]
-fn signatures_that_are_wrong() {
+fn adversarial_43_44_signatures_that_are_wrong() {
     let failed = NotifyType::AUTHENTICATION_FAILED;
     let announced = [hashes(&ALL_HASHES)];
     for kind in [Kind::Rsa2048, Kind::P256, Kind::Ed25519] {
@@ -343,7 +343,7 @@ fn signatures_that_are_wrong() {
         // One bit of it, the end of it, something behind it, zeros.
         for change in [
             |s: &mut Vec<u8>| *s.last_mut().unwrap() ^= 1,
-            |s: &mut Vec<u8>| drop(s.pop()),
+            |s: &mut Vec<u8>| s.truncate(s.len() - 1),
             |s: &mut Vec<u8>| s.push(0),
             |s: &mut Vec<u8>| s.fill(0),
         ] {
@@ -394,7 +394,7 @@ fn signatures_that_are_wrong() {
 
 /// What Adit did not announce: SHA-1, PSS with defaults, DSA, no RFC 7427 at all (standards.md 3.3: 43 and 45).
 #[test]
-fn algorithms_that_were_not_announced() {
+fn adversarial_43_45_algorithms_that_were_not_announced() {
     let code = OutcomeCode::AuthMethodRefused;
     for identifier in [
         "300d06092a864886f70d0101050500",
@@ -427,7 +427,7 @@ fn hex(text: &str) -> Vec<u8> {
 
 /// RFC 7296 3.6: the first certificate is the one whose key signs; whatever else comes is no more than help.
 #[test]
-fn certificates_beside_the_first() {
+fn adversarial_47_certificates_beside_the_first() {
     let announced = [hashes(&ALL_HASHES)];
     let junk = |encoding| Payload::Certificate(CertificatePayload { encoding, data: vec![7; 40] });
     // Other encodings are passed over, and what cannot be read.
@@ -493,7 +493,7 @@ fn certificate_requests_of_garbage() {
 
 /// Each payload of the request missing in turn, and each twice (standards.md 3.3: 20, 21 and 22).
 #[test]
-fn requests_that_lack_something_or_have_it_twice() {
+fn adversarial_20_21_22_requests_that_lack_something_or_have_it_twice() {
     let announced = [hashes(&ALL_HASHES)];
     let whole = Stranger::new(Kind::P256, &announced).request();
     for n in 0..whole.len() {
@@ -576,7 +576,7 @@ fn identified(id: Identity, cn: &str, alternative: &[rcgen::SanType]) -> (Side, 
 }
 
 #[test]
-fn identities_that_a_certificate_does_not_have() {
+fn adversarial_46_50_identities_that_a_certificate_does_not_have() {
     for (id, cn, alternative) in [
         // The common name says so, and nothing else.
         ("a.example", "a.example", vec![]),
@@ -604,6 +604,50 @@ fn identities_that_a_certificate_does_not_have() {
     equip(&mut a, &ca.host("a.example", Kind::P256), &[&ca]);
     equip(&mut b, &ca.host("c.example", Kind::P256), &[&ca]);
     assert_refuses((a, b), OutcomeCode::IdentityNotInCertificate, &["c.example"]);
+}
+
+/// Identities that are no names, with a signature that is right, where anybody is accepted (standards.md 3.3: 14).
+#[test]
+fn adversarial_14_identities_that_no_certificate_can_have() {
+    let rdn = hex("3112301006035504030c09612e6578616d706c65");
+    let dn = |n: usize| {
+        let body = rdn.repeat(n);
+        let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+        [&[0x30, 0x82], &length[..], &body].concat()
+    };
+    for (id_type, data) in [
+        (IdType::DER_ASN1_DN, dn(2_000)),
+        (IdType::DER_ASN1_DN, dn(20)),
+        (IdType::DER_ASN1_DN, vec![0x30, 0]),
+        (IdType::DER_ASN1_DN, vec![0x30, 0x84, 0xff, 0xff, 0xff, 0xff]),
+        (IdType::DER_ASN1_GN, rdn.clone()),
+        (IdType::FQDN, b"a.example\0".to_vec()),
+        (IdType::FQDN, b"a.example.".to_vec()),
+        (IdType::FQDN, b"\xff\xfe".to_vec()),
+        (IdType::FQDN, vec![b'a'; 30_000]),
+        (IdType::RFC822_ADDR, b"@a.example".to_vec()),
+        (IdType::NULL, vec![0]),
+        (IdType(250), b"a.example".to_vec()),
+    ] {
+        let (ca, kind) = (Ca::root("Root", Kind::P256), Kind::P256);
+        let (_, mut b) = sides();
+        equip(&mut b, &ca.host("b.example", kind), &[&ca]);
+        b.connection().remote_id = IdentityPattern::Any;
+        let hand = Hand::with(b, PROPOSAL, &[hashes(&ALL_HASHES)]).ok().expect("IKE_SA_INIT is accepted");
+        let holder = ca.host("a.example", kind);
+        let stranger = Stranger { hand, scheme: SignatureScheme::Ecdsa(HashId::SHA2_256), holder };
+        let id = Identification::new(id_type, data);
+        let signature =
+            stranger.holder.key.sign(stranger.scheme, &stranger.hand.octets(0, &id.body())).unwrap();
+        let mut request = stranger.request_with(digital_signature(stranger.scheme, &signature));
+        request[0] = Payload::IdInitiator(id);
+        let failed = NotifyType::AUTHENTICATION_FAILED;
+        let message = stranger.refused(&request, OutcomeCode::IdentityNotInCertificate, failed);
+        assert!(
+            message.len() < 2_000 && message.bytes().all(|b| b.is_ascii_graphic() || b == b' '),
+            "{message}"
+        );
+    }
 }
 
 /// A wildcard in `remote.id` widens whom we accept, not what a certificate means.
@@ -660,7 +704,7 @@ impl Signer for Impostor {
 
 /// A certificate that nobody whom we trust has issued, or whose time it is not (standards.md 3.3: 47).
 #[test]
-fn certificates_that_are_not_trusted() {
+fn adversarial_47_certificates_that_are_not_trusted() {
     let ca = Ca::root("Root", Kind::P256);
     let twin = Ca::root("Root", Kind::P256);
     let other = Ca::root("Other", Kind::P256);
@@ -855,7 +899,7 @@ fn one_side_by_a_key_and_the_other_by_a_certificate() {
 
 /// A side that proves itself otherwise than the other wants (standards.md 3.3: 45).
 #[test]
-fn the_wrong_kind_of_proof() {
+fn adversarial_45_the_wrong_kind_of_proof() {
     let make = || {
         let (mut a, b) = certified([Kind::P256, Kind::P256]);
         a.connection().local_auth = LocalAuth::Psk;

@@ -298,7 +298,7 @@ impl Claim<'_> {
         let mut x509 = x509.take(MOST_CERTIFICATES);
         let pinned = &self.requirements.pinned;
         let Some(first) = x509.next() else {
-            let configured = pinned.iter().find(|own| self.is_named_by(own)).or(pinned.first());
+            let configured = pinned.iter().find(|own| self.is_named_by(own)).or_else(|| pinned.first());
             return configured.map(|own| (own.clone(), Vec::new())).ok_or_else(|| {
                 let message = format!(
                     "\"{peer}\" sent no X.509 certificate (AUTHENTICATION_FAILED sent): set `send_cert = always` there, \
