@@ -535,6 +535,13 @@ impl NegotiationRecord {
             OutcomeCode::RevocationUnknown => {
                 "provide a fresh CRL of the authority that is named, or set `revocation = relaxed`".to_owned()
             }
+            OutcomeCode::RefusedByPeer if self.refused_authentication() && self.secret.is_none() => format!(
+                "compare on the peer: its key with `secrets` here, or whether it trusts the authority of our certificate; \
+                 the identity it expects of us, which must be {}; its own identity, which must be {}. Its log says which \
+                 it is; so does this gateway when the peer dials",
+                self.local_name(),
+                one(&self.accepted_ids)
+            ),
             OutcomeCode::RefusedByPeer if self.refused_authentication() => format!(
                 "compare on the peer: its key with `{}` here; the identity it expects of us, which must be {}; its \
                  own identity, which must be {}. Its log says which it is; so does this gateway when the peer dials",

@@ -533,7 +533,16 @@ impl AwaitAuthResponse {
     /// What the responder's refusal means for the operator.
     fn refusal(&self, core: &Core, cx: &Shared, notify: NotifyType) -> Box<Outcome> {
         let own = own_identity(core, &core.connection);
+        let by_psk = core.connection.local_auth == LocalAuth::Psk;
         let (code, message) = match notify {
+            NotifyType::AUTHENTICATION_FAILED if !by_psk => (
+                OutcomeCode::RefusedByPeer,
+                format!(
+                    "refused our authentication (AUTHENTICATION_FAILED): see whether it trusts the authority of our \
+                     certificate, which has to name \"{own}\", expects \"{own}\" as `remote.id`, and calls itself \"{}\"",
+                    core.connection.remote_id,
+                ),
+            ),
             NotifyType::AUTHENTICATION_FAILED => (
                 OutcomeCode::RefusedByPeer,
                 format!(
@@ -544,7 +553,8 @@ impl AwaitAuthResponse {
             ),
             other => (OutcomeCode::RefusedByPeer, format!("refused IKE_AUTH with {other}: its log says why")),
         };
-        let secret = core.connection.remote_id.exact().and_then(|peer| cx.secrets.between(&own, peer));
+        let peer = core.connection.remote_id.exact().filter(|_| by_psk);
+        let secret = peer.and_then(|peer| cx.secrets.between(&own, peer));
         let outcome = outcome(core, &self.handshake, code, Blame::PeerIncompatible, message)
             .accepted(vec![core.connection.remote_id.clone()])
             .notify(notify);

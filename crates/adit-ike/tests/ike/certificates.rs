@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use adit_cert::{Certificate, Requirements};
 use adit_crypto::{KeyKind, SignatureScheme, Signer};
-use adit_ike::config::{Constraints, LocalAuth, PostQuantumKey, PpkPolicy, RemoteAuth, SendCert, Settings};
+use adit_ike::config::{
+    Constraints, Lifetime, LocalAuth, PostQuantumKey, PpkPolicy, RemoteAuth, SendCert, Settings,
+};
 use adit_ike::identity::{Identity, IdentityPattern};
 use adit_ike::{Blame, OutcomeCode, proposal};
 use adit_wire::ikev2::{
@@ -1014,4 +1016,86 @@ fn large_chains_go_in_fragments() {
         assert!(packets.clone().count() > 3, "not in fragments");
         assert!(packets.all(|p| p.datagram.len() <= 1280));
     }
+}
+
+/// Whoever does not know whom it will meet takes whoever proves to be somebody.
+#[test]
+fn an_initiator_without_idr() {
+    let (mut a, b) = certified([Kind::P256, Kind::P256]);
+    a.connection().remote_id = IdentityPattern::Any;
+    let pair = Pair::established((a, b));
+    assert!(!auth_message(&pair, false).iter().any(|p| matches!(p, Payload::IdResponder(_))));
+    let known = pair.a.gateway.ike_sas().next().unwrap().remote_id;
+    assert_eq!(known, Some("b.example".parse().unwrap()));
+}
+
+/// A token that fails when it is to sign (classes of strongSwan's errors: 13).
+#[test]
+fn a_key_that_fails() {
+    #[derive(Debug)]
+    struct Broken(Holder);
+    impl Signer for Broken {
+        fn public_key(&self) -> &[u8] {
+            self.0.key.public_key()
+        }
+        fn kind(&self) -> KeyKind {
+            self.0.key.kind()
+        }
+        fn can(&self, scheme: SignatureScheme) -> bool {
+            self.0.key.can(scheme)
+        }
+        fn sign(&self, _: SignatureScheme, _: &[u8]) -> Result<Vec<u8>, adit_crypto::Error> {
+            Err(adit_crypto::Error::BadKey)
+        }
+    }
+    let ca = Ca::root("Root", Kind::P256);
+    let make = |broken: [bool; 2]| {
+        let (mut a, mut b) = sides();
+        for (side, name, broken) in [(&mut a, "a.example", broken[0]), (&mut b, "b.example", broken[1])] {
+            let holder = ca.host(name, Kind::P256);
+            equip(side, &holder, &[&ca]);
+            if broken {
+                side.keys = vec![Arc::new(Broken(holder))];
+            }
+        }
+        (a, b)
+    };
+    let mut pair = Pair::new(make([true, false]));
+    pair.up();
+    pair.settle();
+    assert_eq!(pair.a.failure().code, OutcomeCode::NoPrivateKey);
+    assert_eq!(pair.trace(), ["IKE_SA_INIT -> 0", "IKE_SA_INIT <- 0"]);
+    assert_refused(make([false, true]), OutcomeCode::NoPrivateKey, &["failed"]);
+}
+
+/// What a stranger is sent grows with what it sent, however many authorities there are.
+#[test]
+fn adversarial_40_requests_for_certificates_do_not_amplify() {
+    let many: Vec<Ca> = (0..200).map(|n| Ca::root(&format!("Root {n}"), Kind::Ed25519)).collect();
+    let (a, mut b) = certified([Kind::P256, Kind::P256]);
+    b.trust = trust(&many.iter().collect::<Vec<_>>());
+    let mut pair = Pair::new((a, b));
+    pair.up();
+    pair.settle();
+    let [asked, told] = [0, 1].map(|n| pair.sent[n].datagram.len());
+    assert!(told > asked && told <= 2 * asked + 48, "{told} for {asked}");
+    // The initiator is not asked for its own authority, and sends its certificate all the same.
+    assert_eq!(pair.b.failure().code, OutcomeCode::Untrusted);
+}
+
+/// Peers authenticate anew with what is valid then.
+#[test]
+fn reauthentication() {
+    let (mut a, b) = certified([Kind::P256, Kind::Ed25519]);
+    let minute = Duration::from_secs(60);
+    a.connection().reauth = Lifetime { soft: minute, hard: 2 * minute, jitter: Duration::ZERO };
+    let mut pair = Pair::established((a, b));
+    pair.run(minute + Duration::from_secs(5));
+    pair.assert_children(1);
+    assert_eq!(pair.a.gateway.ike_sas().next().unwrap().handle.0, 2);
+    // From then on the certificates are expired: the next one does not come to be.
+    let late = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(200 * 365 * 86_400 * 50);
+    pair.b.gateway.set_wall_clock(pair.now, late);
+    pair.run(minute);
+    assert_eq!(pair.b.failure().code, OutcomeCode::Expired);
 }
