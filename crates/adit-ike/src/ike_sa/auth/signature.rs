@@ -30,17 +30,11 @@ pub(in crate::ike_sa) fn announcement() -> Payload {
     Payload::Notify(Notify::new(NotifyType::SIGNATURE_HASH_ALGORITHMS, hashes))
 }
 
-/// What the peer announces; `None` if it does not know RFC 7427.
+/// Which of ours the peer announces too; `None` if it does not know RFC 7427.
 pub(in crate::ike_sa) fn announced(c: &Contents<'_>) -> Option<Vec<HashId>> {
     let notify = c.notify(NotifyType::SIGNATURE_HASH_ALGORITHMS)?;
     let (numbers, _) = notify.data.as_chunks();
-    Some(
-        numbers
-            .iter()
-            .map(|number| HashId(u16::from_be_bytes(*number)))
-            .filter(|h| h.name().is_some())
-            .collect(),
-    )
+    Some(HASHES.into_iter().filter(|hash| numbers.contains(&hash.0.to_be_bytes())).collect())
 }
 
 /// What went wrong, and whose fault it is.
@@ -167,6 +161,7 @@ fn no_common_method(
     let kinds: Vec<String> = kinds.map(|kind| kind.to_string()).collect();
     let verifies = match &handshake.hashes {
         None => "the methods from before RFC 7427 only".to_owned(),
+        Some(hashes) if hashes.is_empty() => "no hash algorithm that we have".to_owned(),
         Some(hashes) => {
             let names: Vec<String> = hashes.iter().map(ToString::to_string).collect();
             format!("signatures with {}", names.join(", "))
