@@ -394,6 +394,43 @@ fn adversarial_43_44_signatures_that_are_wrong() {
     stranger.refused(&request, OutcomeCode::AuthMethodRefused, failed);
 }
 
+/// No octet of the certificate or of the AUTH payload can be changed, and none is read beyond its end.
+#[test]
+fn every_octet_of_certificate_and_signature_counts() {
+    let (ca, kind) = (Ca::root("Root", Kind::P256), Kind::P256);
+    let holder = ca.host("a.example", kind);
+    let make = || Stranger::of(&ca, holder.clone(), kind, &[hashes(&ALL_HASHES)]);
+    let length = |payload: &Payload| match payload {
+        Payload::Certificate(c) => c.data.len(),
+        Payload::Authentication(auth) => auth.data.len(),
+        _ => 0,
+    };
+    let changes: [fn(&mut Vec<u8>, usize); 3] =
+        [|data, n| data[n] ^= 0x01, |data, n| data[n] ^= 0x80, |data, n| data.truncate(n)];
+    let request = make().request();
+    for (place, payload) in request.iter().enumerate() {
+        for n in 0..length(payload) {
+            let mut stranger = make();
+            // The signature is made anew each time, so that only what is changed here is wrong.
+            let mut request = stranger.request();
+            let data = match &mut request[place] {
+                Payload::Certificate(c) => &mut c.data,
+                Payload::Authentication(auth) => &mut auth.data,
+                _ => unreachable!(),
+            };
+            // A signature of ECDSA has not always the same length.
+            if n >= data.len() {
+                continue;
+            }
+            changes[n % changes.len()](data, n);
+            let answer = stranger.hand.exchange(ExchangeType::IKE_AUTH, &request).expect("answered");
+            let [Payload::Notify(said)] = &answer[..] else { panic!("octet {n} of payload {place}") };
+            assert_eq!(said.notify_type, NotifyType::AUTHENTICATION_FAILED);
+            assert!(stranger.hand.pair.b.installed.is_empty());
+        }
+    }
+}
+
 /// What Adit did not announce: SHA-1, PSS with defaults, DSA, no RFC 7427 at all (standards.md 3.3: 43 and 45).
 #[test]
 fn adversarial_43_45_algorithms_that_were_not_announced() {
