@@ -91,6 +91,11 @@ impl Store {
         self.authorities.values().flatten()
     }
 
+    /// The certificates that are known and not trusted for themselves, in no order.
+    pub fn intermediates(&self) -> impl Iterator<Item = &Certificate> {
+        self.others.values().flatten()
+    }
+
     /// Who may have issued `certificate`, by name alone: intermediate certificates first, then authorities.
     pub fn issuers_of(&self, certificate: &Certificate) -> impl Iterator<Item = &Certificate> {
         let name = certificate.issuer();

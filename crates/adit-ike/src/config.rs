@@ -30,6 +30,16 @@ pub struct Configuration {
     pub trust: Store,
 }
 
+impl Configuration {
+    /// The same without connections.
+    #[must_use]
+    pub fn credentials(&self) -> Self {
+        let Self { connections: _, secrets, ppks, keys, trust } = self;
+        let (secrets, ppks, keys, trust) = (secrets.clone(), ppks.clone(), keys.clone(), trust.clone());
+        Self { connections: Vec::new(), secrets, ppks, keys, trust }
+    }
+}
+
 /// Settings of the whole gateway.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -177,8 +187,7 @@ impl Connection {
             && *proposals == other.proposals
             && *local_id == other.local_id
             && *remote_id == other.remote_id
-            && local_auth.is_like(&other.local_auth)
-            && *remote_auth == other.remote_auth
+            && (local_auth, remote_auth) == (&other.local_auth, &other.remote_auth)
             && (*encap, *fragmentation) == (other.encap, other.fragmentation)
             && (*childless, *mobike) == (other.childless, other.mobike)
             && *ppk == other.ppk

@@ -9,6 +9,7 @@ mod capture;
 mod commands;
 mod configuration;
 mod counts;
+mod credentials;
 mod deeds;
 mod echo;
 mod events;
@@ -557,6 +558,8 @@ impl Daemon {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        // It may have been set.
+        self.gateway.set_wall_clock(now, SystemTime::now());
         if self.gateway.poll_timeout().is_some_and(|timeout| timeout <= now) {
             self.report_activity(now);
             self.gateway.handle_timeout(now);

@@ -1,5 +1,6 @@
 //! From checked values to what the machines take, and the checks that need more than one value.
 
+mod certificates;
 mod interfaces;
 
 use std::collections::HashMap;
@@ -7,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_cert::Certificate;
 use adit_crypto::Secret;
 use adit_esp as esp;
 use adit_esp::Mss;
@@ -14,7 +16,8 @@ use adit_esp::translate::{Renumbering, Translation};
 use adit_esp::tunnel::{DontFragment, Dscp, OuterPolicy, Tfc};
 use adit_ike::config::{
     Action, AddressSpec, Child, ChildLimits, Childless, Configuration, Connection, Fragmentation, Lifetime,
-    PostQuantumKey, PpkPolicy, Resources, Retransmission, SelectorSpec, SharedSecret, Unique, Volume,
+    PostQuantumKey, PpkPolicy, RemoteAuth, Resources, Retransmission, SelectorSpec, SendCert, SharedSecret,
+    Unique, Volume,
 };
 use adit_ike::identity::{Identity, IdentityPattern};
 use adit_net::{Iptfs, Treatment};
@@ -26,8 +29,9 @@ use super::check::Checked;
 use super::diagnostic::{Diagnostics, Problem};
 use super::hosts::{Host, Hosts};
 use super::load::{GatewaySettings, Interfaces, Shunt, Treatments};
+use super::shelf::Shelf;
 use super::source::{Sources, Span};
-use super::values::{ControlUri, Value};
+use super::values::{Auth, ControlUri, Value};
 
 /// Builds one configuration.
 pub(super) struct Builder<'d> {
@@ -36,12 +40,25 @@ pub(super) struct Builder<'d> {
     pub(super) treatments: Treatments,
     pub(super) interfaces: Interfaces,
     mentions: Vec<Mention>,
+    pub(super) shelf: Shelf<'d>,
+    /// Certificates beside the configuration that may be ours.
+    own: Vec<Certificate>,
+    /// Certificates that lead from those that are named to authorities.
+    between: Vec<Certificate>,
 }
 
 impl<'d> Builder<'d> {
-    pub(super) fn new(sources: &'d Sources, diagnostics: &'d mut Diagnostics) -> Self {
-        let (treatments, interfaces) = (Treatments::new(), Interfaces::new());
-        Self { sources, diagnostics, treatments, interfaces, mentions: Vec::new() }
+    pub(super) fn new(sources: &'d Sources, diagnostics: &'d mut Diagnostics, shelf: Shelf<'d>) -> Self {
+        Self {
+            sources,
+            diagnostics,
+            treatments: Treatments::new(),
+            interfaces: Interfaces::new(),
+            mentions: Vec::new(),
+            shelf,
+            own: Vec::new(),
+            between: Vec::new(),
+        }
     }
 
     /// What is missing or wrong is reported and filled with defaults; the result is used only if nothing was.
@@ -64,7 +81,8 @@ impl<'d> Builder<'d> {
     ) -> (Configuration, HashMap<String, Hosts>, Vec<Shunt>) {
         let mut configuration = Configuration::default();
         let (mut named, mut shunts) = (HashMap::new(), Vec::new());
-        for mut section in root.take_sections("secrets") {
+        let mut secrets = root.take_sections("secrets").into_iter().next();
+        if let Some(section) = &mut secrets {
             for section in section.take_sections("ike*") {
                 configuration.secrets.extend(self.secret(section));
             }
@@ -72,6 +90,10 @@ impl<'d> Builder<'d> {
                 configuration.ppks.extend(self.ppk(section));
             }
         }
+        let authorities =
+            root.take_sections("authorities").into_iter().flat_map(|mut all| all.take_sections("*"));
+        let authorities: Vec<Checked> = authorities.collect();
+        self.credentials(secrets.as_mut(), authorities, &mut configuration);
         for mut section in root.take_sections("connections") {
             for mut section in section.take_sections("*") {
                 let (own, children) = self.split(&mut section);
@@ -89,6 +111,9 @@ impl<'d> Builder<'d> {
                 }
                 configuration.connections.push(connection);
             }
+        }
+        for certificate in self.between.drain(..) {
+            configuration.trust.add_intermediate(certificate);
         }
         self.compare_interfaces(&configuration.connections);
         (configuration, named, shunts)
@@ -273,15 +298,16 @@ impl<'d> Builder<'d> {
         }
         let local = self.round(&mut section, "local*", "local");
         let remote = self.round(&mut section, "remote*", "remote");
-        let (auth, local_id) = match local {
-            Some(Round { auth, id: Some(Value::Identity(identity)) }) => (auth, Some(identity)),
-            Some(Round { auth, .. }) => (auth, None),
-            None => (None, None),
-        };
-        let remote_id = match remote.and_then(|round| round.id) {
-            Some(Value::Pattern(pattern)) => pattern,
+        let remote_id = match remote.as_ref().and_then(|round| round.id.as_ref()) {
+            Some(Value::Pattern(pattern)) => pattern.clone(),
             _ => IdentityPattern::Any,
         };
+        // Where it is said that somebody authenticates by a pre-shared key.
+        let psk = [&local, &remote].into_iter().flatten().find(|round| matches!(round.auth, Auth::Psk));
+        let psk = psk.map(|round| round.span);
+        let (local_auth, local_id) =
+            local.map_or_else(Default::default, |round| self.local_auth(round, secrets));
+        let remote_auth = remote.map_or_else(RemoteAuth::default, |round| self.remote_auth(round, secrets));
         let hosts =
             Hosts { local: section.addresses("local_addrs"), remote: section.addresses("remote_addrs") };
         let (local_addrs, remote_addrs) = (written(&hosts.local), written(&hosts.remote));
@@ -298,7 +324,7 @@ impl<'d> Builder<'d> {
             );
         }
         let secrets_are_known = !self.diagnostics.errors.iter().any(|error| error.key.starts_with("secrets"));
-        if let Some(auth) = auth
+        if let Some(auth) = psk
             && secrets_are_known
             && !secrets
                 .iter()
@@ -398,6 +424,14 @@ impl<'d> Builder<'d> {
             proposals,
             local_id,
             remote_id,
+            local_auth,
+            remote_auth,
+            send_cert: match section.word("send_cert") {
+                "always" => SendCert::Always,
+                "never" => SendCert::Never,
+                _ => SendCert::IfAsked,
+            },
+            send_certreq: section.flag("send_certreq"),
             encap: section.flag("encap"),
             dpd_delay: section.time("dpd_delay"),
             retransmission,
@@ -427,7 +461,6 @@ impl<'d> Builder<'d> {
             probe_path: section.flag("probe_path"),
             children,
             name: section.name,
-            ..Connection::default()
         };
         (connection, hosts)
     }
@@ -534,34 +567,6 @@ impl<'d> Builder<'d> {
                 .note("remote_addrs", remote_span);
             self.diagnostics.warning(self.sources, problem);
         }
-    }
-
-    /// The one authentication round of a side.
-    fn round(&mut self, section: &mut Checked, kind: &str, side: &str) -> Option<Round> {
-        let mut rounds = section.take_sections(kind).into_iter();
-        let Some(mut round) = rounds.next() else {
-            if !self.reported(section) {
-                let problem =
-                    Problem::new(section.span, section.path.clone(), format!("there is no section `{side}`"));
-                self.error(problem.expected(format!("`{side} {{ auth = psk }}` in this section")));
-            }
-            return None;
-        };
-        for other in rounds {
-            let problem =
-                Problem::new(other.span, other.path, "several authentication rounds are not done yet");
-            self.error(
-                problem.expected(format!("one `{side}` section")).note("the first round", Some(round.span)),
-            );
-        }
-        let auth = round.span_of("auth");
-        if auth.is_none() && !self.reported(&round) {
-            let problem = Problem::new(round.span, round.path.clone(), "there is no `auth`")
-                .expected("`auth = psk` in this section")
-                .note("strongSwan takes its absence for `auth = pubkey`, which is not done yet", None);
-            self.error(problem);
-        }
-        Some(Round { auth, id: round.one("id") })
     }
 
     fn child(&mut self, connection: &str, mut section: Checked, workers: usize) -> Child {
@@ -822,11 +827,6 @@ fn prefix(selector: &SelectorSpec) -> Option<(IpAddr, u8)> {
 }
 
 /// The parts of an authentication round that matter.
-struct Round {
-    auth: Option<Span>,
-    id: Option<Value>,
-}
-
 /// The addresses of a list, which tells none if they depend on names.
 fn written(hosts: &[Host]) -> Vec<AddressSpec> {
     let address = |host: &Host| match host {

@@ -18,6 +18,7 @@ use super::check::Checker;
 use super::diagnostic::{Diagnostic, Diagnostics, Problem, Severity};
 use super::hosts::Hosts;
 use super::resolve::Resolver;
+use super::shelf::Shelf;
 use super::source::Sources;
 use super::syntax::{self, Files, Parsed};
 use super::values::ControlUri;
@@ -179,12 +180,12 @@ pub(crate) fn load_from(
     let Some(checked) = Checker::new(Resolver::new(&tree), &mut sources, &mut diagnostics).root() else {
         return Err(diagnostics);
     };
-    let mut builder = Builder::new(&sources, &mut diagnostics);
+    let mut builder = Builder::new(&sources, &mut diagnostics, Shelf::beside(path, files));
     let (gateway, ike, hosts, shunts) = builder.build(checked);
-    let (treatments, interfaces) = (builder.treatments, builder.interfaces);
+    let (treatments, interfaces, read) = (builder.treatments, builder.interfaces, builder.shelf.read);
     warn_about_exposed_secrets(&sources, &mut diagnostics, exposed);
     if diagnostics.errors.is_empty() {
-        let (warnings, files) = (diagnostics.warnings, sources.paths());
+        let (warnings, files) = (diagnostics.warnings, sources.paths().into_iter().chain(read).collect());
         Ok(Configuration { gateway, ike, hosts, shunts, treatments, interfaces, warnings, files })
     } else {
         Err(diagnostics)

@@ -20,6 +20,7 @@ pub mod pushed;
 mod redact;
 mod resolve;
 mod schema;
+mod shelf;
 mod source;
 mod syntax;
 mod values;
@@ -33,6 +34,7 @@ pub use load::{Configuration, GatewaySettings, Interfaces, Parts, Shunt, Treatme
 pub(crate) use load::{Disk, WILDCARDS, load_from, wildcards};
 pub use manual::manual;
 pub use redact::{Redacted, redacted};
+pub(crate) use shelf::material;
 pub use source::Place;
 pub(crate) use syntax::Files;
 pub use values::{BadControlUri, ControlUri};

@@ -4,6 +4,8 @@
 //! is checked and built as if it had been read; nothing is applied here.
 
 use adit_ike::config;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use super::build::Builder;
 use super::check::Checker;
@@ -11,6 +13,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Problem};
 use super::load::{GatewaySettings, Parts};
 use super::resolve::Resolver;
 use super::schema;
+use super::shelf::Shelf;
 use super::source::{Sources, Span};
 use super::syntax::{ROOT, SectionId, Setting, Text, Tree};
 use crate::control::vici::{Message, Value};
@@ -50,7 +53,7 @@ pub fn connection(
     let checked = Checker::new(Resolver::new(&reader.tree), &mut sources, &mut diagnostics).root();
     let mut parts = Parts::default();
     if let Some(checked) = checked {
-        let mut builder = Builder::new(&sources, &mut diagnostics);
+        let mut builder = Builder::new(&sources, &mut diagnostics, Shelf::empty());
         (parts.ike, parts.hosts, parts.shunts) = builder.parts(checked, gateway, known);
         (parts.treatments, parts.interfaces) = (builder.treatments, builder.interfaces);
     }
@@ -72,7 +75,8 @@ pub fn connection(
 /// What they do not agree about.
 pub fn compare_interfaces(parts: &Parts) -> Result<(), String> {
     let (sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
-    Builder::new(&sources, &mut diagnostics).compare_anew(&parts.ike.connections, &parts.interfaces);
+    Builder::new(&sources, &mut diagnostics, Shelf::empty())
+        .compare_anew(&parts.ike.connections, &parts.interfaces);
     diagnostics.errors.first().map_or(Ok(()), |error| Err(error.to_string()))
 }
 
@@ -109,6 +113,9 @@ impl Reader {
             }
             let path = format!("{path}.{key}");
             let octets = match value {
+                // In DER or PEM, whatever that looks like.
+                Value::Bytes(octets) if is_certificates(key) => base64(std::slice::from_ref(octets)),
+                Value::List(items) if is_certificates(key) => base64(items),
                 Value::Section(section) => {
                     let id = self.tree.open(id, key, Span::NOWHERE);
                     self.section(id, section, &path, depth + 1)?;
@@ -129,6 +136,16 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+fn is_certificates(key: &str) -> bool {
+    matches!(key, "certs" | "cacerts")
+}
+
+/// A list of octets as a file would have it.
+fn base64(items: &[Vec<u8>]) -> Vec<u8> {
+    let items: Vec<String> = items.iter().map(|item| format!("0s{}", STANDARD.encode(item))).collect();
+    items.join(",").into_bytes()
 }
 
 #[cfg(test)]
@@ -195,10 +212,15 @@ mod tests {
         let invalid = refused(&[("version", "3")]);
         assert!(invalid.starts_with("invalid value for: version, config discarded: connections.gw.version"));
         let mut deep = site(&[]);
-        deep.put_section("local-2", section(&[("auth", "psk"), ("certs", "\u{1}")]));
+        deep.put_section("local-2", section(&[("auth", "psk"), ("pubkeys", "\u{1}")]));
         let later = read(&deep).unwrap_err();
-        assert!(later.starts_with("invalid value for: certs, config discarded: "), "{later}");
+        assert!(later.starts_with("invalid value for: pubkeys, config discarded: "), "{later}");
         assert!(later.contains("not done yet"), "{later}");
+        let mut garbage = site(&[]);
+        garbage.put_section("local-1", section(&[("auth", "pubkey"), ("certs", "no certificate")]));
+        let wrong = read(&garbage).unwrap_err();
+        assert!(wrong.starts_with("invalid value for: certs, config discarded: "), "{wrong}");
+        assert!(wrong.contains("neither DER nor PEM"), "{wrong}");
         let bare = read(&section(&[("version", "2")])).unwrap_err();
         assert!(bare.starts_with("config discarded: connections.gw: there is no section `local`"), "{bare}");
     }

@@ -357,9 +357,9 @@ pub(super) static CONNECTION: Schema = Schema {
         ),
         key(
             "send_cert",
-            Kind::Choice(&[done("never"), done("ifasked"), not_yet("always")]),
-            "never",
-            "certificates to send; with `psk` there is none",
+            Kind::Choice(&[done("ifasked"), done("always"), done("never")]),
+            "ifasked",
+            "when to send our certificate",
         ),
         key(
             "interface",
@@ -377,7 +377,12 @@ pub(super) static CONNECTION: Schema = Schema {
             "networks that are routed to it while it is configured; what a routing daemon or anybody else routes to it counts \
              as much",
         ),
-        only("send_certreq", Kind::Bool, "no", "ask for certificates"),
+        key(
+            "send_certreq",
+            Kind::Bool,
+            "yes",
+            "tell peers that authenticate by certificates whom we trust, which asks for one",
+        ),
         only(
             "ocsp",
             Kind::Choice(&[done("never"), not_yet("reply"), not_yet("request"), not_yet("both")]),
@@ -402,50 +407,78 @@ pub(super) static CONNECTION: Schema = Schema {
 pub(super) static LOCAL: Schema = Schema {
     path: "connections.<conn>.local<suffix>",
     keys: &[
+        key("auth", Kind::Auth, "pubkey", "how we authenticate"),
         key(
-            "auth",
-            Kind::Auth,
+            "id",
+            Kind::Identity,
             "",
-            "how we authenticate; must be given, because without it the other readers of this language mean `pubkey`",
+            "who we are; without it, the subject of our first certificate, or our address",
         ),
-        key("id", Kind::Identity, "", "who we are; without it, our address"),
         key("round", NUMBER, "0", "order of the authentication rounds; there is one"),
-        later("certs", Kind::Text, "certificates"),
+        key(
+            "certs",
+            Kind::Material,
+            "",
+            "our certificates, in the directory `x509`: one that the peer asks for is taken, or the first; without any, \
+             one there that names `id`",
+        ),
         later("pubkeys", Kind::Text, "raw public keys"),
         later("eap_id", Kind::Identity, "EAP identity"),
         later("aaa_id", Kind::Identity, "identity of the EAP server"),
         later("xauth_id", Kind::Identity, "IKEv1 XAuth"),
     ],
-    sections: &[section_later("cert*", &CERT)],
+    sections: &[section("cert*", &CERT)],
 };
 
 pub(super) static REMOTE: Schema = Schema {
     path: "connections.<conn>.remote<suffix>",
     keys: &[
-        key("auth", Kind::Auth, "", "how the peer authenticates; must be given"),
+        key("auth", Kind::Auth, "pubkey", "how the peer authenticates"),
         key("id", Kind::IdentityPattern, "%any", "whom we accept"),
         key("round", NUMBER, "0", "order of the authentication rounds; there is one"),
-        only(
+        key(
             "revocation",
-            Kind::Choice(&[done("relaxed"), not_yet("strict"), not_yet("ifuri")]),
+            Kind::Choice(&[done("relaxed"), done("strict"), done("ifuri")]),
             "relaxed",
-            "certificate revocation",
+            "what a CRL has to say about the peer's certificate (only those in `x509crl` are looked into; none is fetched): \
+             `strict`: that it is valid; `ifuri`: the same if the certificate says where its CRL is; `relaxed`: not that \
+             it is revoked",
         ),
-        later("certs", Kind::Text, "certificates"),
-        later("cacerts", Kind::Text, "authorities"),
+        key(
+            "certs",
+            Kind::Material,
+            "",
+            "the peer's certificates, in the directory `x509`: no others are accepted",
+        ),
+        key(
+            "cacerts",
+            Kind::Material,
+            "",
+            "authorities, in the directory `x509ca`: no others are accepted; without any, all that are there",
+        ),
         later("ca_id", Kind::Identity, "identity of an intermediate authority"),
         later("pubkeys", Kind::Text, "raw public keys"),
         later("eap_id", Kind::Identity, "EAP identity"),
         later("groups", Kind::Text, "group membership"),
-        later("cert_policy", Kind::Text, "certificate policies"),
+        key(
+            "cert_policy",
+            Kind::Oids,
+            "",
+            "certificate policies, one of which the peer's certificate and those above it must have",
+        ),
     ],
-    sections: &[section_later("cert*", &CERT), section_later("cacert*", &CERT)],
+    sections: &[section("cert*", &CERT), section("cacert*", &CERT)],
 };
 
 static CERT: Schema = Schema {
     path: "cert<suffix>",
     keys: &[
-        later("file", Kind::Text, "file of a certificate"),
+        key(
+            "file",
+            Kind::Material,
+            "",
+            "a certificate: an absolute path, or one in the directory of the configuration",
+        ),
         later("handle", Kind::Text, "key ID on a token"),
         later("slot", Kind::Text, "slot of the token"),
         later("module", Kind::Text, "PKCS#11 module"),
@@ -724,10 +757,10 @@ static SECRETS: Schema = Schema {
         section_later("eap*", &SECRET_OWNED),
         section_later("xauth*", &SECRET_OWNED),
         section_later("ntlm*", &SECRET_OWNED),
-        section_later("private*", &SECRET_FILE),
-        section_later("rsa*", &SECRET_FILE),
-        section_later("ecdsa*", &SECRET_FILE),
-        section_later("pkcs8*", &SECRET_FILE),
+        section("private*", &SECRET_FILE),
+        section("rsa*", &SECRET_FILE),
+        section("ecdsa*", &SECRET_FILE),
+        section("pkcs8*", &SECRET_FILE),
         section_later("pkcs12*", &SECRET_FILE),
         section_later("token*", &SECRET_TOKEN),
     ],
@@ -764,7 +797,15 @@ static SECRET_OWNED: Schema = Schema {
 
 static SECRET_FILE: Schema = Schema {
     path: "secrets.{private,rsa,ecdsa,pkcs8,pkcs12}<suffix>",
-    keys: &[later("file", Kind::Text, "file of the key"), later("secret", Kind::Secret, "its passphrase")],
+    keys: &[
+        key(
+            "file",
+            Kind::Material,
+            "",
+            "a private key in the directory of the section's name; those there need no section, unless one is encrypted: that is not done yet",
+        ),
+        later("secret", Kind::Secret, "its passphrase"),
+    ],
     sections: &[],
 };
 
@@ -799,14 +840,18 @@ static POOL: Schema = Schema {
     sections: &[],
 };
 
-static AUTHORITIES: Schema =
-    Schema { path: "authorities", keys: &[], sections: &[section_later("*", &AUTHORITY)] };
+static AUTHORITIES: Schema = Schema { path: "authorities", keys: &[], sections: &[section("*", &AUTHORITY)] };
 
 static AUTHORITY: Schema = Schema {
     path: "authorities.<name>",
     keys: &[
-        later("cacert", Kind::Text, "certificate"),
-        later("file", Kind::Text, "certificate file"),
+        key("cacert", Kind::Material, "", "an authority that is trusted, in the directory `x509ca`"),
+        key(
+            "file",
+            Kind::Material,
+            "",
+            "the same: an absolute path, or one in the directory of the configuration",
+        ),
         later("handle", Kind::Text, "key ID on a token"),
         later("slot", Kind::Text, "slot of the token"),
         later("module", Kind::Text, "PKCS#11 module"),

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use adit_crypto::Secret;
-use adit_ike::config::{AddressSpec, SelectorSpec};
+use adit_ike::config::{AddressSpec, Constraints, ConstraintsError, SelectorSpec};
 use adit_ike::identity::{Identity, IdentityPattern};
 use adit_ike::proposal::{parse_esp, parse_ike};
 use adit_wire::ikev2::{Proposal, TrafficSelector};
@@ -58,6 +58,10 @@ pub(super) enum Kind {
     Mark,
     /// A pre-shared key.
     Secret,
+    /// Certificates or keys: files, or the octets themselves.
+    Material,
+    /// Object identifiers.
+    Oids,
     /// An absolute path.
     Path,
     /// The name of a network interface.
@@ -95,6 +99,7 @@ pub(super) enum Value {
     Integer(u64),
     Time(Duration),
     Word(&'static str),
+    Auth(Auth),
     Text(String),
     Addresses(Vec<Host>),
     Networks(Vec<(IpAddr, u8)>),
@@ -104,9 +109,29 @@ pub(super) enum Value {
     Selectors(Vec<SelectorSpec>),
     Mark(u32, u32),
     Secret(Secret),
+    Material(Vec<(Material, Span)>),
+    Oids(Vec<String>),
     Path(PathBuf),
     Control(ControlUri),
     Http(Option<HttpAddress>),
+}
+
+/// How somebody authenticates.
+#[derive(Debug)]
+pub(super) enum Auth {
+    /// By a pre-shared key.
+    Psk,
+    /// By a signature.
+    PublicKey(Constraints),
+}
+
+/// A certificate or a key, as it is written.
+#[derive(Debug)]
+pub(super) enum Material {
+    /// The name of a file.
+    File(String),
+    /// In DER or PEM.
+    Octets(Vec<u8>),
 }
 
 /// Where the control socket listens, or is found.
@@ -166,7 +191,7 @@ impl Kind {
             Self::Choice(choices) => choice(text, choices).map(Value::Word),
             Self::NumberOr(least, most, words) => number_or(text, (least, most), words),
             Self::Text => Ok(Value::Text(text.text.to_string())),
-            Self::Auth => auth(text).map(Value::Word),
+            Self::Auth => auth(text).map(Value::Auth),
             Self::Addresses => addresses(text).map(Value::Addresses),
             Self::IkeProposals => proposals(text, false).map(Value::Proposals),
             Self::EspProposals => proposals(text, true).map(Value::Proposals),
@@ -180,6 +205,8 @@ impl Kind {
             Self::Selectors => selectors(text).map(Value::Selectors),
             Self::Mark => mark(text).map(|(value, mask)| Value::Mark(value, mask)),
             Self::Secret => secret(text).map(Value::Secret),
+            Self::Material => list(text, MATERIAL, material).map(Value::Material),
+            Self::Oids => list(text, OID, oid).map(Value::Oids),
             Self::Path => path(text).map(Value::Path),
             Self::Interface => interface(text).map(Value::Text),
             Self::Networks => list(text, NETWORK, network).map(Value::Networks),
@@ -208,7 +235,7 @@ impl Kind {
                 words.join(", ")
             }
             Self::Text => "text".to_owned(),
-            Self::Auth => "`psk`".to_owned(),
+            Self::Auth => "`psk`, `pubkey`, or which keys and hashes, like `rsa-3072-sha384`".to_owned(),
             Self::Addresses => "addresses, prefixes, ranges, host names, `%any`".to_owned(),
             Self::IkeProposals | Self::EspProposals => "proposals".to_owned(),
             Self::Identity => "an identity".to_owned(),
@@ -216,6 +243,8 @@ impl Kind {
             Self::Selectors => "traffic selectors".to_owned(),
             Self::Mark => "a mark, `value/mask`".to_owned(),
             Self::Secret => "text, `0x` hexadecimal, or `0s` base64".to_owned(),
+            Self::Material => "files, or `0x` hexadecimal or `0s` base64 in their place".to_owned(),
+            Self::Oids => "object identifiers".to_owned(),
             Self::Path => "an absolute path".to_owned(),
             Self::Interface => "an interface name".to_owned(),
             Self::Networks => "addresses with prefix lengths".to_owned(),
@@ -326,16 +355,21 @@ fn choice(text: &Text, choices: &'static [Choice]) -> Result<&'static str, Wrong
     }
 }
 
-fn auth(text: &Text) -> Result<&'static str, Wrong> {
+fn auth(text: &Text) -> Result<Auth, Wrong> {
+    const EXPECTED: &str = "`psk` or `pubkey`";
     let word = text.text.to_ascii_lowercase();
     if word == "psk" {
-        return Ok("psk");
+        return Ok(Auth::Psk);
     }
-    let known = ["pubkey", "eap", "xauth", "rsa", "ecdsa", "ed25519", "ed448", "bliss", "ike", "any"];
-    if known.iter().any(|known| word.split(['-', ':', '/']).next() == Some(known)) {
-        return Err(Wrong::because(text, format!("{} is not done yet", quoted(text)), "`psk`"));
+    let first = word.split(['-', ':', '/']).next().unwrap_or_default();
+    if ["pubkey", "rsa", "ecdsa", "ed25519", "ike"].contains(&first) {
+        let read = word.parse().map(Auth::PublicKey);
+        return read.map_err(|error: ConstraintsError| Wrong::because(text, error.to_string(), EXPECTED));
     }
-    let mut wrong = Wrong::new(text, "`psk`");
+    if ["eap", "xauth", "ed448", "bliss", "any"].contains(&first) {
+        return Err(Wrong::because(text, format!("{} is not done yet", quoted(text)), EXPECTED));
+    }
+    let mut wrong = Wrong::new(text, EXPECTED);
     wrong.nearest = super::diagnostic::nearest(&word, ["psk", "pubkey"]).map(ToOwned::to_owned);
     Err(wrong)
 }
@@ -664,19 +698,42 @@ fn secret(text: &Text) -> Result<Secret, Wrong> {
     if text.text.is_empty() {
         return Err(Wrong::because(text, "the secret is empty", expected));
     }
-    let octets = if let Some(digits) = text.text.strip_prefix("0x") {
-        hexadecimal(digits).ok_or_else(|| {
-            Wrong::because(text, "bad hexadecimal secret", "an even number of hexadecimal digits behind `0x`")
-        })?
-    } else if let Some(digits) = text.text.strip_prefix("0s") {
-        let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-        let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, config);
-        let octets = engine.decode(digits).ok().filter(|octets| !octets.is_empty());
-        octets.ok_or_else(|| Wrong::because(text, "bad base64 secret", "base64 behind `0s`"))?
-    } else {
-        text.text.as_bytes().to_vec()
-    };
+    let octets = blob(text)?.unwrap_or_else(|| text.text.as_bytes().to_vec());
     Ok(Secret::new(octets))
+}
+
+const MATERIAL: &str = "the name of a file, hexadecimal behind `0x`, or base64 behind `0s`";
+
+fn material(text: &Text) -> Result<(Material, Span), Wrong> {
+    let octets = blob(text)?;
+    let material = octets.map_or_else(|| Material::File(text.text.to_string()), Material::Octets);
+    Ok((material, text.span))
+}
+
+/// Octets in hexadecimal or base64; `None` if the text says neither.
+fn blob(text: &Text) -> Result<Option<Vec<u8>>, Wrong> {
+    if let Some(digits) = text.text.strip_prefix("0x") {
+        let expected = "an even number of hexadecimal digits behind `0x`";
+        return hexadecimal(digits)
+            .map(Some)
+            .ok_or_else(|| Wrong::because(text, "bad hexadecimal", expected));
+    }
+    let Some(digits) = text.text.strip_prefix("0s") else { return Ok(None) };
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, config);
+    let octets = engine.decode(digits).ok().filter(|octets| !octets.is_empty());
+    octets.map(Some).ok_or_else(|| Wrong::because(text, "bad base64", "base64 behind `0s`"))
+}
+
+const OID: &str = "an object identifier, like `2.5.29.32.0`";
+
+fn oid(text: &Text) -> Result<String, Wrong> {
+    let arcs: Option<Vec<u64>> =
+        text.text.split('.').map(|arc| number(arc).filter(|_| !arc.contains('x'))).collect();
+    match arcs.as_deref() {
+        Some([first, second, ..]) if *first < 2 && *second < 40 || *first == 2 => Ok(text.text.to_string()),
+        _ => Err(Wrong::new(text, OID)),
+    }
 }
 
 fn hexadecimal(digits: &str) -> Option<Vec<u8>> {

@@ -130,7 +130,9 @@ fn alert_type(record: &NegotiationRecord) -> Option<&'static str> {
         {
             "local-auth-failed"
         }
-        OutcomeCode::AuthMethodRefused | OutcomeCode::NoCertificate | OutcomeCode::NoPrivateKey => "peer-auth-failed",
+        OutcomeCode::AuthMethodRefused | OutcomeCode::NoCertificate | OutcomeCode::NoPrivateKey => {
+            "peer-auth-failed"
+        }
         OutcomeCode::NoSharedSecret if record.initiator => "local-auth-failed",
         OutcomeCode::NoSharedSecret => "peer-auth-failed",
         OutcomeCode::RefusedByPeer if record.stage == Stage::IkeAuth => "local-auth-failed",

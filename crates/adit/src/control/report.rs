@@ -6,8 +6,11 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use adit_cert::{Certificate, Requirements};
 use adit_crypto::{EspTransforms, IkeTransforms, is_aead};
-use adit_ike::config::{Action, AddressSpec, Child, ChildLimits, Connection, SelectorSpec};
+use adit_ike::config::{
+    Action, AddressSpec, Child, ChildLimits, Connection, LocalAuth, RemoteAuth, SelectorSpec,
+};
 use adit_ike::{ChildSaView, IkeSaState, IkeSaView};
 use adit_net::{ChildCounters, PolicySpec};
 use adit_wire::esp::Mode;
@@ -182,23 +185,39 @@ pub fn connection(connection: &Connection, hosts: Option<&Hosts>, interface: Opt
     if let Some(interface) = interface {
         message.put("interface", interface);
     }
-    let side = |id: String| {
-        let mut side = Message::new();
-        side.put("id", id).put("class", "pre-shared key");
-        for list in ["groups", "cert_policy", "certs", "cacerts"] {
-            side.put_list::<&str>(list, []);
-        }
-        side
-    };
     let (local, remote) = identities(connection);
-    message.put_section("local-1", side(local));
-    message.put_section("remote-1", side(remote));
+    let (certificates, by_key) = match &connection.local_auth {
+        LocalAuth::Psk => (&[][..], false),
+        LocalAuth::PublicKey { certificates, .. } => (certificates.as_slice(), true),
+    };
+    message.put_section(
+        "local-1",
+        side(local, by_key, &Requirements { pinned: certificates.to_vec(), ..Requirements::default() }),
+    );
+    message.put_section(
+        "remote-1",
+        match &connection.remote_auth {
+            RemoteAuth::Psk => side(remote, false, &Requirements::default()),
+            RemoteAuth::PublicKey { requirements, .. } => side(remote, true, requirements),
+        },
+    );
     let mut children = Message::new();
     for child in &connection.children {
         children.put_section(&child.name, configured_child(child));
     }
     message.put_section("children", children);
     message
+}
+
+/// How one side authenticates.
+fn side(id: String, by_key: bool, certificates: &Requirements) -> Message {
+    let mut side = Message::new();
+    side.put("id", id).put("class", if by_key { "public key" } else { "pre-shared key" });
+    side.put_list::<&str>("groups", []);
+    side.put_list("cert_policy", certificates.policies.iter().map(ToString::to_string));
+    side.put_list("certs", certificates.pinned.iter().map(Certificate::subject_text));
+    side.put_list("cacerts", certificates.authorities.iter().map(Certificate::subject_text));
+    side
 }
 
 /// The configured addresses of both sides, ours first: host names as they are written.

@@ -137,11 +137,10 @@ impl Daemon {
 
     /// Secrets that clients push are there for what begins from now on; what is up does not rest on them any more.
     pub(super) fn renew_secrets(&mut self) {
-        let Configuration { secrets, ppks, .. } = &self.file.ike;
-        let (secrets, ppks) = (secrets.clone(), ppks.clone());
-        let mut configuration = Configuration { secrets, ppks, ..Configuration::default() };
-        self.pushed.add_secrets(&mut configuration);
+        let mut configuration = self.file.ike.credentials();
+        self.pushed.add_credentials(&mut configuration);
         if configuration.ppks.is_empty() == self.gateway.ppks().is_empty() {
+            self.gateway.set_credentials(configuration.keys, configuration.trust);
             return self.gateway.set_secrets(configuration.secrets, configuration.ppks);
         }
         // What connections offer rests on whether there are any.

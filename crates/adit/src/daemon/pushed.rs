@@ -16,6 +16,7 @@ use adit_crypto::Secret;
 use adit_ike::config::{Configuration, PostQuantumKey, SharedSecret};
 
 use super::Daemon;
+use super::credentials::Material;
 use super::reconciler::ChildName;
 use crate::config::{self, Parts};
 use crate::control::vici::{Message, Value};
@@ -40,6 +41,7 @@ const PART: u32 = 5;
 pub(super) struct Pushed {
     connections: Kept<Parts>,
     secrets: Kept<SecretKind>,
+    pub(super) material: Material,
     /// Children that wait for packets, or do not, whatever is configured.
     pub(super) traps: BTreeMap<ChildName, bool>,
     /// What the file and clients have said of secrets, for whoever looks whether there is a fitting one; made anew when it is
@@ -198,7 +200,7 @@ impl Pushed {
                 add(&mut all, what);
             }
         }
-        self.add_secrets(&mut all.ike);
+        self.add_credentials(&mut all.ike);
         if !self.traps.is_empty() {
             for connection in &mut all.ike.connections {
                 for child in &mut connection.children {
@@ -210,8 +212,9 @@ impl Pushed {
         all
     }
 
-    pub(super) fn add_secrets(&self, configuration: &mut Configuration) {
+    pub(super) fn add_credentials(&self, configuration: &mut Configuration) {
         self.secrets.iter().for_each(|secret| secret.add_to(configuration));
+        self.material.add_to(configuration);
     }
 
     /// The file is another one.
@@ -289,10 +292,8 @@ impl Daemon {
         let known = match self.pushed.known.take() {
             Some(known) => known,
             None => {
-                let Configuration { secrets, ppks, .. } = &self.file.ike;
-                let (secrets, ppks) = (secrets.clone(), ppks.clone());
-                let mut known = Configuration { secrets, ppks, ..Configuration::default() };
-                self.pushed.add_secrets(&mut known);
+                let mut known = self.file.ike.credentials();
+                self.pushed.add_credentials(&mut known);
                 known
             }
         };
@@ -485,14 +486,19 @@ impl Daemon {
         if self.pushed.secrets.remove(id).is_none() {
             return false;
         }
-        self.pushed.known = None;
-        self.secrets_changed(now);
+        self.credentials_changed(now);
         true
     }
 
     /// Gives all secrets up that were pushed.
     pub(super) fn clear_secrets(&mut self, now: Instant) {
         self.pushed.secrets = Kept::default();
+        self.clear_material();
+        self.credentials_changed(now);
+    }
+
+    /// What there is to authenticate with is not the same any more.
+    pub(super) fn credentials_changed(&mut self, now: Instant) {
         self.pushed.known = None;
         self.secrets_changed(now);
     }

@@ -356,12 +356,12 @@ fn what_is_not_done_yet_is_an_error_that_says_so() {
         is_wrong(&connection(line, child, ""), &format!("a.conf:{expected}"));
     }
     is_wrong(
-        &connection("", "", "").replace("remote { auth = psk", "remote { auth = pubkey-sha256"),
-        "a.conf:6:21: connections.c.remote.auth: `pubkey-sha256` is not done yet; expected `psk`",
+        &connection("", "", "").replace("remote { auth = psk", "remote { auth = eap-mschapv2"),
+        "a.conf:6:21: connections.c.remote.auth: `eap-mschapv2` is not done yet; expected `psk` or `pubkey`",
     );
     is_wrong(
         "secrets {\n  eap-joe { secret = hunter2\n  }\n}\n",
-        "a.conf:2:3: secrets.eap-joe: sections of this kind are not done yet; expected `ike*` or `ppk*`",
+        "a.conf:2:3: secrets.eap-joe: sections of this kind are not done yet; expected `ike*` or `ppk*` or `private*` or `rsa*` or `ecdsa*` or `pkcs8*`",
     );
     is_wrong(
         "pools {\n  p { addrs = 10.0.0.0/24\n  }\n}\n",
@@ -376,9 +376,9 @@ fn what_is_missing_is_an_error_at_the_section() {
         "a.conf:2:3: connections.c: there is no section `local`; expected `local { auth = psk }` in this section",
     );
     is_wrong(
-        "connections {\n  c { local { auth = psk\n  }\n  remote { id = b.example\n  } }\n}\nsecrets { ike { secret = x\n } }",
-        "a.conf:4:3: connections.c.remote: there is no `auth`; expected `auth = psk` in this section; \
-         strongSwan takes its absence for `auth = pubkey`, which is not done yet",
+        "connections {\n  c { local { id = a.example\n  }\n  remote { auth = psk\n  } }\n}\nsecrets { ike { secret = x\n } }",
+        "a.conf:2:7: connections.c.local.certs: there is no certificate to authenticate by; expected `certs = <file in \
+         x509>` with its key in `private`; or `auth = psk`, if that is meant",
     );
     is_wrong(
         "secrets {\n  ike-1 { id = a\n  }\n}\n",
@@ -614,9 +614,9 @@ fn an_excerpt_shows_the_line_the_place_and_the_advice() {
 #[test]
 fn bad_secrets_are_errors_that_do_not_show_them() {
     for (secret, expected) in [
-        ("0x0g", "bad hexadecimal secret; expected an even number of hexadecimal digits behind `0x`"),
-        ("0xabc", "bad hexadecimal secret; expected an even number of hexadecimal digits behind `0x`"),
-        ("0s!!!!", "bad base64 secret; expected base64 behind `0s`"),
+        ("0x0g", "bad hexadecimal; expected an even number of hexadecimal digits behind `0x`"),
+        ("0xabc", "bad hexadecimal; expected an even number of hexadecimal digits behind `0x`"),
+        ("0s!!!!", "bad base64; expected base64 behind `0s`"),
         ("\"\"", "the secret is empty; expected text, hexadecimal behind `0x`, or base64 behind `0s`"),
     ] {
         let text = format!("secrets {{\n  ike {{\n    secret = {secret}\n  }}\n}}\n");
