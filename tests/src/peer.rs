@@ -27,6 +27,10 @@ pub struct Connection {
     pub local_id: String,
     /// The peer's identity.
     pub remote_id: String,
+    /// How we authenticate, as lines of the `local` section.
+    pub local_auth: String,
+    /// How the peer does.
+    pub remote_auth: String,
     /// Whose secret it is; the peer's identity unless a test is about that.
     pub secret_id: String,
     /// The pre-shared key.
@@ -59,6 +63,8 @@ impl Connection {
             remote_addrs: side.other().outer(outer).to_owned(),
             local_id: side.id().to_owned(),
             remote_id: side.other().id().to_owned(),
+            local_auth: "auth = psk".to_owned(),
+            remote_auth: "auth = psk".to_owned(),
             secret_id: side.other().id().to_owned(),
             secret: SECRET.to_owned(),
             proposals: proposals.to_owned(),
@@ -86,11 +92,11 @@ impl Connection {
     {encap}
     {}
     local {{
-      auth = psk
+      {}
       id = {}
     }}
     remote {{
-      auth = psk
+      {}
       id = {}
     }}
     children {{
@@ -116,7 +122,9 @@ secrets {{
             self.remote_addrs,
             self.proposals,
             self.extra,
+            self.local_auth,
             self.local_id,
+            self.remote_auth,
             self.remote_id,
             self.local_ts,
             self.remote_ts,

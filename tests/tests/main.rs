@@ -3,6 +3,7 @@
 
 mod adit_to_adit;
 mod capture;
+mod certificates;
 mod chaos;
 mod commands;
 mod demo;
