@@ -8,11 +8,31 @@
 //! CERT payload, file -> Certificate::from_der -> Certificate::names (is this who it says it is?)
 //!                                             -> Store::verify (path, constraints, revocation) -> Path | Rejected
 //! ```
+//!
+//! What it costs, with certificates of 320 octets and P-256, unoptimised, on a busy machine (`cargo run -p adit-cert --example cost`):
+//!
+//! | certificates | memory each | read one | compare a name | verify a path with one authority between |
+//! |---|---|---|---|---|
+//! | 1 | | 11 us | 1.2 us | 120 us |
+//! | 1,000 | 716 octets | 4.2 us | 0.04 us | 83 us |
+//! | 100,000 | 712 octets | 6.4 us | 0.08 us | 130 us |
+//!
+//! A path costs what its signatures cost, however many certificates, authorities and lists are known: all are found by name.
+//!
+//! What others got wrong with certificates has tests that begin with `class_` and the number of the class: lengths and loops (1, 2), asking
+//! whom nobody has vouched for (6), names that only look alike (7), degenerate keys and signatures (9, 13), and floods of
+//! certificates (12).
+//!
+//! Known limits, each of which refuses and never accepts: webpki understands name constraints for domain names and addresses
+//! only in authorities between the peer and the trusted one (in the trusted one, names of directories and mail are
+//! understood as well), no critical certificatePolicies, and no RSA key that is marked for PSS only.
 #![forbid(unsafe_code)]
 
 mod certificate;
 mod constraints;
 mod crl;
+#[doc(hidden)]
+pub mod fuzzing;
 mod name;
 mod signed;
 mod store;

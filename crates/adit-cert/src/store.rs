@@ -5,8 +5,8 @@
 //! usage, path length and name constraints of the trusted authority, key usage of everyone, purposes, policies, pinned
 //! certificates and revocation. It never compares the certificate with an identity; [`Certificate::names`] does.
 //!
-//! The work for one certificate is bounded, whoever sends it: certificates that nobody trusted has signed never take
-//! part in the search for a path, and the signatures that are checked for one verification are limited.
+//! The work for one certificate is bounded, whoever sends it: where there are more than a few, certificates that nobody
+//! trusted has signed take no part in the search for a path, and the signatures that are checked are limited.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,6 +25,8 @@ use crate::signed::Signed;
 
 /// A peer's certificates beyond these are not looked at.
 const MAX_SENT: usize = 32;
+/// So few certificates make no search long, whoever has signed them.
+const MAX_UNSIGNED: usize = 4;
 /// Signatures that are checked in order to know which certificates may take part in a path.
 const MAX_SIGNATURES: usize = 64;
 /// Names of issuers that are looked for in one search.
@@ -588,7 +590,8 @@ impl Search {
                 }
             }
         }
-        let intermediates = signed_below(&anchors, candidates)?;
+        let few = candidates.len() <= MAX_UNSIGNED;
+        let intermediates = if few { candidates } else { signed_below(&anchors, candidates)? };
         Ok(Self { anchors, intermediates })
     }
 
