@@ -67,18 +67,37 @@ pub(crate) fn package(program: &Path, dist: &Path, directory: &Path) -> Result<P
             }
             fs::create_dir_all(path.parent().context("a file's directory")?)?;
             fs::copy(&source, &path).with_context(|| source.display().to_string())?;
+            if source == program {
+                // The names of functions, for whoever debugs, are three quarters of it.
+                text(
+                    Command::new("strip").args(["--strip-unneeded", "--remove-section=.comment"]).arg(&path),
+                )?;
+            }
             fs::set_permissions(&path, Permissions::from_mode(u32::from_str_radix(mode, 8)?))?;
         }
     }
+    let version = format!("{version}-1");
+    documents(
+        &root,
+        &from.join("../../CHANGELOG.md"),
+        &format!("{name} ({version}) unstable; urgency=medium"),
+        &deb,
+    )?;
+    let size = text(Command::new("du").args(["-sk", "--apparent-size"]).arg(&root))?;
+    let size = size.split_whitespace().next().context("a size")?.to_owned();
     let control = root.join("DEBIAN");
     fs::create_dir_all(&control)?;
+    let sums =
+        "find . -type f -not -path './DEBIAN/*' -printf '%P\\0' | sort -z | xargs -0 md5sum >DEBIAN/md5sums";
+    text(Command::new("sh").args(["-ec", sums]).current_dir(&root))?;
     let architecture = text(Command::new("dpkg").arg("--print-architecture"))?;
     let architecture = architecture.trim();
     let Deb { maintainer, extended_description, section, priority, depends, .. } = &deb;
     fs::write(
         control.join("control"),
         format!(
-            "Package: {name}\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: {maintainer}\nSection: {section}\nPriority: {priority}\nDepends: {depends}\nDescription: {description}\n {extended_description}\n"
+            "Package: {name}\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: {maintainer}\nInstalled-Size: {size}\nSection: {section}\nPriority: {priority}\nDepends: {depends}\nDescription: {description}\n {}\n",
+            extended_description.trim_end().replace('\n', "\n ")
         ),
     )?;
     fs::write(control.join("conffiles"), deb.conf_files.join("\n") + "\n")?;
@@ -95,6 +114,24 @@ pub(crate) fn package(program: &Path, dist: &Path, directory: &Path) -> Result<P
     )?;
     fs::remove_dir_all(&root)?;
     Ok(package)
+}
+
+/// What Debian wants to have compressed, and its own changelog.
+fn documents(root: &Path, changes: &Path, entry: &str, deb: &Deb) -> Result<()> {
+    let date = text(Command::new("date").args(["-R", "-r"]).arg(changes))?;
+    let changelog = format!(
+        "{entry}\n\n  * What is new in the program is in changelog.gz.\n\n -- {}  {date}",
+        deb.maintainer
+    );
+    let of_package = root.join("usr/share/doc/adit");
+    fs::write(of_package.join("changelog.Debian"), changelog)?;
+    fs::rename(of_package.join("CHANGELOG.md"), of_package.join("changelog"))?;
+    let compressed =
+        "gzip -9n usr/share/man/man*/* usr/share/doc/adit/changelog usr/share/doc/adit/changelog.Debian";
+    text(Command::new("sh").args(["-ec", compressed]).current_dir(root))?;
+    // What was written now is readable for everybody, whatever the umask.
+    fs::set_permissions(of_package.join("changelog.Debian.gz"), Permissions::from_mode(0o644))?;
+    Ok(())
 }
 
 fn adit() -> Result<Package> {
