@@ -2,7 +2,7 @@
 //!
 //! Owns what the tests in `tests/tests` share: namespaces ([`lab`]), processes ([`process`]), gateways under test
 //! ([`peer`], [`strongswan`], [`adit`], [`guest`]), traffic ([`traffic`]), certificates ([`pki`]), broken set-ups ([`broken`]), captures ([`capture`]), the HTTP service
-//! ([`web`]). It never links Adit's crates: everything is seen from outside, through the program, the wire, and other people's tools.
+//! ([`web`]), a machine with systemd ([`machine`]), the manual ([`manual`]). It never links Adit's crates: everything is seen from outside, through the program, the wire, and other people's tools.
 #![forbid(unsafe_code)]
 
 pub mod adit;
@@ -10,6 +10,8 @@ pub mod broken;
 pub mod capture;
 pub mod guest;
 pub mod lab;
+pub mod machine;
+pub mod manual;
 pub mod peer;
 pub mod pki;
 pub mod process;

@@ -1,6 +1,7 @@
 //! The first command of the README, as a newcomer runs it.
 
 use adit_lab::adit::program;
+use adit_lab::manual::block;
 use adit_lab::process::run;
 use anyhow::{Result, ensure};
 use std::process::Command;
@@ -14,6 +15,8 @@ fn the_demonstration_shows_a_tunnel_and_leaves_nothing_behind() -> Result<()> {
         let line = shown.lines().find(|line| line.contains(found));
         ensure!(line.is_some_and(|line| line.trim_end().ends_with(": 0")), "{found}: {line:?} in\n{shown}");
     }
+    let drawing = block("text", "network")?.body;
+    ensure!(shown.contains(&drawing), "no {drawing:?} in\n{shown}");
     for part in ["Gbit/s", "up net", "swanctl.conf"] {
         ensure!(shown.contains(part), "no {part:?} in\n{shown}");
     }

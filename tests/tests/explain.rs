@@ -8,6 +8,7 @@ use std::time::Duration;
 use adit_lab::adit::{Adit, Settings};
 use adit_lab::broken::{BROKEN, Begins, Broken, Carries, Mend, Order, PLAIN, Told, changes};
 use adit_lab::lab::{Family, Lab, Node, Side, Topology, with_lab};
+use adit_lab::manual;
 use adit_lab::peer::{CONNECTION, Connection, Peer, Rekey};
 use adit_lab::process::{Process, eventually, run, run_unchecked};
 use adit_lab::strongswan::{Options, Release, StrongSwan};
@@ -138,6 +139,9 @@ fn told_by_explain(adit: &Adit, strongswan: &StrongSwan, broken: &Broken) -> Res
     let shown = String::from_utf8(run_unchecked(adit.command().args(["explain", &subject]))?.stdout)?;
     ensure!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
     ensure!(shown.contains("To do: "), "{shown}");
+    if broken.name == "ike-encryption" {
+        manual::shows(broken.name, &shown)?;
+    }
     Ok(explanation)
 }
 

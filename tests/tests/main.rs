@@ -24,6 +24,7 @@ mod net_dataplane;
 mod net_fence;
 mod net_namespaces;
 mod never_clear;
+mod newcomer;
 mod observers;
 mod per_cpu;
 mod post_quantum;

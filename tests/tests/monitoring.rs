@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use adit_lab::adit::{Adit, Settings};
 use adit_lab::lab::{Family, Lab, Node, Side, Topology, need, with_lab};
+use adit_lab::manual;
 use adit_lab::peer::Peer;
 use adit_lab::process::{Process, eventually, run, tell};
 use adit_lab::web::{HTTP, get, json, look, metric, until};
@@ -242,15 +243,11 @@ fn prometheus(lab: &Lab) -> Result<()> {
     run(Command::new("sh").args(["-c", "exec \"$0\" check metrics <\"$1\""]).arg(&promtool).arg(&metrics))?;
 
     let config = lab.dir().join("prometheus.yml");
-    let rules = dist.join("prometheus/adit.rules.yml");
-    std::fs::write(
-        &config,
-        format!(
-            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [\"{}\"]\n\
-             scrape_configs:\n  - job_name: adit\n    static_configs: [{{targets: [\"{HTTP}\"]}}]\n",
-            rules.display()
-        ),
-    )?;
+    std::fs::copy(dist.join("prometheus/adit.rules.yml"), lab.dir().join("adit.rules.yml"))?;
+    // The manual's, in more of a hurry.
+    let page = manual::block("yaml", "")?.body;
+    ensure!(page.contains(HTTP), "{page}");
+    std::fs::write(&config, format!("global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n{page}"))?;
     let mut command = lab.command(Node::GatewayA, prometheus);
     command.arg(format!("--config.file={}", config.display()));
     command.arg(format!("--storage.tsdb.path={}", lab.dir().join("tsdb").display()));

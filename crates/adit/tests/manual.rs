@@ -1,38 +1,49 @@
-//! Every configuration that the manual and the README show is one.
+//! The examples of the README and the manual: each block of code says what it is, and so which test looks at it.
+//!
+//! Configurations and what can be compared without a network are looked at here. Commands are run, and what they print is
+//! compared, in the laboratory (`tests/`).
 
 #![cfg(test)]
 
-use std::path::{Path, PathBuf};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 
-/// A block of code: the word behind its fence, and its lines.
-fn blocks(text: &str) -> Vec<(String, String)> {
-    let mut blocks = Vec::new();
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        if let Some(word) = line.strip_prefix("```") {
-            let body: Vec<&str> = lines.by_ref().take_while(|line| !line.starts_with("```")).collect();
-            blocks.push((word.to_owned(), body.join("\n") + "\n"));
-        }
+use adit_lab::manual::{Block, block, blocks, shows};
+
+/// What a block can be, and the test that looks at blocks of that kind. Whatever else there is has no test.
+const KINDS: [(&str, &str); 6] = [
+    ("conf", "here, and two in tests/newcomer.rs"),
+    ("ipsec.conf", "here, and in tests/newcomer.rs"),
+    ("sh", "tests/newcomer.rs: each line is run, or is in its list of what is not, with the reason"),
+    ("ini", "tests/newcomer.rs: a part of the unit"),
+    ("yaml", "tests/monitoring.rs: Prometheus' own configuration"),
+    ("text", "TEXTS"),
+];
+
+/// What something prints, and the test that compares it.
+const TEXTS: [(&str, &str); 5] = [
+    ("network", "tests/demo.rs"),
+    ("unknown-key", "here"),
+    ("ike-encryption", "tests/explain.rs"),
+    ("esp-filtered", "tests/health.rs"),
+    ("commission", "tests/health.rs"),
+];
+
+#[test]
+fn every_example_has_its_test() {
+    let blocks = blocks().unwrap();
+    for Block { page, kind, name, body } in &blocks {
+        let known = KINDS.iter().any(|(known, _)| known == kind)
+            && (kind != "text" || TEXTS.iter().any(|(known, _)| known == name));
+        assert!(known, "{page}: no test looks at ```{kind} {name}\n{body}");
     }
-    blocks
-}
-
-fn pages() -> Vec<PathBuf> {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut pages = vec![repository.join("README.md")];
-    for entry in std::fs::read_dir(repository.join("docs")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "md") {
-            pages.push(path);
-        }
+    // What is looked at once is there once.
+    for (name, _) in TEXTS {
+        block("text", name).unwrap();
     }
-    pages
-}
-
-/// A block that is a configuration, whatever is written behind its fence.
-fn is_configuration((word, body): &(String, String)) -> bool {
-    let begins = |section: &str| body.trim_start().starts_with(&format!("{section} {{"));
-    word.starts_with("conf") || ["connections", "gateway", "secrets"].into_iter().any(begins)
+    for kind in ["ini", "yaml", "ipsec.conf"] {
+        block(kind, "").unwrap();
+    }
 }
 
 #[test]
@@ -40,30 +51,39 @@ fn configurations_of_the_manual_have_no_mistakes() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("swanctl.conf");
     let mut checked = 0;
-    for page in pages() {
-        let text = std::fs::read_to_string(&page).unwrap();
-        for (_, body) in blocks(&text).iter().filter(|block| is_configuration(block)) {
-            std::fs::write(&file, body).unwrap();
-            if let Err(errors) = adit::config::load(&file) {
-                panic!("{}:\n{body}\n{}", page.display(), errors.render(false));
-            }
-            checked += 1;
-        }
+    for Block { page, body, .. } in blocks().unwrap().iter().filter(|block| block.kind == "conf") {
+        std::fs::write(&file, body).unwrap();
+        // As the manual says, because of its secrets.
+        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        let told: Vec<String> = match adit::config::load(&file) {
+            Err(errors) => panic!("{page}:\n{body}\n{}", errors.render(false)),
+            Ok(configuration) => configuration.warnings.iter().map(|warning| warning.render(false)).collect(),
+        };
+        // Secrets may be on another page.
+        assert!(told.iter().all(|warning| warning.contains("no secret fits")), "{page}:\n{body}\n{told:?}");
+        checked += 1;
     }
-    // README, the quick start's two, the page about the configuration.
-    assert!(checked >= 6, "{checked}");
+    assert!(checked >= 9, "{checked}");
+}
+
+#[test]
+fn a_mistake_is_told_as_the_manual_shows() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("swanctl.conf");
+    std::fs::write(&file, "gateway {\n  mut = 1400\n}\n").unwrap();
+    let told = adit::config::load(&file).expect_err("a mistake").render(false);
+    shows("unknown-key", &told.replace(file.to_str().unwrap(), "/etc/adit/swanctl.conf")).unwrap();
 }
 
 #[test]
 fn the_example_of_migrating_becomes_what_the_manual_says() {
-    let page = pages().into_iter().find(|page| page.ends_with("migrating.md")).unwrap();
-    let blocks = blocks(&std::fs::read_to_string(page).unwrap());
-    let at = blocks.iter().position(|(_, body)| body.starts_with("config setup")).expect("an ipsec.conf");
-    let (Some((_, from)), Some((_, to))) = (blocks.get(at), blocks.get(at + 1)) else { panic!("two blocks") };
+    let blocks = blocks().unwrap();
+    let at = blocks.iter().position(|block| block.kind == "ipsec.conf").expect("an ipsec.conf");
+    let (Some(from), Some(to)) = (blocks.get(at), blocks.get(at + 1)) else { panic!("two blocks") };
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("ipsec.conf");
-    std::fs::write(&file, from).unwrap();
+    std::fs::write(&file, &from.body).unwrap();
     let imported = adit::import::import(&file, None, None, &|_| false).unwrap();
-    assert_eq!(imported.connections, *to);
+    assert_eq!(imported.connections, to.body);
     assert!(imported.reports.is_empty(), "{:?}", imported.reports);
 }
