@@ -40,6 +40,8 @@ pub struct Gateway {
     ike_sas: HashMap<IkeSaHandle, IkeSa>,
     /// Those that are dialled or established, by connection.
     by_connection: HashMap<String, BTreeSet<IkeSaHandle>>,
+    /// Attempts of ours that nobody has answered yet, by whom they are addressed to.
+    unanswered: BTreeSet<(IpAddr, IkeSaHandle)>,
     /// Responder: first requests by their hash, so that a repeated one makes no second IKE SA. The whole message
     /// counts and not its SPI, which two initiators behind one NAT may have in common (RFC 7296 2.1).
     first_requests: HashMap<[u8; 20], IkeSaHandle>,
@@ -68,6 +70,7 @@ impl Gateway {
             shared: Shared::new(settings, entropy, now),
             ike_sas: HashMap::new(),
             by_connection: HashMap::new(),
+            unanswered: BTreeSet::new(),
             first_requests: HashMap::new(),
             refused: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -578,7 +581,12 @@ impl Gateway {
     #[doc(hidden)]
     #[must_use]
     pub fn kept(&self) -> Kept {
-        Kept { ike_sas: self.ike_sas.len(), first_requests: self.first_requests.len(), ..self.shared.kept() }
+        Kept {
+            ike_sas: self.ike_sas.len(),
+            first_requests: self.first_requests.len(),
+            unanswered: self.unanswered.len(),
+            ..self.shared.kept()
+        }
     }
 
     /// Messages and rekeyings, in all and by connection.
@@ -607,6 +615,7 @@ impl Gateway {
     fn insert(&mut self, sa: IkeSa) {
         let handle = sa.core.handle;
         self.timers.extend(sa.deadline().map(|at| (at, handle)));
+        self.unanswered.extend(sa.unanswered_by().map(|remote| (remote, handle)));
         if sa.is_named() {
             self.by_connection.entry(sa.core.connection.name.clone()).or_default().insert(handle);
         }
@@ -618,7 +627,7 @@ impl Gateway {
         let Some(sa) = self.ike_sas.get_mut(&handle) else { return };
         let (before, remote, connection) = (sa.deadline(), sa.core.remote, Arc::clone(&sa.core.connection));
         let (local, was_up) = (sa.core.local, sa.core.established.is_some());
-        let named = sa.is_named();
+        let (named, unanswered) = (sa.is_named(), sa.unanswered_by());
         f(sa, &mut self.shared);
         let after = sa.deadline();
         if before != after {
@@ -626,6 +635,12 @@ impl Gateway {
                 self.timers.remove(&(at, handle));
             }
             self.timers.extend(after.map(|at| (at, handle)));
+        }
+        if unanswered != sa.unanswered_by() {
+            if let Some(remote) = unanswered {
+                self.unanswered.remove(&(remote, handle));
+            }
+            self.unanswered.extend(sa.unanswered_by().map(|remote| (remote, handle)));
         }
         if named != sa.is_named() || named && sa.core.connection.name != connection.name {
             let list = self.by_connection.entry(connection.name.clone()).or_default();

@@ -59,6 +59,7 @@ pub struct Counters {
 pub struct Kept {
     pub ike_sas: usize,
     pub first_requests: usize,
+    pub unanswered: usize,
     pub half_open: usize,
     pub inbound_spis: usize,
     pub children: usize,

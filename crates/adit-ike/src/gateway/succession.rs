@@ -161,14 +161,16 @@ impl Gateway {
     fn give_up_dialling(&mut self, new: IkeSaHandle) {
         let Some(sa) = self.ike_sas.get(&new).filter(|sa| !sa.core.dialled) else { return };
         let (up, remote) = (live_names(sa), sa.core.remote.ip());
-        let Some(handles) = self.by_connection.get(&sa.core.connection.name) else { return };
-        let needless = |handle: &&IkeSaHandle| {
+        let connection = &sa.core.connection.name;
+        let needless = |handle: &IkeSaHandle| {
             self.ike_sas.get(handle).is_some_and(|sa| {
                 let all_up = sa.unanswered().is_some_and(|mut wanted| wanted.all(|name| up.contains(name)));
-                all_up && sa.core.remote.ip() == remote && sa.core.succession.replaces.is_none()
+                all_up && sa.core.connection.name == *connection && sa.core.succession.replaces.is_none()
             })
         };
-        let handles: Vec<IkeSaHandle> = handles.iter().filter(needless).copied().collect();
+        let attempts = (remote, IkeSaHandle(0))..=(remote, IkeSaHandle(u64::MAX));
+        let handles = self.unanswered.range(attempts).map(|(_, handle)| *handle);
+        let handles: Vec<IkeSaHandle> = handles.filter(needless).collect();
         for handle in handles {
             self.with(handle, IkeSa::give_up_dialling);
         }

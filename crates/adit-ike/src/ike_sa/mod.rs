@@ -616,6 +616,11 @@ impl IkeSa {
         }
     }
 
+    /// Whom such an attempt is addressed to.
+    pub(crate) fn unanswered_by(&self) -> Option<IpAddr> {
+        (!self.is_answered()).then(|| self.core.remote.ip())
+    }
+
     /// Such an attempt is needless.
     pub(crate) fn give_up_dialling(&mut self, cx: &mut Shared) {
         self.step(cx, |state, core, cx| match state {

@@ -273,10 +273,12 @@ fn an_unanswered_attempt_ends_when_the_peer_was_quicker() {
     pair.link = Box::new(|number, _| if number == 0 { Fate::Lose } else { Fate::Deliver });
     let ours = pair.up();
     pair.collect();
+    assert_eq!(pair.a.gateway.kept().unanswered, 1);
     let theirs = pair.b.next_request();
     let target = Target { connection: Some("to-a".to_owned()), ..Default::default() };
     pair.b.gateway.initiate(pair.now, &target, theirs).unwrap();
     pair.settle();
+    assert_eq!((pair.a.gateway.kept().unanswered, pair.b.gateway.kept().unanswered), (0, 0));
     assert_eq!((pair.a.done.get(&ours), pair.b.done.get(&theirs)), (Some(&Ok(())), Some(&Ok(()))));
     pair.run(Duration::from_secs(200));
     pair.assert_children(1);
