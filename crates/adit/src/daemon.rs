@@ -34,6 +34,7 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 mod trials;
+mod turns;
 mod verdicts;
 mod wire;
 
@@ -87,9 +88,6 @@ use crate::key_log::KeyLog;
 
 /// At most this many octets of IKE messages wait for the event loop; what comes beyond is dropped and counted.
 const INBOX_OCTETS: usize = 4 * 1024 * 1024;
-
-/// Messages taken from the inbox before commands, signals and timers get their turn.
-const BATCH: usize = 16;
 
 /// How long a stopping daemon waits for the answers to its deletes.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
@@ -324,6 +322,8 @@ struct Daemon {
     next_request: u64,
     /// Lists that clients are being told.
     listings: Listings,
+    /// How long one bit of them, or of a snapshot, may take.
+    bit: Duration,
     limit: LogLimit,
     activity_reported: Instant,
     /// When to look for the ways to the peers again, because something changed.
@@ -406,6 +406,7 @@ impl Daemon {
             pending: HashMap::new(),
             next_request: 0,
             listings: Listings::default(),
+            bit: turns::BIT,
             limit: LogLimit::default(),
             activity_reported: now,
             paths_due: None,
@@ -442,6 +443,11 @@ impl Daemon {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 return failure.map_or(Ok(()), |reason| Err(RunError::DataPlane(reason)));
             }
+            let more = self.take_turns(&mut events, || server.try_request(), Instant::now);
+            if more {
+                // Else a full inbox would keep the runtime from the sockets of clients.
+                tokio::task::yield_now().await;
+            }
             let timeout = self.poll_timeout().map(tokio::time::Instant::from_std);
             let due = async {
                 match timeout {
@@ -449,25 +455,21 @@ impl Daemon {
                     None => std::future::pending().await,
                 }
             };
+            // What is rare first, and then whatever would go on: nobody who has much to do can keep others from theirs.
             tokio::select! {
-                () = due => {}
-                () = self.listings.due(&self.hub) => self.list_on(Instant::now()),
-                Some(request) = server.request() => self.command(Instant::now(), request),
-                Some(event) = events.recv() => {
-                    self.net_event(Instant::now(), event);
-                    for _ in 1..BATCH {
-                        let Ok(event) = events.try_recv() else { break };
-                        self.drain(Instant::now());
-                        self.net_event(Instant::now(), event);
-                    }
-                }
+                biased;
                 _ = signals.terminate.recv() => self.stop(Instant::now(), None),
                 _ = signals.interrupt.recv() => self.stop(Instant::now(), None),
                 _ = signals.hangup.recv() => self.loader.read(None),
-                ask = self.looks.due() => self.show(Instant::now(), ask),
                 Some(answer) = answers.recv() => self.answered(Instant::now(), answer),
                 Some(stats) = counted.recv() => self.counted(Instant::now(), stats),
                 Some(load) = loads.recv() => self.load(Instant::now(), load),
+                ask = self.looks.asked() => self.show(Instant::now(), ask),
+                () = std::future::ready(()), if more => {}
+                Some(event) = events.recv() => self.net_event(Instant::now(), event),
+                Some(request) = server.request() => self.command(Instant::now(), request),
+                () = self.listings.ready(&self.hub) => {}
+                () = due => {}
             }
         }
     }

@@ -266,6 +266,11 @@ impl Server {
     pub async fn request(&mut self) -> Option<Request> {
         self.requests.recv().await
     }
+
+    /// The next command, if one waits.
+    pub fn try_request(&mut self) -> Option<Request> {
+        self.requests.try_recv().ok()
+    }
 }
 
 impl Drop for Server {

@@ -2,14 +2,11 @@
 //! waited for by nobody.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Daemon;
 use crate::control::server::{Hub, Reply};
 use crate::control::vici::Message;
-
-/// How long one bit may take.
-const BIT: Duration = Duration::from_micros(500);
 
 /// Lists under way, the one whose turn it is first.
 #[derive(Default)]
@@ -28,16 +25,26 @@ impl Listings {
         self.0.is_empty()
     }
 
-    /// Returns when there is something to tell to somebody who reads.
-    pub(super) async fn due(&self, hub: &Hub) {
-        while self.0.iter().all(|listing| listing.reply.is_busy() && !listing.reply.is_closed()) {
+    /// Is there something to tell to somebody who reads?
+    pub(super) fn are_ready(&self) -> bool {
+        self.0.iter().any(Listing::is_ready)
+    }
+
+    /// Returns when there is.
+    pub(super) async fn ready(&self, hub: &Hub) {
+        while !self.are_ready() {
             match self.is_empty() {
                 true => std::future::pending().await,
                 false => hub.read_on().await,
             }
         }
-        // Whoever else has something to do comes first.
-        tokio::task::yield_now().await;
+    }
+}
+
+impl Listing {
+    /// Whoever has gone is ready to be forgotten.
+    fn is_ready(&self) -> bool {
+        !self.reply.is_busy() || self.reply.is_closed()
     }
 }
 
@@ -62,8 +69,7 @@ impl Daemon {
 
     /// Tells one bit of one list.
     pub(super) fn list_on(&mut self, now: Instant) {
-        let ready = |listing: &Listing| !listing.reply.is_busy() || listing.reply.is_closed();
-        let Some(at) = self.listings.0.iter().position(ready) else { return };
+        let Some(at) = self.listings.0.iter().position(Listing::is_ready) else { return };
         let Some(mut listing) = self.listings.0.remove(at) else { return };
         if listing.reply.is_closed() {
             return;
@@ -73,7 +79,7 @@ impl Daemon {
             if !(listing.tell)(self, &listing.reply, now) {
                 return listing.reply.respond(Message::new());
             }
-            if begun.elapsed() > BIT {
+            if begun.elapsed() > self.bit {
                 break;
             }
         }

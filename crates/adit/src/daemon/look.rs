@@ -35,9 +35,6 @@ const FRESH: Duration = Duration::from_millis(250);
 /// of the loop's time.
 const MOST_OF_THE_LOOP: u32 = 10;
 
-/// How long one bit may take.
-const BIT: Duration = Duration::from_micros(500);
-
 /// Who asks, and what they are shown.
 pub(super) struct Looks {
     asked: mpsc::Receiver<Ask>,
@@ -114,42 +111,40 @@ impl Looks {
         (now.saturating_duration_since(*at) < enough).then_some(last)
     }
 
-    /// What there is to do: somebody asks, or a snapshot is to be made further. Never, if neither.
-    pub(super) async fn due(&mut self) -> Option<Ask> {
-        if self.making.is_some() {
-            // Whoever else has something to do comes first.
-            tokio::task::yield_now().await;
-            return self.asked.try_recv().ok();
-        }
+    /// Somebody asks.
+    pub(super) async fn asked(&mut self) -> Ask {
         match self.asked.recv().await {
-            Some(ask) => Some(ask),
+            Some(ask) => ask,
             None => std::future::pending().await,
         }
+    }
+
+    /// Is a snapshot being made?
+    pub(super) fn are_made(&self) -> bool {
+        self.making.is_some()
     }
 }
 
 impl Daemon {
     /// Answers at once if the last snapshot is not too old, else as soon as there is a new one.
-    pub(super) fn show(&mut self, now: Instant, ask: Option<Ask>) {
+    pub(super) fn show(&mut self, now: Instant, ask: Ask) {
         match ask {
             // Whoever asked may have gone.
-            Some(Ask::Pulse(answer)) => {
+            Ask::Pulse(answer) => {
                 let _ = answer.send(());
             }
-            Some(Ask::Snapshot(answer)) => {
+            Ask::Snapshot(answer) => {
                 if let Some(last) = self.looks.fresh(now) {
                     let _ = answer.send(Arc::clone(last));
-                } else {
-                    self.looks.waiting.retain(|other| !other.is_closed());
-                    self.looks.waiting.push(answer);
-                    if self.looks.making.is_none() {
-                        return self.count(now);
-                    }
+                    return;
+                }
+                self.looks.waiting.retain(|other| !other.is_closed());
+                self.looks.waiting.push(answer);
+                if self.looks.making.is_none() {
+                    self.count(now);
                 }
             }
-            None => {}
         }
-        self.look_on(now);
     }
 
     /// What the kernel has counted is known: whoever waits for a snapshot gets one.
@@ -179,11 +174,11 @@ impl Daemon {
     }
 
     /// Makes a bit of a snapshot.
-    fn look_on(&mut self, now: Instant) {
+    pub(super) fn look_on(&mut self, now: Instant) {
         let Some(mut look) = self.looks.making.take() else { return };
         let begun = Instant::now();
         let mut more = true;
-        while more && begun.elapsed() < BIT {
+        while more && begun.elapsed() < self.bit {
             more = self.look_at_one(now, &mut look);
         }
         look.cost += begun.elapsed();

@@ -6,6 +6,7 @@ mod orders;
 mod paths;
 mod pushed;
 mod secrets;
+mod turns;
 mod views;
 
 use adit_net::Stats;

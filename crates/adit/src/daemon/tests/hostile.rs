@@ -177,7 +177,7 @@ fn nobody_else_waits_for_a_slow_kernel() {
     a.deeds.world().slow_kernel = Some(slow);
     let mut stats = a.command(now, "stats", &[]);
     let (ask, mut shown) = tokio::sync::oneshot::channel();
-    a.daemon.show(now, Some(Ask::Snapshot(ask)));
+    a.daemon.show(now, Ask::Snapshot(ask));
     assert!(stats.packets().is_empty() && shown.try_recv().is_err(), "it is not known yet");
 
     // Meanwhile a tunnel comes up, and is told of.
@@ -197,7 +197,7 @@ fn nobody_else_waits_for_a_slow_kernel() {
         if let Ok(snapshot) = shown.try_recv() {
             break snapshot;
         }
-        a.daemon.show(due, None);
+        a.daemon.look_on(due);
     };
     assert_eq!(snapshot.data_plane.fenced_in, 0);
 

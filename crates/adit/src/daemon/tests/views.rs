@@ -20,13 +20,13 @@ impl Side {
     pub(super) fn snapshot(&mut self, now: Instant) -> Arc<Snapshot> {
         self.daemon.looks.configured();
         let (ask, mut answer) = oneshot::channel();
-        self.daemon.show(now, Some(Ask::Snapshot(ask)));
+        self.daemon.show(now, Ask::Snapshot(ask));
         self.count(now);
         loop {
             if let Ok(snapshot) = answer.try_recv() {
                 return snapshot;
             }
-            self.daemon.show(now, None);
+            self.daemon.look_on(now);
         }
     }
 
@@ -371,7 +371,7 @@ fn a_snapshot_of_many_is_made_between_everything_else() {
     let mut a = Side::unconfigured(now);
     a.configure(now, many(3000)).unwrap();
     let (ask, mut answered) = oneshot::channel();
-    a.daemon.show(now, Some(Ask::Snapshot(ask)));
+    a.daemon.show(now, Ask::Snapshot(ask));
     a.count(now);
     let mut bits = 0;
     let mut pulses = 0;
@@ -382,7 +382,7 @@ fn a_snapshot_of_many_is_made_between_everything_else() {
         bits += 1;
         // Who asks whether the loop goes round need not wait for it; nor need a command, not even one that moves everything.
         let (ask, mut pulse) = oneshot::channel();
-        a.daemon.show(now, Some(Ask::Pulse(ask)));
+        a.daemon.show(now, Ask::Pulse(ask));
         pulses += usize::from(pulse.try_recv().is_ok());
         if bits == 1 {
             let mut fewer = many(3000);
