@@ -163,8 +163,15 @@ impl Parsed {
 
 /// Reads a file and all it includes.
 pub(super) fn parse(path: &Path, files: &dyn Files) -> Result<Parsed, String> {
-    let mut parser = Parser { files, parsed: Parsed::default(), within: Within::Nothing, octets: 0, read: 0 };
-    parser.file(path, 0).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut parser = Parser {
+        files,
+        parsed: Parsed::default(),
+        within: Within::Nothing,
+        octets: 0,
+        read: 0,
+        open: Vec::new(),
+    };
+    parser.file(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(parser.parsed)
 }
 
@@ -174,6 +181,8 @@ struct Parser<'a> {
     within: Within,
     octets: usize,
     read: usize,
+    /// Files that are being read: each includes the next.
+    open: Vec<Rc<PathBuf>>,
 }
 
 /// The section that lines belong to.
@@ -186,22 +195,27 @@ enum Within {
 }
 
 impl Parser<'_> {
-    fn file(&mut self, path: &Path, depth: usize) -> Result<(), String> {
+    fn file(&mut self, path: &Path) -> Result<(), String> {
+        if self.open.iter().any(|open| **open == *path) {
+            return Err("it includes itself".to_owned());
+        }
         self.read += 1;
-        if depth > MOST_DEPTH || self.read > MOST_FILES {
+        if self.open.len() > MOST_DEPTH || self.read > MOST_FILES {
             return Err("too many includes".to_owned());
         }
         let bytes = self.files.read(path, MOST_OCTETS.saturating_sub(self.octets))?;
         self.octets += bytes.len();
         let text = String::from_utf8_lossy(&bytes);
         let file = Rc::new(path.to_owned());
+        self.open.push(Rc::clone(&file));
         for (index, text) in text.lines().enumerate() {
-            self.line(Line { file: Rc::clone(&file), number: index + 1, text: text.into() }, depth);
+            self.line(Line { file: Rc::clone(&file), number: index + 1, text: text.into() });
         }
+        self.open.pop();
         Ok(())
     }
 
-    fn line(&mut self, line: Line, depth: usize) {
+    fn line(&mut self, line: Line) {
         let text = Rc::clone(&line.text);
         let content = without_comment(&text).trim_end();
         if content.trim().is_empty() {
@@ -225,7 +239,7 @@ impl Parser<'_> {
                 self.within = Within::Unknown;
                 self.parsed.reports.push(line.report("certificates are not done yet"));
             }
-            ("include", pattern) if !pattern.is_empty() => self.include(&line, unquote(pattern), depth),
+            ("include", pattern) if !pattern.is_empty() => self.include(&line, unquote(pattern)),
             _ => {
                 self.within = Within::Unknown;
                 self.parsed.reports.push(line.report("not understood"));
@@ -233,13 +247,13 @@ impl Parser<'_> {
         }
     }
 
-    fn include(&mut self, line: &Line, pattern: &str, depth: usize) {
+    fn include(&mut self, line: &Line, pattern: &str) {
         let directory = line.file.parent().unwrap_or_else(|| Path::new(""));
         let result = self.files.expand(&directory.join(pattern)).and_then(|files| {
             files.iter().try_for_each(|file| {
                 // What is included begins with sections of its own.
                 self.within = Within::Nothing;
-                self.file(file, depth + 1).map_err(|error| format!("{}: {error}", file.display()))
+                self.file(file).map_err(|error| format!("{}: {error}", file.display()))
             })
         });
         self.within = Within::Nothing;

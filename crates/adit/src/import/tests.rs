@@ -383,5 +383,6 @@ fn includes_that_go_round_and_sections_that_take_from_each_other_end() {
         "conn a\n also=b\n authby=secret\n right=192.0.2.1\n auto=add\nconn b\n also=a\n left=192.0.2.2\ninclude ipsec.conf\n",
     )]);
     assert_eq!(imported.counts[0], 1, "{}", imported.connections);
+    assert!(lines(&imported).contains(&(9, "ipsec.conf: it includes itself")), "{:?}", lines(&imported));
     fuzzing::import(b"include x\ninclude y\0include ipsec.secrets\n");
 }
