@@ -226,13 +226,19 @@ pub(crate) const WILDCARDS: glob::MatchOptions = glob::MatchOptions {
     require_literal_leading_dot: true,
 };
 
+/// Most `*` of a pattern: with each, the time that it takes to find out that a long name does not fit grows by a power.
+const MOST_STARS: usize = 3;
+
 /// The pattern's text if it has wildcards, `None` if it is just a file's name.
 ///
 /// # Errors
 ///
-/// The name is not UTF-8.
+/// The name is not UTF-8, or has too many of them.
 pub(crate) fn wildcards(pattern: &Path) -> Result<Option<&str>, String> {
     let text = pattern.to_str().ok_or("the name is not UTF-8")?;
+    if text.matches('*').count() > MOST_STARS {
+        return Err(format!("more than {MOST_STARS} `*` in the name of a file"));
+    }
     Ok(text.contains(['*', '?', '[']).then_some(text))
 }
 

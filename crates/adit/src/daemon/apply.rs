@@ -143,7 +143,7 @@ impl Daemon {
     pub(super) fn roll_back(&mut self, now: Instant) {
         let due = |unconfirmed: &mut Unconfirmed| unconfirmed.deadline <= now;
         let Some(Unconfirmed { previous, taken, .. }) = self.unconfirmed.take_if(due) else { return };
-        self.catch_up_unasked(now);
+        self.catch_up(now);
         self.pushed.bring_back(taken);
         match self.configure(now, previous.clone()) {
             Ok(changes) => {

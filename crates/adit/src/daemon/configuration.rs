@@ -21,7 +21,7 @@ pub(super) const MOST_LISTED: usize = 1000;
 impl Daemon {
     /// Puts what the file says in force, beside what clients have pushed.
     pub(super) fn configure(&mut self, now: Instant, file: Parts) -> Result<Changes, Refused> {
-        self.catch_up_unasked(now);
+        self.catch_up(now);
         let taken = self.pushed.names_in(&file);
         let all = self.pushed.beside(file.clone(), &taken);
         if !self.pushed.is_empty() {

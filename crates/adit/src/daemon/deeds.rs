@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) delivered: usize,
     pub(super) refuse_installs: bool,
     pub(super) refuse_policies: bool,
+    /// The one of this name.
+    pub(super) refuse_policy: Option<String>,
     pub(super) refuse_interfaces: bool,
     pub(super) last_in: Option<Instant>,
     pub(super) fenced_in: u64,
@@ -123,7 +125,9 @@ impl Backend for Deeds {
     }
 
     fn set_policies(&mut self, policies: Vec<PolicySpec>) -> Result<(), adit_net::Error> {
-        if self.world().refuse_policies && !policies.is_empty() {
+        let refused = self.world().refuse_policy.clone();
+        let refused = refused.is_some_and(|name| policies.iter().any(|policy| policy.name == name));
+        if refused || self.world().refuse_policies && !policies.is_empty() {
             return Err(adit_net::Error::Stopped);
         }
         self.push(Deed::Policies(policies.into_iter().map(|policy| policy.name).collect()));

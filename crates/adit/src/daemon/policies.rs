@@ -128,11 +128,15 @@ impl Policies {
         self.policies.len() != before
     }
 
-    /// Every configured child with its policy, in the order of the policies.
-    pub(super) fn by_child(&self) -> impl Iterator<Item = (&ChildName, &PolicySpec)> {
-        self.policies
-            .iter()
-            .flat_map(|(id, policy)| self.children(*id).iter().map(move |name| (name, policy)))
+    /// Every configured child, in the order of the policies, as a policy and the place of the child in it: for whoever looks at
+    /// them one by one, by [`Self::child`].
+    pub(super) fn numbers(&self) -> Vec<(PolicyId, usize)> {
+        self.policies.keys().flat_map(|id| (0..self.children(*id).len()).map(move |at| (*id, at))).collect()
+    }
+
+    /// One of them, if it is still there.
+    pub(super) fn child(&self, (id, at): (PolicyId, usize)) -> Option<(&ChildName, &PolicySpec)> {
+        Some((self.children(id).get(at)?, self.policies.get(&id)?))
     }
 
     /// All that is in force now.
@@ -538,7 +542,8 @@ mod tests {
         ];
         assert_eq!(listed(&policies), expected, "the same traffic, and not the same policy");
         let names: Vec<_> =
-            policies.by_child().map(|(name, policy)| (name.child.as_str(), policy.id.0)).collect();
+            policies.numbers().into_iter().filter_map(|number| policies.child(number)).collect();
+        let names: Vec<_> = names.iter().map(|(name, policy)| (name.child.as_str(), policy.id.0)).collect();
         assert_eq!(names, [("net", 1), ("open", 2), ("shut", 3), ("also", 3)]);
         assert_eq!(policies.of(&sa(1, "net", "10.2.0.0/16")), (PolicyId(1), false));
         // A reload that keeps one keeps it as it is.

@@ -19,7 +19,7 @@ use super::Daemon;
 use super::credentials::Material;
 use super::reconciler::ChildName;
 use crate::config::{self, Parts};
-use crate::control::vici::{Message, Value};
+use crate::control::vici::{MAX_FRAME, Message, Value};
 
 /// Most connections that are kept.
 const MOST_CONNECTIONS: usize = 10_000;
@@ -30,11 +30,18 @@ const MOST_SECRETS: usize = 20_000;
 /// Most octets of messages that are kept, as many as all files of a configuration may have.
 const MOST_OCTETS: usize = 16 << 20;
 
+/// Most octets of the names of all connections, and of all secrets, as a list: `get-conns` and `get-shared` tell all of them in
+/// one message.
+const MOST_NAMES: usize = MAX_FRAME - 1024;
+
 /// With so many connections or secrets, or fewer, everything is put in force at once.
 const FEW: usize = 64;
 
 /// With more, that takes no more than this part of the loop's time.
 const PART: u32 = 5;
+
+/// How often parts of what the system refuses are tried again: enough to find one connection among ten thousand.
+const MOST_ATTEMPTS: usize = 32;
 
 /// What is kept.
 #[derive(Debug, Default)]
@@ -59,6 +66,8 @@ struct Kept<T> {
     by_name: HashMap<String, u64>,
     last: u64,
     octets: usize,
+    /// Octets of the names, as a list.
+    listed: usize,
 }
 
 #[derive(Debug)]
@@ -67,6 +76,13 @@ struct Item<T> {
     what: T,
     /// About how much a client has sent for it.
     octets: usize,
+}
+
+impl<T> Item<T> {
+    /// Octets of the name in a list of a message.
+    fn listed(&self) -> usize {
+        self.name.as_ref().map_or(0, |name| name.len() + 3)
+    }
 }
 
 /// What is kept and not in force yet.
@@ -90,9 +106,29 @@ pub(super) struct Before {
     traps: Vec<(ChildName, bool)>,
 }
 
+/// A connection as a client wants it: its place, and what it is, if it is to be there.
+#[derive(Debug)]
+struct After {
+    name: String,
+    place: u64,
+    connection: Option<Item<Parts>>,
+}
+
+/// Connections that are as they were before, because the system refuses what clients want of them.
+#[derive(Debug, Default)]
+pub(super) struct Refused(Vec<(Vec<String>, String)>);
+
+impl Refused {
+    /// Why this one is as it was before, if it is.
+    fn why(&self, name: &str) -> Option<&str> {
+        let (_, why) = self.0.iter().find(|(names, _)| names.iter().any(|one| one == name))?;
+        Some(why)
+    }
+}
+
 impl<T> Default for Kept<T> {
     fn default() -> Self {
-        Self { all: BTreeMap::new(), by_name: HashMap::new(), last: 0, octets: 0 }
+        Self { all: BTreeMap::new(), by_name: HashMap::new(), last: 0, octets: 0, listed: 0 }
     }
 }
 
@@ -123,11 +159,13 @@ impl<T> Kept<T> {
     fn put_at(&mut self, place: u64, new: Item<T>) -> Option<Item<T>> {
         self.last = self.last.max(place);
         self.octets += new.octets;
+        self.listed += new.listed();
         if let Some(name) = &new.name {
             self.by_name.insert(name.clone(), place);
         }
         let old = self.all.insert(place, new)?;
         self.octets -= old.octets;
+        self.listed -= old.listed();
         Some(old)
     }
 
@@ -135,7 +173,23 @@ impl<T> Kept<T> {
         let place = self.by_name.remove(name)?;
         let old = self.all.remove(&place)?;
         self.octets -= old.octets;
+        self.listed -= old.listed();
         Some((place, old))
+    }
+
+    /// Is there room for something of another name, `most` of them at the most?
+    fn room_for(&self, name: &str, most: usize, what: &str) -> Result<(), String> {
+        if self.len() >= most {
+            return Err(format!("{most} {what} are loaded, and that is the most"));
+        }
+        if self.listed + name.len() + 3 > MOST_NAMES {
+            return Err(format!(
+                "the names of the {} {what} that are loaded would no longer fit into the message that lists them: take \
+                 shorter names",
+                self.len()
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -260,19 +314,37 @@ impl Pushed {
         Some(Before { name: name.to_owned(), place, connection: Some(connection), traps })
     }
 
-    /// Takes back what is not in force, and says which connections that is about.
-    fn take_back(&mut self) -> Vec<String> {
-        let mut names = Vec::new();
+    /// Takes back what is not in force, and says what that was, in the order in which it came.
+    fn take_back(&mut self) -> Vec<After> {
+        let mut undone: Vec<After> = Vec::new();
+        let mut known = HashSet::new();
         for Before { name, place, connection, traps } in self.postponed.before.drain(..).rev() {
-            match connection {
-                Some(connection) => drop(self.connections.put_at(place, connection)),
-                None => drop(self.connections.remove(&name)),
-            }
+            let after = match connection {
+                Some(connection) => self.connections.put_at(place, connection),
+                None => self.connections.remove(&name).map(|(_, after)| after),
+            };
             self.traps.extend(traps);
-            names.push(name);
+            // Only the last of what was loaded of one name counts.
+            if known.insert(name.clone()) {
+                undone.push(After { name, place, connection: after });
+            }
         }
-        names.reverse();
-        names
+        undone.reverse();
+        undone
+    }
+
+    /// The way back from [`Self::take_back`].
+    fn put_again(&mut self, undone: Vec<After>) {
+        for After { name, place, connection } in undone {
+            let before = match connection {
+                Some(after) => {
+                    let connection = self.connections.put_at(place, after);
+                    Some(Before { name, place, connection, traps: Vec::new() })
+                }
+                None => self.take_connection(&name),
+            };
+            self.postponed.before.extend(before);
+        }
     }
 
     fn octets(&self) -> usize {
@@ -314,8 +386,8 @@ impl Daemon {
             return Ok(());
         }
         let octets = octets(section);
-        if old.is_none() && self.pushed.connections.len() >= MOST_CONNECTIONS {
-            return Err(format!("{MOST_CONNECTIONS} connections are loaded, and that is the most"));
+        if old.is_none() {
+            self.pushed.connections.room_for(name, MOST_CONNECTIONS, "connections")?;
         }
         if self.pushed.octets() - old.map_or(0, |old| old.octets) + octets > MOST_OCTETS {
             return Err(TOO_MUCH.to_owned());
@@ -326,14 +398,17 @@ impl Daemon {
         // What connections share an interface they have to agree about.
         let alone = !parts.interfaces.is_empty() || old.is_some_and(|old| !old.what.interfaces.is_empty());
         if alone {
-            self.catch_up(now)?;
+            self.catch_up(now);
         }
         let new = Item { name: Some(name.to_owned()), what: parts, octets };
         let (place, connection) = self.pushed.connections.put(new);
         let before = Before { name: name.to_owned(), place, connection, traps: Vec::new() };
         self.pushed.postponed.before.push(before);
-        let done = if alone { self.catch_up(now) } else { self.soon(now) };
-        done.map_err(|why| format!("connection \"{name}\" is not loaded: {why}"))
+        let refused = if alone { self.catch_up(now) } else { self.soon(now) };
+        match refused.why(name) {
+            Some(why) => Err(format!("connection \"{name}\" is not loaded: {why}")),
+            None => Ok(()),
+        }
     }
 
     /// Gives a connection up that was pushed.
@@ -348,7 +423,10 @@ impl Daemon {
             return Err(format!("unload: connection '{name}' not found for unloading"));
         };
         self.pushed.postponed.before.push(before);
-        self.soon(now).map_err(|why| format!("connection \"{name}\" stays: {why}"))
+        match self.soon(now).why(name) {
+            Some(why) => Err(format!("connection \"{name}\" stays: {why}")),
+            None => Ok(()),
+        }
     }
 
     /// Is the name taken by the file?
@@ -358,7 +436,7 @@ impl Daemon {
     }
 
     /// Puts in force what clients have loaded, now, or together with what they are about to load.
-    fn soon(&mut self, now: Instant) -> Result<(), String> {
+    fn soon(&mut self, now: Instant) -> Refused {
         let many = self.connections.len().max(self.pushed.connections.len()).max(self.pushed.secrets.len());
         let postponed = &mut self.pushed.postponed;
         if let Some(next) = postponed.next
@@ -366,61 +444,70 @@ impl Daemon {
             && now < next
         {
             postponed.due = Some(next);
-            return Ok(());
+            return Refused::default();
         }
         self.catch_up(now)
     }
 
-    /// Puts in force what clients have loaded and what is not yet. What the system refuses is taken back.
-    pub(super) fn catch_up(&mut self, now: Instant) -> Result<(), String> {
+    /// Puts in force what clients have loaded and what is not yet. What the system refuses is taken back, and whoever listens
+    /// is told: who loaded it may have gone.
+    pub(super) fn catch_up(&mut self, now: Instant) -> Refused {
         let Postponed { before, secrets, .. } = &self.pushed.postponed;
         let (connections, secrets) = (!before.is_empty(), *secrets);
         let begun = Instant::now();
+        let mut refused = Refused::default();
         if connections {
-            let all = self.pushed.beside(self.file.clone(), &[]);
-            let done = config::pushed::compare_interfaces(&all).and_then(|()| {
-                self.put_in_force(now, all)
-                    .map_err(|error| format!("the system refuses its policies: {error}"))
-            });
-            match done {
-                Ok(changes) => tracing::info!("loaded: {changes}"),
-                Err(why) => {
-                    let names = self.pushed.take_back();
-                    let others = names.len().saturating_sub(1);
-                    self.pushed.in_force(begun.elapsed());
-                    if secrets {
-                        self.renew_secrets();
-                    }
-                    if others > 0 {
-                        tracing::error!(
-                            "{} connections that clients have loaded or unloaded are as they were before: {why}: {}",
-                            names.len(),
-                            names.join(", ")
-                        );
-                    }
-                    return Err(why);
-                }
-            }
-        } else if secrets {
+            let mut attempts = MOST_ATTEMPTS;
+            self.try_pushed(now, &mut attempts, &mut refused);
+        }
+        // Those that have changed connections have them already.
+        if secrets && (!connections || !refused.0.is_empty()) {
             self.renew_secrets();
         }
         if connections || secrets {
             self.pushed.in_force(begun.elapsed());
         }
-        Ok(())
+        for (names, why) in &refused.0 {
+            tracing::error!("as clients had them before, because {why}: {}", names.join(", "));
+            for name in names {
+                self.alert("install-child-policy-failed", why, Some(name));
+            }
+        }
+        refused
+    }
+
+    /// Puts in force what is not yet. What is refused is tried in halves, and in halves of those: what is at fault is taken
+    /// back, and nothing else if it is not too much.
+    fn try_pushed(&mut self, now: Instant, attempts: &mut usize, refused: &mut Refused) {
+        *attempts = attempts.saturating_sub(1);
+        let all = self.pushed.beside(self.file.clone(), &[]);
+        let done = config::pushed::compare_interfaces(&all).and_then(|()| {
+            self.put_in_force(now, all).map_err(|error| format!("the system refuses its policies: {error}"))
+        });
+        match done {
+            Ok(changes) => {
+                tracing::info!("loaded: {changes}");
+                self.pushed.postponed.before.clear();
+            }
+            Err(why) => {
+                let mut undone = self.pushed.take_back();
+                if undone.len() < 2 || *attempts == 0 {
+                    refused.0.push((undone.into_iter().map(|after| after.name).collect(), why));
+                    return;
+                }
+                let rest = undone.split_off(undone.len() / 2);
+                for half in [undone, rest] {
+                    self.pushed.put_again(half);
+                    self.try_pushed(now, attempts, refused);
+                }
+            }
+        }
     }
 
     /// What is kept is put in force when its time has come.
     pub(super) fn catch_up_in_time(&mut self, now: Instant) {
         if self.pushed.postponed.due.is_some_and(|due| due <= now) {
-            self.catch_up_unasked(now);
-        }
-    }
-
-    /// What is kept is put in force, and who loaded it is not there to be told why not.
-    pub(super) fn catch_up_unasked(&mut self, now: Instant) {
-        if let Err(why) = self.catch_up(now) {
-            tracing::error!("what clients have loaded is not in force: {why}");
+            self.catch_up(now);
         }
     }
 
@@ -464,12 +551,13 @@ impl Daemon {
         {
             return Ok(());
         }
-        // The name is kept twice.
-        let octets = data.len() + 2 * name_len + owners.iter().map(String::len).sum::<usize>();
-        if old.is_none() && self.pushed.secrets.len() >= MOST_SECRETS {
-            return Err(format!("{MOST_SECRETS} secrets are loaded, and that is the most"));
+        // The name is kept twice, and an owner without a name is one, too.
+        let owners: usize = owners.iter().map(|owner| owner.len() + 32).sum();
+        let octets = data.len() + 2 * name_len + owners;
+        if old.is_none() {
+            self.pushed.secrets.room_for(id.unwrap_or_default(), MOST_SECRETS, "secrets")?;
         }
-        if self.pushed.octets() + octets > MOST_OCTETS {
+        if self.pushed.octets() - old.map_or(0, |old| old.octets) + octets > MOST_OCTETS {
             return Err(TOO_MUCH.to_owned());
         }
         match (&mut self.pushed.known, old) {
@@ -505,9 +593,7 @@ impl Daemon {
 
     fn secrets_changed(&mut self, now: Instant) {
         self.pushed.postponed.secrets = true;
-        if let Err(why) = self.soon(now) {
-            tracing::error!("what clients have loaded is not in force: {why}");
-        }
+        self.soon(now);
     }
 }
 

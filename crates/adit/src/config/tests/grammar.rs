@@ -144,6 +144,10 @@ fn includes_on_disk_are_relative_sorted_and_may_match_nothing() {
     assert_eq!(configuration.gateway.mtu, Some(1400));
     assert_eq!(configuration.gateway.workers, 3);
     assert_eq!(configuration.files.len(), 5);
+    // Whether a name fits is to be found out in time, also by whom it was sent to.
+    write("stars.conf", "include *a*b*c*.conf\n");
+    let refused = crate::config::load(&dir.path().join("stars.conf")).unwrap_err();
+    assert!(refused.to_string().contains("more than 3 `*`"), "{refused}");
 }
 
 #[test]

@@ -237,6 +237,29 @@ fn what_is_kept_is_bounded() {
     assert!(why.contains("16 MiB"), "{why}");
     assert_eq!(loaded, (16 << 20) / 60_000);
     assert!(done(&mut a.request(now, "load-conn", conn("gw", "1", "2", &[]))).is_ok(), "a little fits still");
+    let other = "y".repeat(60_000);
+    let renewed = [("type", "ike"), ("id", "0"), ("data", other.as_str())];
+    assert_eq!(done(&mut a.command(now, "load-shared", &renewed)), Ok(()), "in the place of the one before");
+}
+
+/// What is loaded can be listed: `swanctl` unloads what it does not find in its files.
+#[test]
+fn names_of_what_is_loaded_fit_into_a_message() {
+    let now = Instant::now();
+    let mut a = bare(now);
+    let load = |a: &mut Side, letter: &str| {
+        let id = letter.repeat(65_000);
+        done(&mut a.command(now, "load-shared", &[("type", "ike"), ("id", id.as_str()), ("data", letter)]))
+    };
+    let letters = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let loaded = letters.iter().filter(|letter| load(&mut a, letter).is_ok()).count();
+    assert_eq!(loaded, crate::control::vici::MAX_FRAME / 65_000);
+    let refused = load(&mut a, "i").unwrap_err();
+    assert!(refused.contains("shorter names"), "{refused}");
+    let listed = listed(&mut a, now, "get-shared", "keys");
+    assert_eq!(listed.len(), loaded);
+    assert_eq!(done(&mut a.command(now, "unload-shared", &[("id", listed[0].as_str())])), Ok(()));
+    assert_eq!(load(&mut a, "i"), Ok(()));
 }
 
 #[test]
@@ -377,4 +400,41 @@ fn many_that_are_loaded_in_a_row_are_put_in_force_together() {
     let later = Instant::now() + Duration::from_secs(60);
     assert_eq!(done(&mut a.command(later, "unload-conn", &[("name", "gw8")])), Ok(()));
     assert_eq!(a.daemon.connections.len(), many - 1, "at once, where nothing was put in force just now");
+}
+
+/// One connection that the system refuses keeps none of those away that were loaded with it; who loaded it learned that it was
+/// taken over, so whoever listens is told now.
+#[test]
+fn one_that_is_refused_takes_nobody_with_it() {
+    let now = Instant::now();
+    let mut a = bare(now);
+    let mut listener = Captured::listener(&a.daemon.hub);
+    let (first, many) = (100, 200);
+    for number in 0..many {
+        if number == first {
+            // From now on nothing is put in force before somebody asks.
+            answer(&mut a.command(now, "list-conns", &[]));
+            a.deeds.world().refuse_policy = Some("gw157/net".to_owned());
+            listener.packets();
+        }
+        assert_eq!(done(&mut a.request(now, "load-conn", numbered(number))), Ok(()));
+    }
+    assert_eq!(done(&mut a.command(now, "unload-conn", &[("name", "gw9")])), Ok(()));
+    let (told, _) = answer(&mut a.command(now, "list-conns", &[]));
+    let expected: Vec<String> =
+        (0..many).filter(|number| ![9, 157].contains(number)).map(|number| format!("gw{number}")).collect();
+    let names: Vec<&str> = told.iter().map(|event| event.sections().next().unwrap().0).collect();
+    assert_eq!(names, expected);
+    assert_eq!(listed(&mut a, now, "get-conns", "conns"), expected);
+    let alerts: Vec<Message> = listener.packets().into_iter().filter_map(alert).collect();
+    let of: Vec<_> = alerts.iter().map(|alert| alert.text("connection").unwrap().into_owned()).collect();
+    assert_eq!(of, ["gw157"]);
+    assert_eq!(alerts[0].text("type").as_deref(), Some("install-child-policy-failed"));
+}
+
+fn alert(packet: Packet) -> Option<Message> {
+    match packet {
+        Packet::Event { name, message } if name == "alert" => Some(message),
+        _ => None,
+    }
 }
