@@ -15,7 +15,6 @@ use adit_lab::lab::{Topology, with_lab};
 use adit_lab::process::{eventually, tell};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::setpriority_process;
 
 use crate::peers::{Comparison, Responder, Running, Subject};
 use crate::{Extent, median, quantile};
@@ -83,8 +82,8 @@ struct Turns {
     quiet: Vec<f64>,
     /// The same while tunnels come and go.
     busy: Vec<f64>,
-    /// The same for a client that the scheduler prefers: what the daemon and the network of the machine make of it.
-    preferred: Vec<f64>,
+    /// Of that, what neither this program nor the daemon's event loop was waiting for a processor.
+    unwaited: Vec<f64>,
     /// Handshakes per second while somebody asks all the time.
     asked: Vec<f64>,
     /// Octets of resident memory.
@@ -120,17 +119,15 @@ impl Turn<'_> {
                 let measured = gateway.measured.pop().context("a measurement")?;
                 (taken.rates, taken.cpu) = (vec![measured.rate], vec![measured.cpu]);
                 let stop = AtomicBool::new(false);
-                [taken.busy, taken.preferred] = thread::scope(|scope| -> Result<[Vec<f64>; 2]> {
+                let daemon = gateway.running.process().id();
+                (taken.busy, taken.unwaited) = thread::scope(|scope| -> Result<(Vec<f64>, Vec<f64>)> {
                     let reader = scope.spawn(|| {
-                        let mut times = [Vec::new(), Vec::new()];
-                        for _ in 0..self.options.tries {
-                            for (times, priority) in times.iter_mut().zip([0, -20]) {
-                                // Of this thread.
-                                setpriority_process(None, priority)?;
-                                if !stop.load(Ordering::Relaxed) {
-                                    times.push(self.first_answer()?);
-                                }
-                            }
+                        let mut times = (Vec::new(), Vec::new());
+                        while times.0.len() < self.options.tries && !stop.load(Ordering::Relaxed) {
+                            let before = waited(daemon)?;
+                            let time = self.first_answer()?;
+                            times.0.push(time);
+                            times.1.push((time - (waited(daemon)? - before)).max(0.0));
                         }
                         Ok::<_, anyhow::Error>(times)
                     });
@@ -153,7 +150,7 @@ impl Turn<'_> {
             turns.cpu.append(&mut taken.cpu);
             turns.quiet.append(&mut taken.quiet);
             turns.busy.append(&mut taken.busy);
-            turns.preferred.append(&mut taken.preferred);
+            turns.unwaited.append(&mut taken.unwaited);
             turns.asked.append(&mut taken.asked);
             turns.memory.append(&mut taken.memory);
             turns.lost += lost.load(Ordering::Relaxed);
@@ -201,6 +198,16 @@ impl Turn<'_> {
     }
 }
 
+/// Seconds that this thread, and the first one of a process, have waited for a processor.
+fn waited(process: u32) -> Result<f64> {
+    let of = |path: &str| -> Result<f64> {
+        let text = std::fs::read_to_string(path)?;
+        let nanoseconds = text.split_whitespace().nth(1).context("no times in `schedstat`")?;
+        Ok(nanoseconds.parse::<f64>()? / 1e9)
+    };
+    Ok(of("/proc/thread-self/schedstat")? + of(&format!("/proc/{process}/task/{process}/schedstat"))?)
+}
+
 /// A client that has registered for what it can, asked for all SAs, and reads nothing of what comes.
 fn stuck(path: &PathBuf) -> Result<UnixStream> {
     let mut stream = UnixStream::connect(path)?;
@@ -228,7 +235,7 @@ fn report(options: &Options, turns: &mut [Turns; 2]) {
         options.sas, options.rounds, options.handshakes
     ));
     tell(
-        "| clients that never read | let go | handshakes/s | while somebody asks | CPU time of a handshake | `list-sas` begins | during handshakes | for a preferred process | resident |",
+        "| clients that never read | let go | handshakes/s | while somebody asks | CPU time of a handshake | `list-sas` begins | during handshakes | of that, not waiting for a processor | resident |",
     );
     tell("|---|---|---|---|---|---|---|---|---|");
     for (turns, clients) in turns.iter_mut().zip([0, options.clients]) {
@@ -245,7 +252,7 @@ fn report(options: &Options, turns: &mut [Turns; 2]) {
             median(turns.cpu.clone()) * 1e6,
             times(&mut turns.quiet),
             times(&mut turns.busy),
-            times(&mut turns.preferred),
+            times(&mut turns.unwaited),
             quantile(&mut turns.memory, 1.0) / 1024.0 / 1024.0,
         ));
     }

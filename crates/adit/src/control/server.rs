@@ -23,7 +23,7 @@ use crate::config::ControlUri;
 const MAX_CLIENTS: usize = 256;
 
 /// What is listed is told so far ahead of a client's reading, in octets.
-const AHEAD: usize = 256 * 1024;
+const AHEAD: usize = 64 * 1024;
 
 /// At most this many octets of events wait for one client.
 const MAX_QUEUED_EVENTS: usize = 1024 * 1024;

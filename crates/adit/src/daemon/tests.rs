@@ -122,6 +122,7 @@ impl Side {
         }
         // Those whose clients read, as these do.
         for _ in 0..1000 {
+            captured.has_read();
             self.daemon.list_on(now);
         }
         captured
