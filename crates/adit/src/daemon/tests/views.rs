@@ -384,6 +384,7 @@ fn a_snapshot_of_many_is_made_between_everything_else() {
         let (ask, mut pulse) = oneshot::channel();
         a.daemon.show(now, Ask::Pulse(ask));
         pulses += usize::from(pulse.try_recv().is_ok());
+        a.daemon.look_on(now);
         if bits == 1 {
             let mut fewer = many(3000);
             fewer.ike.connections.drain(..1000);
