@@ -82,10 +82,6 @@ struct Turns {
     quiet: Vec<f64>,
     /// The same while tunnels come and go.
     busy: Vec<f64>,
-    /// Of that, what neither this program nor the daemon's event loop was waiting for a processor.
-    unwaited: Vec<f64>,
-    /// Handshakes per second while somebody asks all the time.
-    asked: Vec<f64>,
     /// Octets of resident memory.
     memory: Vec<f64>,
     /// Clients that the daemon let go.
@@ -119,15 +115,11 @@ impl Turn<'_> {
                 let measured = gateway.measured.pop().context("a measurement")?;
                 (taken.rates, taken.cpu) = (vec![measured.rate], vec![measured.cpu]);
                 let stop = AtomicBool::new(false);
-                let daemon = gateway.running.process().id();
-                (taken.busy, taken.unwaited) = thread::scope(|scope| -> Result<(Vec<f64>, Vec<f64>)> {
+                let reader = thread::scope(|scope| -> Result<Vec<f64>> {
                     let reader = scope.spawn(|| {
-                        let mut times = (Vec::new(), Vec::new());
-                        while times.0.len() < self.options.tries && !stop.load(Ordering::Relaxed) {
-                            let before = waited(daemon)?;
-                            let time = self.first_answer()?;
-                            times.0.push(time);
-                            times.1.push((time - (waited(daemon)? - before)).max(0.0));
+                        let mut times = Vec::new();
+                        while times.len() < self.options.tries && !stop.load(Ordering::Relaxed) {
+                            times.push(self.first_answer()?);
                         }
                         Ok::<_, anyhow::Error>(times)
                     });
@@ -136,7 +128,7 @@ impl Turn<'_> {
                     measured?;
                     reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?
                 })?;
-                taken.asked.extend(gateway.measured.pop().map(|measured| measured.rate));
+                taken.busy = reader;
                 taken.memory.push(gateway.running.process().resident_memory()? as f64);
                 Ok(())
             };
@@ -150,8 +142,6 @@ impl Turn<'_> {
             turns.cpu.append(&mut taken.cpu);
             turns.quiet.append(&mut taken.quiet);
             turns.busy.append(&mut taken.busy);
-            turns.unwaited.append(&mut taken.unwaited);
-            turns.asked.append(&mut taken.asked);
             turns.memory.append(&mut taken.memory);
             turns.lost += lost.load(Ordering::Relaxed);
         }
@@ -198,16 +188,6 @@ impl Turn<'_> {
     }
 }
 
-/// Seconds that this thread, and the first one of a process, have waited for a processor.
-fn waited(process: u32) -> Result<f64> {
-    let of = |path: &str| -> Result<f64> {
-        let text = std::fs::read_to_string(path)?;
-        let nanoseconds = text.split_whitespace().nth(1).context("no times in `schedstat`")?;
-        Ok(nanoseconds.parse::<f64>()? / 1e9)
-    };
-    Ok(of("/proc/thread-self/schedstat")? + of(&format!("/proc/{process}/task/{process}/schedstat"))?)
-}
-
 /// A client that has registered for what it can, asked for all SAs, and reads nothing of what comes.
 fn stuck(path: &PathBuf) -> Result<UnixStream> {
     let mut stream = UnixStream::connect(path)?;
@@ -235,9 +215,9 @@ fn report(options: &Options, turns: &mut [Turns; 2]) {
         options.sas, options.rounds, options.handshakes
     ));
     tell(
-        "| clients that never read | let go | handshakes/s | while somebody asks | CPU time of a handshake | `list-sas` begins | during handshakes | of that, not waiting for a processor | resident |",
+        "| clients that never read | let go | handshakes/s | CPU time of a handshake | `list-sas` begins | during handshakes | resident |",
     );
-    tell("|---|---|---|---|---|---|---|---|---|");
+    tell("|---|---|---|---|---|---|---|");
     for (turns, clients) in turns.iter_mut().zip([0, options.clients]) {
         let times = |values: &mut Vec<f64>| {
             let count = values.len();
@@ -245,14 +225,12 @@ fn report(options: &Options, turns: &mut [Turns; 2]) {
             format!("{:.2}, {:.2}, {:.2} ({count} times)", at(0.5), at(0.99), at(1.0))
         };
         tell(&format!(
-            "| {clients} | {} | {:.0} | {:.0} | {:.0} µs | {} | {} | {} | {:.0} MiB |",
+            "| {clients} | {} | {:.0} | {:.0} µs | {} | {} | {:.0} MiB |",
             turns.lost,
             median(turns.rates.clone()),
-            median(turns.asked.clone()),
             median(turns.cpu.clone()) * 1e6,
             times(&mut turns.quiet),
             times(&mut turns.busy),
-            times(&mut turns.unwaited),
             quantile(&mut turns.memory, 1.0) / 1024.0 / 1024.0,
         ));
     }
