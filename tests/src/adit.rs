@@ -154,7 +154,8 @@ impl Adit {
             std::fs::write(&empty, "")?;
         }
         let mut command = Command::new(program);
-        run(command.env("STRONGSWAN_CONF", empty).args(arguments).args(["--uri", &self.control]))
+        command.env("STRONGSWAN_CONF", empty).env("SWANCTL_DIR", directory);
+        run(command.args(arguments).args(["--uri", &self.control]))
     }
 
     /// What `adit status --json` prints.

@@ -135,6 +135,48 @@ fn chains_with_two_intermediates_travel_in_fragments() -> Result<()> {
     })
 }
 
+/// Debian's `swanctl` gives a daemon without a file certificates, keys and connections, and takes them away.
+#[test]
+fn swanctl_loads_lists_and_unloads_them() -> Result<()> {
+    with_lab("cert-vici", Topology::default(), |lab| {
+        let certificates = Certificates::new(lab, Key::Rsa(2048))?;
+        std::fs::write(lab.dir().join("swanctl.conf"), connection(Side::A).render())?;
+        let adit = Adit::start_bare(lab, Side::A)?;
+        let strongswan = StrongSwan::start(lab, Side::B, &connection(Side::B))?;
+        let first = adit.swanctl(&["--load-all", "--noprompt"])?;
+        for line in ["loaded certificate", "loaded private key", "loaded connection 'gw'"] {
+            ensure!(first.contains(line), "no {line}: {first}");
+        }
+        adit.initiate()?;
+        lab.ping(Side::A, Family::V4, 2)?;
+        // Again, with everything there already: nothing is disturbed.
+        adit.swanctl(&["--load-all", "--noprompt"])?;
+        strongswan.wait_for_child()?;
+        lab.ping(Side::A, Family::V4, 2)?;
+        // Both daemons have three certificates of one authority; who has which key differs.
+        let (ours, theirs) = (adit.swanctl(&["--list-certs"])?, strongswan.swanctl(&["--list-certs"])?);
+        for (list, own) in [(&ours, "CN=ours"), (&theirs, "CN=theirs")] {
+            let of = |subject: &str| {
+                let at = list.find(&format!("subject:  \"C=CH, O=Lab, {subject}\""));
+                at.and_then(|at| list.get(at..))
+                    .unwrap_or_default()
+                    .split("subject:")
+                    .nth(1)
+                    .unwrap_or_default()
+            };
+            ensure!(of("CN=root").contains("issuer:   \"C=CH, O=Lab, CN=root\""), "{list}");
+            ensure!(of(own).contains("has private key"), "{list}");
+            ensure!(!of("CN=root").contains("has private key"), "{list}");
+        }
+        // Without its key the connection cannot be loaded again.
+        std::fs::remove_file(lab.dir().join("private/ours.key"))?;
+        let refused = adit.swanctl(&["--load-all", "--noprompt", "--clear"]);
+        ensure!(format!("{refused:?}").contains("there is no private key for"), "{refused:?}");
+        drop(certificates);
+        Ok(())
+    })
+}
+
 /// What is not to be believed is not, and `explain` says why.
 #[test]
 fn what_cannot_be_trusted_is_named() -> Result<()> {

@@ -8,7 +8,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
 use adit_crypto::Secret;
-use adit_ike::config::{Configuration, Connection, PostQuantumKey, SharedSecret};
+use adit_ike::config::{Configuration, Connection, LocalAuth, PostQuantumKey, RemoteAuth, SharedSecret};
 use adit_ike::{Gateway, IkeSaView};
 use adit_net::Treatment;
 use tokio::sync::mpsc::UnboundedSender;
@@ -225,7 +225,8 @@ pub(super) fn has_lost_its_secret(
     let id = connection.and_then(|connection| connection.ppk.id.as_ref());
     let may_be_used = |ppk: &&PostQuantumKey| id.is_none_or(|id| ppk.ids.is_empty() || ppk.ids.contains(id));
     let (Some(local), Some(remote)) = (&sa.local_id, &sa.remote_id) else { return false };
-    let secret = gateway.secret_between(local, remote);
+    let shared = |c: &Connection| c.local_auth == LocalAuth::Psk || c.remote_auth == RemoteAuth::Psk;
+    let secret = gateway.secret_between(local, remote).filter(|_| connection.is_none_or(shared));
     secret.is_some_and(|old| !secrets.has(&old.secret))
         || (sa.ppk && !gateway.ppks().iter().filter(may_be_used).all(has_ppk))
 }
