@@ -2,17 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use adit_cert::{Certificate, Requirements};
 use adit_crypto::testing::SeededEntropy;
-use adit_crypto::{IkeKeys, Secret};
+use adit_crypto::{IkeKeys, PrivateKey, Secret};
 use adit_wire::ikev2::{
     ExchangeType, Flags, Header, IkeSpi, Message, Payload, PayloadType, TrafficSelector, UnknownPayload,
     Version,
 };
 
 use crate::config::{
-    AddressSpec, Child, Configuration, Connection, Retransmission, SelectorSpec, Settings, SharedSecret,
+    AddressSpec, Child, Configuration, Connection, Constraints, LocalAuth, RemoteAuth, Retransmission,
+    SelectorSpec, Settings, SharedSecret,
 };
 use crate::identity::{Identity, IdentityPattern};
 use crate::ike_sa::Secured;
@@ -24,6 +26,9 @@ const RESPONDER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
 /// How many messages of the handshake have arrived when the strange ones come; with four it is complete.
 const STAGES: u8 = 5;
+
+/// With this bit in the first octet the two authenticate by certificates, else by a pre-shared key.
+const BY_CERTIFICATE: u8 = 0x80;
 
 /// Lets two gateways come as far as the first octet of `data` says, then hands them what the rest says.
 ///
@@ -37,7 +42,7 @@ const STAGES: u8 = 5;
 /// If a gateway does something that it must never do.
 pub fn talk(data: &[u8]) {
     let Some((stage, rest)) = data.split_first() else { return };
-    let mut scene = Scene::at_stage(stage % STAGES);
+    let mut scene = Scene::at_stage((stage & !BY_CERTIFICATE) % STAGES, stage & BY_CERTIFICATE != 0);
     let mut rest = Cursor(rest);
     // No input needs more to go through every state there is.
     for _ in 0..32 {
@@ -76,15 +81,28 @@ struct Side {
 }
 
 impl Side {
-    fn new(own: IpAddr, peer: IpAddr, names: [&str; 2], seed: u64, now: Instant) -> Self {
+    fn new(
+        own: IpAddr,
+        peer: IpAddr,
+        names: [&str; 2],
+        seed: u64,
+        now: Instant,
+        by_certificate: bool,
+    ) -> Self {
         let settings = Settings { key_log: true, ..Settings::default() };
         let mut gateway = Gateway::new(settings, Box::new(SeededEntropy::new(seed)), now);
         let (connection, secret) = configuration(own, peer, names);
-        gateway.set_configuration(Configuration {
+        let mut configuration = Configuration {
             connections: vec![connection],
             secrets: vec![secret],
             ..Configuration::default()
-        });
+        };
+        if by_certificate {
+            certify(&mut configuration, own);
+        }
+        gateway.set_configuration(configuration);
+        // 2030-01-01, when these certificates are valid.
+        gateway.set_wall_clock(now, SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000));
         Self { gateway, address: SocketAddr::new(own, 500), installed: 0, authenticated: false }
     }
 
@@ -137,6 +155,31 @@ fn configuration(own: IpAddr, peer: IpAddr, [name, other]: [&str; 2]) -> (Connec
     (connection, SharedSecret { name: "ike".to_owned(), owners: Vec::new(), secret: Arc::new(key) })
 }
 
+/// Lets this side authenticate by the certificate that is made for it, and trust the authority of both. That the keys are
+/// known to whoever reads them here does no harm: no input signs with them.
+fn certify(configuration: &mut Configuration, own: IpAddr) {
+    let (certificate, key) = if own == INITIATOR {
+        (&include_bytes!("fuzzing/i.cert.der")[..], &include_bytes!("fuzzing/i.key.der")[..])
+    } else {
+        (&include_bytes!("fuzzing/r.cert.der")[..], &include_bytes!("fuzzing/r.key.der")[..])
+    };
+    let root = Certificate::from_der(include_bytes!("fuzzing/root.cert.der"));
+    let trusted = root.ok().and_then(|root| configuration.trust.add_authority(root).ok());
+    let own = Certificate::from_der(certificate).ok().zip(PrivateKey::from_der(key).ok());
+    let (Some((certificate, key)), Some(())) = (own, trusted) else {
+        unreachable!("these files are part of the program")
+    };
+    configuration.keys = vec![Arc::new(key)];
+    for connection in &mut configuration.connections {
+        let constraints = Constraints::default();
+        connection.local_auth = LocalAuth::PublicKey {
+            certificates: vec![certificate.clone()],
+            constraints: constraints.clone(),
+        };
+        connection.remote_auth = RemoteAuth::PublicKey { requirements: Requirements::default(), constraints };
+    }
+}
+
 struct Scene {
     now: Instant,
     initiator: Side,
@@ -147,12 +190,12 @@ struct Scene {
 }
 
 impl Scene {
-    fn at_stage(stage: u8) -> Self {
+    fn at_stage(stage: u8, by_certificate: bool) -> Self {
         let now = Instant::now();
         let mut scene = Self {
             now,
-            initiator: Side::new(INITIATOR, RESPONDER, ["i", "r"], 1, now),
-            responder: Side::new(RESPONDER, INITIATOR, ["r", "i"], 2, now),
+            initiator: Side::new(INITIATOR, RESPONDER, ["i", "r"], 1, now, by_certificate),
+            responder: Side::new(RESPONDER, INITIATOR, ["r", "i"], 2, now, by_certificate),
             keys: None,
             spi_i: IkeSpi::ZERO,
             complete: stage >= 4,
@@ -208,7 +251,7 @@ impl Scene {
             to.gateway.handle_datagram(self.now, to.address, from.address, &datagram);
         }
         self.drain();
-        // Whoever made the input does not know the pre-shared key.
+        // Whoever made the input does not know the pre-shared key, and signs with none of the keys.
         if !self.initiator.authenticated {
             assert_eq!(self.initiator.installed, 0);
         }

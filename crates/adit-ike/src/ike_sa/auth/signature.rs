@@ -257,7 +257,16 @@ impl Claim<'_> {
         })?;
         let kind = key.kind();
         let mut schemes = signature.schemes;
-        schemes.retain(|scheme| kind.fits(*scheme) && constraints.allow(kind, *scheme));
+        schemes.retain(|scheme| kind.fits(*scheme));
+        if schemes.is_empty() {
+            let message = format!(
+                "\"{peer}\" signs with {} in a way that the {kind} key of its certificate \"{end}\" cannot \
+                 (AUTHENTICATION_FAILED sent): see that it has the private key that belongs to this certificate",
+                auth.method,
+            );
+            return Err((OutcomeCode::AuthMethodRefused, Blame::PeerMisbehaved, message));
+        }
+        schemes.retain(|scheme| constraints.allow(kind, *scheme));
         if schemes.is_empty() || !constraints.allow_key(kind) {
             let message = format!(
                 "\"{peer}\" signs with {} by an {kind} key, which `remote.auth = {}` here does not allow \
