@@ -21,6 +21,14 @@ pub enum LocalAuth {
     },
 }
 
+impl LocalAuth {
+    /// May IKE SAs made of the one be the other's? A certificate that is renewed comes into play when the peers authenticate
+    /// anew.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        (*self == Self::Psk) == (*other == Self::Psk)
+    }
+}
+
 /// `remote.auth`: what the peer has to prove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RemoteAuth {

@@ -187,7 +187,8 @@ impl Connection {
             && *proposals == other.proposals
             && *local_id == other.local_id
             && *remote_id == other.remote_id
-            && (local_auth, remote_auth) == (&other.local_auth, &other.remote_auth)
+            && local_auth.is_like(&other.local_auth)
+            && *remote_auth == other.remote_auth
             && (*encap, *fragmentation) == (other.encap, other.fragmentation)
             && (*childless, *mobike) == (other.childless, other.mobike)
             && *ppk == other.ppk

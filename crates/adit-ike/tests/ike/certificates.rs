@@ -1,12 +1,14 @@
 //! Authentication by certificates: every kind of key in both roles, who is refused and why, and what goes over the wire.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use adit_cert::{Certificate, Requirements};
 use adit_crypto::{KeyKind, SignatureScheme, Signer};
 use adit_ike::config::{
-    Constraints, Lifetime, LocalAuth, PostQuantumKey, PpkPolicy, RemoteAuth, SendCert, Settings,
+    Configuration, Constraints, Lifetime, LocalAuth, PostQuantumKey, PpkPolicy, RemoteAuth, SendCert,
+    Settings,
 };
 use adit_ike::identity::{Identity, IdentityPattern};
 use adit_ike::{Blame, OutcomeCode, proposal};
@@ -337,7 +339,7 @@ fn methods_from_before_rfc_7427() {
 
 /// Signatures that are none (standards.md 3.3: 43 and 44): the verification itself is Wycheproof's matter.
 #[test]
-fn adversarial_43_44_signatures_that_are_wrong() {
+fn adversarial_43_44_class_10_signatures_that_are_wrong() {
     let failed = NotifyType::AUTHENTICATION_FAILED;
     let announced = [hashes(&ALL_HASHES)];
     for kind in [Kind::Rsa2048, Kind::P256, Kind::Ed25519] {
@@ -1066,9 +1068,9 @@ fn an_initiator_without_idr() {
     assert_eq!(known, Some("b.example".parse().unwrap()));
 }
 
-/// A token that fails when it is to sign (classes of strongSwan's errors: 13).
+/// A token that fails when it is to sign.
 #[test]
-fn a_key_that_fails() {
+fn class_13_a_key_that_fails() {
     #[derive(Debug)]
     struct Broken(Holder);
     impl Signer for Broken {
@@ -1135,4 +1137,97 @@ fn reauthentication() {
     pair.b.gateway.set_wall_clock(pair.now, late);
     pair.run(minute);
     assert_eq!(pair.b.failure().code, OutcomeCode::Expired);
+}
+
+/// A renewed certificate leaves what is up alone, and is used from then on.
+#[test]
+fn a_renewed_certificate() {
+    let ca = Ca::root("Root", Kind::P256);
+    let (old, new) = (ca.host("a.example", Kind::P256), ca.host("a.example", Kind::Ed25519));
+    let make = |holder: &Holder| {
+        let (mut a, mut b) = sides();
+        equip(&mut a, holder, &[&ca]);
+        equip(&mut b, &ca.host("b.example", Kind::P256), &[&ca]);
+        let minute = Duration::from_secs(60);
+        a.connection().reauth = Lifetime { soft: minute, hard: 2 * minute, jitter: Duration::ZERO };
+        (a, b)
+    };
+    let mut pair = Pair::established(make(&old));
+    let Side { connections, keys, trust, .. } = make(&new).0;
+    pair.a.gateway.set_configuration(Configuration { connections, keys, trust, ..Configuration::default() });
+    pair.settle();
+    pair.assert_children(1);
+    assert_eq!(pair.a.gateway.ike_sas().next().unwrap().handle.0, 1);
+    pair.run(Duration::from_secs(65));
+    assert_eq!(pair.a.gateway.ike_sas().next().unwrap().handle.0, 2, "{:?}", pair.a.events);
+    let request = pair.sent.iter().rfind(|p| p.is(ExchangeType::IKE_AUTH, false)).unwrap();
+    assert_eq!(certificates(&pair.open(request)), [new.certificate.der()]);
+}
+
+/// Whoever has not proved who it is learns neither our name nor our certificate, and has nothing signed by us.
+#[test]
+fn class_5_nobody_is_told_who_we_are_before_it_has_proved_itself() {
+    #[derive(Debug)]
+    struct Watched(Holder, Arc<AtomicUsize>);
+    impl Signer for Watched {
+        fn public_key(&self) -> &[u8] {
+            self.0.key.public_key()
+        }
+        fn kind(&self) -> KeyKind {
+            self.0.key.kind()
+        }
+        fn can(&self, scheme: SignatureScheme) -> bool {
+            self.0.key.can(scheme)
+        }
+        fn sign(&self, scheme: SignatureScheme, message: &[u8]) -> Result<Vec<u8>, adit_crypto::Error> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.key.sign(scheme, message)
+        }
+    }
+    let (ca, kind, signed) = (Ca::root("Root", Kind::P256), Kind::P256, Arc::new(AtomicUsize::new(0)));
+    let own = ca.host("b.example", kind);
+    for honest in [false, true] {
+        let (_, mut b) = sides();
+        equip(&mut b, &own, &[&ca]);
+        b.keys = vec![Arc::new(Watched(own.clone(), Arc::clone(&signed)))];
+        let hand = Hand::with(b, PROPOSAL, &[hashes(&ALL_HASHES)]).ok().expect("IKE_SA_INIT is accepted");
+        let holder = ca.host("a.example", kind);
+        let mut stranger = Stranger { hand, scheme: SignatureScheme::Ecdsa(HashId::SHA2_256), holder };
+        let mut request = stranger.request();
+        let Some(Payload::Authentication(auth)) =
+            request.iter_mut().find(|p| matches!(p, Payload::Authentication(_)))
+        else {
+            panic!("no AUTH")
+        };
+        if !honest {
+            *auth.data.last_mut().unwrap() ^= 1;
+        }
+        let answer = stranger.hand.exchange(ExchangeType::IKE_AUTH, &request).expect("answered");
+        assert_eq!(answer.len() == 1, !honest);
+        assert_eq!(signed.load(Ordering::Relaxed), usize::from(honest));
+    }
+}
+
+/// A number that means something to us alone, or to somebody else, is no number of the wire.
+#[test]
+fn class_8_private_numbers_mean_nothing() {
+    let private: Vec<HashId> = (1024..1100).chain([0, 6, 7, u16::MAX]).map(HashId).collect();
+    let stranger = Stranger::new(Kind::P256, &[hashes(&private)]);
+    let request = stranger.request();
+    stranger.refused(&request, OutcomeCode::AuthMethodRefused, NotifyType::AUTHENTICATION_FAILED);
+    for method in (0..=u8::MAX).map(AuthMethod) {
+        let known = [
+            AuthMethod::RSA_SIGNATURE,
+            AuthMethod::ECDSA_256,
+            AuthMethod::ECDSA_384,
+            AuthMethod::ECDSA_521,
+            AuthMethod::DIGITAL_SIGNATURE,
+        ];
+        if !known.contains(&method) {
+            let stranger = Stranger::new(Kind::P256, &[hashes(&ALL_HASHES)]);
+            let data = stranger.holder.key.sign(stranger.scheme, &stranger.octets()).unwrap();
+            let request = stranger.request_with(Authentication { method, data });
+            stranger.refused(&request, OutcomeCode::AuthMethodRefused, NotifyType::AUTHENTICATION_FAILED);
+        }
+    }
 }
