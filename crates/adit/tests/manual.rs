@@ -53,6 +53,9 @@ fn configurations_of_the_manual_have_no_mistakes() {
     let mut checked = 0;
     for Block { page, body, .. } in blocks().unwrap().iter().filter(|block| block.kind == "conf") {
         std::fs::write(&file, body).unwrap();
+        if body.contains("certs = hq.pem") {
+            certificates(directory.path());
+        }
         // As the manual says, because of its secrets.
         std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
         let told: Vec<String> = match adit::config::load(&file) {
@@ -64,6 +67,26 @@ fn configurations_of_the_manual_have_no_mistakes() {
         checked += 1;
     }
     assert!(checked >= 9, "{checked}");
+}
+
+/// What an example with certificates has beside it.
+fn certificates(directory: &std::path::Path) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new([]).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority =
+        rcgen::CertifiedIssuer::self_signed(authority, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let own = rcgen::CertificateParams::new(["hq.example.com".to_owned()]).unwrap();
+    let own = own.signed_by(&key, &authority).unwrap();
+    for (file, pem) in [
+        ("x509/hq.pem", own.pem()),
+        ("x509ca/ca.pem", authority.pem()),
+        ("private/hq.key", key.serialize_pem()),
+    ] {
+        let path = directory.join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, pem).unwrap();
+    }
 }
 
 #[test]
