@@ -192,7 +192,11 @@ impl<'a> Signature<'a> {
             Err((OutcomeCode::InvalidSyntax, Blame::PeerMalformed, message))
         };
         let (schemes, octets) = match auth.method {
-            AuthMethod::RSA_SIGNATURE => (RSA_SIGNATURE.map(|(_, scheme)| scheme).to_vec(), &auth.data[..]),
+            AuthMethod::RSA_SIGNATURE => {
+                // Who knows RFC 7427 has no need of SHA-1.
+                let schemes = RSA_SIGNATURE.into_iter().map(|(_, scheme)| scheme);
+                (schemes.filter(|scheme| !agreed || scheme.hash() != HashId::SHA1).collect(), &auth.data[..])
+            }
             AuthMethod::ECDSA_256 => (vec![SignatureScheme::EcdsaFixed(HashId::SHA2_256)], &auth.data[..]),
             AuthMethod::ECDSA_384 => (vec![SignatureScheme::EcdsaFixed(HashId::SHA2_384)], &auth.data[..]),
             AuthMethod::ECDSA_521 => (vec![SignatureScheme::EcdsaFixed(HashId::SHA2_512)], &auth.data[..]),
