@@ -83,7 +83,7 @@ impl Gateway {
         local_address(&connection, remote, None).is_none().then_some(remote)
     }
 
-    /// Brings children up; [`Event::RequestDone`] tells when and whether it succeeded.
+    /// Brings children up; [`Event::RequestDone`](crate::Event::RequestDone) tells when and whether it succeeded.
     ///
     /// # Errors
     ///
@@ -216,7 +216,7 @@ impl Gateway {
         self.by_connection.get(connection)?.iter().find(serves).copied()
     }
 
-    /// Takes SAs down; returns how many. [`Event::RequestDone`] tells when.
+    /// Takes SAs down; returns how many. [`Event::RequestDone`](crate::Event::RequestDone) tells when.
     ///
     /// # Errors
     ///
@@ -270,7 +270,7 @@ impl Gateway {
         Ok(count)
     }
 
-    /// Rekeys IKE SAs or Child SAs (RFC 7296 2.8); returns how many. [`Event::RequestDone`] tells when.
+    /// Rekeys IKE SAs or Child SAs (RFC 7296 2.8); returns how many. [`Event::RequestDone`](crate::Event::RequestDone) tells when.
     ///
     /// # Errors
     ///
@@ -300,7 +300,7 @@ impl Gateway {
 
     /// Asks the peer of an IKE SA whether it is there (RFC 7296 2.4), by an IP packet of so many octets, less what whole cipher
     /// blocks ask for: 0 for an ordinary, small one. It goes out three times, `pace` apart, and then in fragments.
-    /// [`Output::PathProbed`] tells what came of it. A peer that never answers is dead, as after any request.
+    /// [`Output::PathProbed`](crate::Output::PathProbed) tells what came of it. A peer that never answers is dead, as after any request.
     ///
     /// # Errors
     ///

@@ -182,8 +182,14 @@ pub(crate) fn load_from(
     };
     let mut builder = Builder::new(&sources, &mut diagnostics, Shelf::beside(path, files));
     let (gateway, ike, hosts, shunts) = builder.build(checked);
-    let (treatments, interfaces, read) = (builder.treatments, builder.interfaces, builder.shelf.read);
-    warn_about_exposed_secrets(&sources, &mut diagnostics, exposed);
+    let (treatments, interfaces) = (builder.treatments, builder.interfaces);
+    let Shelf { read, secret, .. } = builder.shelf;
+    warn_about_exposed_secrets(&sources, &mut diagnostics, &exposed);
+    for path in secret.iter().filter(|path| exposed(path)) {
+        let message = "this file holds a private key and everybody may read it";
+        let problem = Problem::nowhere(path.display().to_string(), message);
+        diagnostics.warning(&sources, problem.expected("a file that others may not read (`chmod o-r`)"));
+    }
     if diagnostics.errors.is_empty() {
         let (warnings, files) = (diagnostics.warnings, sources.paths().into_iter().chain(read).collect());
         Ok(Configuration { gateway, ike, hosts, shunts, treatments, interfaces, warnings, files })

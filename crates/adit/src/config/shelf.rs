@@ -44,17 +44,23 @@ pub(super) struct Shelf<'f> {
     directory: Option<(&'f dyn Files, PathBuf)>,
     /// What was read.
     pub(super) read: BTreeSet<PathBuf>,
+    /// Those of them that hold private keys.
+    pub(super) secret: BTreeSet<PathBuf>,
 }
 
 impl<'f> Shelf<'f> {
     /// Beside `configuration`.
     pub(super) fn beside(configuration: &Path, files: &'f dyn Files) -> Self {
         let directory = configuration.parent().unwrap_or_else(|| Path::new(""));
-        Self { directory: Some((files, directory.to_owned())), read: BTreeSet::new() }
+        Self {
+            directory: Some((files, directory.to_owned())),
+            read: BTreeSet::new(),
+            secret: BTreeSet::new(),
+        }
     }
 
     pub(super) fn empty() -> Self {
-        Self { directory: None, read: BTreeSet::new() }
+        Self { directory: None, read: BTreeSet::new(), secret: BTreeSet::new() }
     }
 
     /// All that a value names; a file's name without a path means one in `place`.

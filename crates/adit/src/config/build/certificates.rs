@@ -76,6 +76,7 @@ impl Builder<'_> {
                 Err(why) => self.error(Problem::new(*span, format!("{}.file", section.path), why)),
             }
         }
+        self.shelf.secret.extend(files.iter().cloned());
         files
     }
 
@@ -86,7 +87,10 @@ impl Builder<'_> {
                 continue;
             }
             match self.shelf.open(&path).and_then(|objects| keys(&objects)) {
-                Ok(keys) => into.keys.extend(keys),
+                Ok(keys) => {
+                    into.keys.extend(keys);
+                    self.shelf.secret.insert(path);
+                }
                 Err(why) => self.left_out(&path, &why),
             }
         }

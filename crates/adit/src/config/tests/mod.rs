@@ -1,5 +1,6 @@
 //! The language as a whole: files in, configurations and diagnostics out.
 
+mod certificates;
 mod grammar;
 mod meaning;
 mod mistakes;
