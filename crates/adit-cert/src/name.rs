@@ -47,6 +47,17 @@ pub enum AltName {
     Ip(IpAddr),
 }
 
+impl From<Name<'_>> for AltName {
+    fn from(name: Name<'_>) -> Self {
+        match name {
+            Name::Dn(der) => Self::Dn(der.into()),
+            Name::Dns(name) => Self::Dns(name.into()),
+            Name::Email(address) => Self::Email(address.into()),
+            Name::Ip(address) => Self::Ip(address),
+        }
+    }
+}
+
 impl AltName {
     /// The same, borrowed.
     #[must_use]

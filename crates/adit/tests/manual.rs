@@ -85,7 +85,8 @@ fn certificates(directory: &std::path::Path) {
     ] {
         let path = directory.join(file);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, pem).unwrap();
+        std::fs::write(&path, pem).unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
     }
 }
 

@@ -456,7 +456,7 @@ pub(super) static REMOTE: Schema = Schema {
             "",
             "authorities, in the directory `x509ca`: no others are accepted; without any, all that are there",
         ),
-        later("ca_id", Kind::Identity, "identity of an intermediate authority"),
+        key("ca_id", Kind::Identity, "", "an authority above the peer's certificate has to be this one"),
         later("pubkeys", Kind::Text, "raw public keys"),
         later("eap_id", Kind::Identity, "EAP identity"),
         later("groups", Kind::Text, "group membership"),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use adit_cert::{Certificate, Crl, Requirements, Revocation};
 use adit_crypto::{PrivateKey, Signer};
@@ -13,6 +14,9 @@ use super::{Builder, Checked, Problem, Value};
 use crate::config::shelf::{KEYS, Label, Object, X509, X509CA, X509CRL};
 use crate::config::source::Span;
 use crate::config::values::{Auth, Material};
+
+/// Certificates that expire within this time are told of.
+const SOON: Duration = Duration::from_secs(7 * 86_400);
 
 /// How one side authenticates, and where that is written.
 pub(super) struct Round {
@@ -226,6 +230,14 @@ impl Builder<'_> {
                 ));
             }
         }
+        let now = SystemTime::now();
+        for certificate in certificates.iter().filter(|certificate| certificate.not_after() < now + SOON) {
+            let over = certificate.not_after() < now;
+            let when = if over { "has expired, so no peer believes it" } else { "expires within a week" };
+            let at = section.span_of("certs").unwrap_or(span);
+            let problem = Problem::new(at, format!("{path}.certs"), format!("\"{certificate}\" {when}"));
+            self.diagnostics.warning(self.sources, problem.expected("one that is issued anew, in its place"));
+        }
         if let Some(id) = &id {
             for certificate in certificates.iter().filter(|certificate| !names(certificate, id)) {
                 let names: Vec<String> = certificate.alt_names().iter().map(ToString::to_string).collect();
@@ -256,7 +268,20 @@ impl Builder<'_> {
             Some("ifuri") => Revocation::IfUri,
             _ => Revocation::Relaxed,
         };
+        let ca_id_span = section.span_of("ca_id");
+        let ca_id = match section.one("ca_id") {
+            Some(Value::Identity(identity)) => Some(identity),
+            _ => None,
+        };
+        if let (Some(id), Some(span)) = (&ca_id, ca_id_span)
+            && id.as_name().is_none()
+        {
+            let problem =
+                Problem::new(span, format!("{}.ca_id", section.path), "no certificate says such an identity");
+            self.error(problem.expected("a subject, like `C=CH, O=Example, CN=CA`, a name or an address"));
+        }
         let requirements = Requirements {
+            ca_id: ca_id.as_ref().and_then(Identity::as_name).map(Into::into),
             pinned: self.named_certificates(&mut section, "certs", X509, "cert*"),
             authorities: self.named_certificates(&mut section, "cacerts", X509CA, "cacert*"),
             policies,

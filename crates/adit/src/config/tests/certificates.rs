@@ -138,6 +138,34 @@ fn what_is_wrong_with_certificates_is_told() {
     }
 }
 
+/// Our own has to be renewed in time.
+#[test]
+fn a_certificate_that_expires_is_told_of() {
+    let text = by_certificate("certs = own.pem", "ca_id = \"CN=root\"");
+    for (days, expected) in [(-1, "has expired"), (3, "expires within a week"), (30, "")] {
+        let key = KeyPair::generate().unwrap();
+        let mut own = CertificateParams::new(["a.example".to_owned()]).unwrap();
+        own.not_after = (std::time::SystemTime::now() + std::time::Duration::from_secs(40 * 86_400)).into();
+        own.not_before = own.not_after - std::time::Duration::from_secs(400 * 86_400);
+        let shift = std::time::Duration::from_secs(86_400 * u64::try_from(40 - days).unwrap());
+        own.not_after -= shift;
+        let (own, key) = (own.self_signed(&key).unwrap().pem(), key.serialize_pem());
+        let files = [("a.conf", text.as_str()), ("x509/own.pem", &own), ("private/k.pem", &key)];
+        let loaded = load(&files).unwrap_or_else(|wrong| panic!("{wrong}"));
+        let told: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told.iter().any(|line| line.contains("connections.c.local.certs: ")),
+            !expected.is_empty(),
+            "{told:?}"
+        );
+        assert!(told.join("; ").contains(expected), "{told:?}");
+        let RemoteAuth::PublicKey { requirements, .. } = &loaded.ike.connections[0].remote_auth else {
+            panic!("psk")
+        };
+        assert!(matches!(requirements.ca_id, Some(adit_cert::AltName::Dn(_))));
+    }
+}
+
 #[test]
 fn what_cannot_be_used_is_left_out_and_told() {
     let Made { root, own, key, .. } = made();
