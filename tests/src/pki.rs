@@ -19,17 +19,6 @@ pub enum Key {
     Ed25519,
 }
 
-/// Every kind of key that both sides have.
-pub const KEYS: [Key; 7] = [
-    Key::Rsa(2048),
-    Key::Rsa(3072),
-    Key::Rsa(4096),
-    Key::Ecdsa("P-256"),
-    Key::Ecdsa("P-384"),
-    Key::Ecdsa("P-521"),
-    Key::Ed25519,
-];
-
 /// A certificate with its private key, as files.
 #[derive(Clone, Debug)]
 pub struct Certified {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use adit_lab::adit::Adit;
 use adit_lab::lab::{Family, Lab, Side, Topology, with_lab};
 use adit_lab::peer::{Connection, Peer, Rekey};
-use adit_lab::pki::{Certified, KEYS, Key, Pki, Wanted, install, put};
+use adit_lab::pki::{Certified, Key, Pki, Wanted, install, put};
 use adit_lab::process::eventually;
 use adit_lab::strongswan::{Options, Release, StrongSwan};
 use anyhow::{Context, Result, ensure};
@@ -51,37 +51,37 @@ fn connection(side: Side) -> Connection {
 
 #[test]
 fn rsa_2048() -> Result<()> {
-    both_roles("cert-rsa2", KEYS[0])
+    both_roles("cert-rsa2", Key::Rsa(2048))
 }
 
 #[test]
 fn rsa_3072() -> Result<()> {
-    both_roles("cert-rsa3", KEYS[1])
+    both_roles("cert-rsa3", Key::Rsa(3072))
 }
 
 #[test]
 fn rsa_4096() -> Result<()> {
-    both_roles("cert-rsa4", KEYS[2])
+    both_roles("cert-rsa4", Key::Rsa(4096))
 }
 
 #[test]
 fn ecdsa_p256() -> Result<()> {
-    both_roles("cert-p256", KEYS[3])
+    both_roles("cert-p256", Key::Ecdsa("P-256"))
 }
 
 #[test]
 fn ecdsa_p384() -> Result<()> {
-    both_roles("cert-p384", KEYS[4])
+    both_roles("cert-p384", Key::Ecdsa("P-384"))
 }
 
 #[test]
 fn ecdsa_p521() -> Result<()> {
-    both_roles("cert-p521", KEYS[5])
+    both_roles("cert-p521", Key::Ecdsa("P-521"))
 }
 
 #[test]
 fn ed25519() -> Result<()> {
-    both_roles("cert-ed", KEYS[6])
+    both_roles("cert-ed", Key::Ed25519)
 }
 
 fn both_roles(name: &str, key: Key) -> Result<()> {

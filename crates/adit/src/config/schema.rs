@@ -800,7 +800,7 @@ static SECRET_FILE: Schema = Schema {
     keys: &[
         key(
             "file",
-            Kind::Material,
+            Kind::Text,
             "",
             "a private key in the directory of the section's name; those there need no section, unless one is encrypted: that is not done yet",
         ),

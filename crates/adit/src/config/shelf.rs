@@ -101,8 +101,10 @@ impl<'f> Shelf<'f> {
 
 /// The objects of PEM text, or the one that is DER.
 pub(super) fn objects(octets: &[u8]) -> Result<Vec<Object>, String> {
-    // A SEQUENCE with a length of more than 127 octets.
-    if matches!(octets, [0x30, 0x81..=0x84, ..]) {
+    // A SEQUENCE: of more than 127 octets, or of as many as there are.
+    if matches!(octets, [0x30, 0x81..=0x84, ..])
+        || matches!(octets, [0x30, length, rest @ ..] if usize::from(*length) == rest.len())
+    {
         return Ok(vec![(Label::Unknown, Zeroizing::new(octets.to_vec()))]);
     }
     let mut objects = Vec::new();

@@ -17,6 +17,9 @@ use crate::config::material;
 /// Most keys, certificates and lists, each.
 const MOST: usize = 10_000;
 
+/// Most authorities with a name: all names have to fit into one message.
+const MOST_NAMED: usize = 1_900;
+
 /// Most octets of them together.
 const MOST_OCTETS: usize = 64 << 20;
 
@@ -68,8 +71,7 @@ impl Material {
     }
 
     fn has_room_for(&self, octets: usize) -> Result<(), String> {
-        let most =
-            [self.keys.len(), self.authorities.len(), self.trusted.len(), self.others.len(), self.crls.len()];
+        let most = [self.keys.len(), self.trusted.len(), self.others.len(), self.crls.len()];
         if most.into_iter().any(|number| number >= MOST) || self.octets() + octets > MOST_OCTETS {
             return Err(format!(
                 "there are {MOST} keys, certificates or lists, or {} MiB of them, and that is the most",
@@ -154,6 +156,9 @@ impl Daemon {
         let der = material(data)?;
         let new = authority(&der)?;
         self.pushed.material.has_room_for(der.len())?;
+        if self.pushed.material.authorities.len() >= MOST_NAMED {
+            return Err(format!("{MOST_NAMED} authorities are loaded, and that is the most"));
+        }
         let same = self.pushed.material.authorities.get(name) == Some(&new);
         if !same {
             self.pushed.material.authorities.insert(name.to_owned(), new);

@@ -63,25 +63,29 @@ impl Builder<'_> {
         self.directories(into);
     }
 
-    /// The keys that a section names. Returns their files.
-    fn named_keys(&mut self, section: &mut Checked, place: &str, into: &mut Configuration) -> Vec<PathBuf> {
-        let materials = section.material("file");
-        if materials.is_empty() && !self.reported(section) {
-            let problem = Problem::new(section.span, section.path.clone(), "there is no `file`");
-            self.error(problem.expected("`file = <private key>` in this section"));
-        }
-        let mut files = Vec::new();
-        for (material, span) in &materials {
-            if let Material::File(name) = material {
-                files.extend(self.shelf.path(name, place));
+    /// The keys of the file that a section names. Returns where that is.
+    fn named_keys(
+        &mut self,
+        section: &mut Checked,
+        place: &str,
+        into: &mut Configuration,
+    ) -> Option<PathBuf> {
+        let span = section.span_of("file").unwrap_or(section.span);
+        // Never the key itself: what a file is called may be shown.
+        let Some(Value::Text(name)) = section.one("file") else {
+            if !self.reported(section) {
+                let problem = Problem::new(span, section.path.clone(), "there is no `file`");
+                self.error(problem.expected("`file = <private key>` in this section"));
             }
-            match self.shelf.objects(material, place).and_then(|objects| keys(&objects)) {
-                Ok(keys) => into.keys.extend(keys),
-                Err(why) => self.error(Problem::new(*span, format!("{}.file", section.path), why)),
-            }
+            return None;
+        };
+        let file = self.shelf.path(&name, place);
+        self.shelf.secret.extend(file.clone());
+        match self.shelf.objects(&Material::File(name), place).and_then(|objects| keys(&objects)) {
+            Ok(keys) => into.keys.extend(keys),
+            Err(why) => self.error(Problem::new(span, format!("{}.file", section.path), why)),
         }
-        self.shelf.secret.extend(files.iter().cloned());
-        files
+        file
     }
 
     /// The keys of a directory that no section names.

@@ -138,6 +138,25 @@ fn what_is_wrong_with_certificates_is_told() {
     }
 }
 
+/// Short ones of Ed25519 and SEC 1 too.
+#[test]
+fn keys_in_der_are_found_whatever_their_length() {
+    for algorithm in [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P521_SHA512] {
+        let der = KeyPair::generate_for(algorithm).unwrap().serialize_der();
+        assert_eq!(*crate::config::material(&der).unwrap(), der);
+    }
+    for wrong in [&b"0"[..], b"0x", b"0123", b""] {
+        crate::config::material(wrong).unwrap_err();
+    }
+}
+
+/// A key in the text would be shown where the text is.
+#[test]
+fn a_private_key_is_never_in_the_text() {
+    let told = errors("secrets {\n  private-1 { file = 0s/////w==\n  }\n}\n").join("; ");
+    assert!(told.contains("secrets.private-1.file: ") && told.contains("no such file"), "{told}");
+}
+
 /// Our own has to be renewed in time.
 #[test]
 fn a_certificate_that_expires_is_told_of() {

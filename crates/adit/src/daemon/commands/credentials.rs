@@ -2,6 +2,7 @@
 //!
 //! What cannot take effect is refused: whoever loads it would rely on it.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use adit_cert::Certificate;
@@ -96,6 +97,7 @@ pub(super) fn list_certs(daemon: &mut Daemon, now: Instant, arguments: &Message,
     }
     let mut configuration = daemon.file.ike.credentials();
     daemon.pushed.add_credentials(&mut configuration);
+    let keys: HashSet<&[u8]> = configuration.keys.iter().map(|key| key.public_key()).collect();
     let mut found: Vec<(&'static str, Certificate, bool)> = Vec::new();
     for (kind, certificates) in [
         ("NONE", configuration.trust.intermediates().cloned().collect::<Vec<_>>()),
@@ -106,7 +108,7 @@ pub(super) fn list_certs(daemon: &mut Daemon, now: Instant, arguments: &Message,
         }
         for certificate in certificates {
             if subject.as_ref().is_none_or(|subject| *subject == certificate.subject_text()) {
-                let has_key = configuration.keys.iter().any(|key| key.public_key() == certificate.spki());
+                let has_key = keys.contains(certificate.spki());
                 found.push((kind, certificate, has_key));
             }
         }
