@@ -797,25 +797,36 @@ fn an_initiator_without_idr() {
     assert_eq!(known, Some("b.example".parse().unwrap()));
 }
 
+/// A token, which counts what it is to sign.
+#[derive(Debug)]
+struct Token {
+    holder: Holder,
+    signed: Arc<AtomicUsize>,
+    works: bool,
+}
+
+impl Signer for Token {
+    fn public_key(&self) -> &[u8] {
+        self.holder.key.public_key()
+    }
+
+    fn kind(&self) -> KeyKind {
+        self.holder.key.kind()
+    }
+
+    fn can(&self, scheme: SignatureScheme) -> bool {
+        self.holder.key.can(scheme)
+    }
+
+    fn sign(&self, scheme: SignatureScheme, message: &[u8]) -> Result<Vec<u8>, adit_crypto::Error> {
+        self.signed.fetch_add(1, Ordering::Relaxed);
+        if self.works { self.holder.key.sign(scheme, message) } else { Err(adit_crypto::Error::BadKey) }
+    }
+}
+
 /// A token that fails when it is to sign.
 #[test]
 fn class_13_a_key_that_fails() {
-    #[derive(Debug)]
-    struct Broken(Holder);
-    impl Signer for Broken {
-        fn public_key(&self) -> &[u8] {
-            self.0.key.public_key()
-        }
-        fn kind(&self) -> KeyKind {
-            self.0.key.kind()
-        }
-        fn can(&self, scheme: SignatureScheme) -> bool {
-            self.0.key.can(scheme)
-        }
-        fn sign(&self, _: SignatureScheme, _: &[u8]) -> Result<Vec<u8>, adit_crypto::Error> {
-            Err(adit_crypto::Error::BadKey)
-        }
-    }
     let ca = Ca::root("Root", Kind::P256);
     let make = |broken: [bool; 2]| {
         let (mut a, mut b) = sides();
@@ -823,7 +834,7 @@ fn class_13_a_key_that_fails() {
             let holder = ca.host(name, Kind::P256);
             equip(side, &holder, &[&ca]);
             if broken {
-                side.keys = vec![Arc::new(Broken(holder))];
+                side.keys = vec![Arc::new(Token { holder, signed: Arc::default(), works: false })];
             }
         }
         (a, b)
@@ -896,29 +907,12 @@ fn a_renewed_certificate() {
 /// Whoever has not proved who it is learns neither our name nor our certificate, and has nothing signed by us.
 #[test]
 fn class_5_nobody_is_told_who_we_are_before_it_has_proved_itself() {
-    #[derive(Debug)]
-    struct Watched(Holder, Arc<AtomicUsize>);
-    impl Signer for Watched {
-        fn public_key(&self) -> &[u8] {
-            self.0.key.public_key()
-        }
-        fn kind(&self) -> KeyKind {
-            self.0.key.kind()
-        }
-        fn can(&self, scheme: SignatureScheme) -> bool {
-            self.0.key.can(scheme)
-        }
-        fn sign(&self, scheme: SignatureScheme, message: &[u8]) -> Result<Vec<u8>, adit_crypto::Error> {
-            self.1.fetch_add(1, Ordering::Relaxed);
-            self.0.key.sign(scheme, message)
-        }
-    }
     let (ca, kind, signed) = (Ca::root("Root", Kind::P256), Kind::P256, Arc::new(AtomicUsize::new(0)));
     let own = ca.host("b.example", kind);
     for honest in [false, true] {
         let (_, mut b) = sides();
         equip(&mut b, &own, &[&ca]);
-        b.keys = vec![Arc::new(Watched(own.clone(), Arc::clone(&signed)))];
+        b.keys = vec![Arc::new(Token { holder: own.clone(), signed: Arc::clone(&signed), works: true })];
         let hand = Hand::with(b, PROPOSAL, &[hashes(&ALL_HASHES)]).ok().expect("IKE_SA_INIT is accepted");
         let holder = ca.host("a.example", kind);
         let mut stranger = Stranger { hand, scheme: SignatureScheme::Ecdsa(HashId::SHA2_256), holder };

@@ -110,42 +110,37 @@ impl Builder<'_> {
     }
 
     fn directories(&mut self, into: &mut Configuration) {
-        for (place, label) in
-            [(X509CA, Label::Certificate), (X509, Label::Certificate), (X509CRL, Label::Crl)]
-        {
+        for place in [X509CA, X509, X509CRL] {
             for path in self.shelf.files(place) {
-                let objects = match self.shelf.open(&path) {
-                    Ok(objects) => objects,
-                    Err(why) => {
-                        self.left_out(&path, &why);
-                        continue;
-                    }
+                // One that is of no use leaves the others in its file alone.
+                let taken: Vec<Result<(), String>> = match self.shelf.open(&path) {
+                    Ok(objects) => objects.iter().map(|object| self.take(place, object, into)).collect(),
+                    Err(why) => vec![Err(why)],
                 };
-                for (_, der) in objects.iter().filter(|(l, _)| [label, Label::Unknown].contains(l)) {
-                    let done = match place {
-                        X509CRL => Crl::from_der(der)
-                            .map_err(|error| error.to_string())
-                            .and_then(|crl| into.trust.add_crl(crl).map_err(|error| error.to_string())),
-                        _ => Certificate::from_der(der).map_err(|error| error.to_string()).and_then(
-                            |certificate| {
-                                if place == X509CA {
-                                    return into
-                                        .trust
-                                        .add_authority(certificate)
-                                        .map_err(|error| error.to_string());
-                                }
-                                into.trust.add_intermediate(certificate.clone());
-                                self.own.push(certificate);
-                                Ok(())
-                            },
-                        ),
-                    };
-                    if let Err(why) = done {
-                        self.left_out(&path, &why);
-                    }
+                for why in taken.into_iter().filter_map(Result::err) {
+                    self.left_out(&path, &why);
                 }
             }
         }
+    }
+
+    /// Takes what a file of a directory holds, if it belongs there.
+    fn take(&mut self, place: &str, (label, der): &Object, into: &mut Configuration) -> Result<(), String> {
+        let wanted = if place == X509CRL { Label::Crl } else { Label::Certificate };
+        if ![wanted, Label::Unknown].contains(label) {
+            return Ok(());
+        }
+        if place == X509CRL {
+            let crl = Crl::from_der(der).map_err(|error| error.to_string())?;
+            return into.trust.add_crl(crl).map_err(|error| error.to_string());
+        }
+        let certificate = Certificate::from_der(der).map_err(|error| error.to_string())?;
+        if place == X509CA {
+            return into.trust.add_authority(certificate).map_err(|error| error.to_string());
+        }
+        into.trust.add_intermediate(certificate.clone());
+        self.own.push(certificate);
+        Ok(())
     }
 
     /// The certificates that values name; of several in a file the first is meant, and the others lead to it.
