@@ -56,6 +56,45 @@ fn listed(side: &mut Side, now: Instant, command: &str, key: &str) -> Vec<String
     answer.list(key).map(Into::into).collect()
 }
 
+/// Keys and authorities come and go by what they are called.
+#[test]
+fn keys_and_authorities_are_loaded_and_unloaded() {
+    let now = Instant::now();
+    let mut a = bare(now);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new([]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap().pem();
+    let plain =
+        rcgen::CertificateParams::new(["a.example".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    let load = |cacert: &str| {
+        let mut message = Message::new();
+        message.put_section("ours", section(&[("cacert", cacert)]));
+        message
+    };
+    assert_eq!(
+        done(&mut a.command(now, "load-key", &[("type", "any"), ("data", &key.serialize_pem())])),
+        Ok(())
+    );
+    let ids = listed(&mut a, now, "get-keys", "keys");
+    assert_eq!(ids.len(), 1);
+    assert!(
+        done(&mut a.request(now, "load-authority", load(&plain))).unwrap_err().contains("not an authority")
+    );
+    assert_eq!(done(&mut a.request(now, "load-authority", load(&authority))), Ok(()));
+    assert_eq!(listed(&mut a, now, "get-authorities", "authorities"), ["ours"]);
+    // Credentials are cleared, authorities stay; each goes once.
+    assert_eq!(done(&mut a.command(now, "clear-creds", &[])), Ok(()));
+    assert_eq!(listed(&mut a, now, "get-keys", "keys"), [""; 0]);
+    assert!(done(&mut a.command(now, "unload-key", &[("id", &ids[0])])).is_err());
+    assert_eq!(done(&mut a.command(now, "unload-authority", &[("name", "ours")])), Ok(()));
+    assert!(done(&mut a.command(now, "unload-authority", &[("name", "ours")])).is_err());
+    for (command, wrong) in [("load-key", "x"), ("load-key", plain.as_str()), ("load-cert", "x")] {
+        let arguments = [("type", "X509"), ("flag", "NONE"), ("data", wrong)];
+        assert!(done(&mut a.command(now, command, &arguments)).is_err(), "{command}");
+    }
+}
+
 #[test]
 fn a_tunnel_is_loaded_used_and_unloaded() {
     let now = Instant::now();
